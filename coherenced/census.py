@@ -1,0 +1,146 @@
+"""Counting: the core's plain integers and the shell's histograms as one `NodeStats`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from coherenced.core.requests import FaultKind
+from coherenced.observe import process as process_figures
+from coherenced.observe.stats import (
+    AcksSection,
+    BusSection,
+    L1Section,
+    L2Section,
+    LaneSection,
+    Latency,
+    NodeSection,
+    NodeStats,
+    WritesSection,
+)
+
+if TYPE_CHECKING:
+    from coherenced.host import Host
+
+
+def take_stats(host: Host) -> NodeStats:
+    """Everything this node has counted, at this moment."""
+    return NodeStats(
+        node=_node(host),
+        l1=_l1(host),
+        l2=_l2(host),
+        lanes=[_lane(host)],
+        writes=_writes(host),
+        acks=_acks(host),
+        bus=_bus(host),
+        process=process_figures.read(host.started_unix_s),
+    )
+
+
+def _node(host: Host) -> NodeSection:
+    node = host.node
+    ready, reason = host.ready()
+    live = sum(node.roster.is_live(member) for member in node.roster.members.values())
+    return NodeSection(
+        name=node.settings.name,
+        incarnation=node.settings.incarnation.decode(),
+        version=node.settings.version,
+        ready=ready,
+        reason=reason,
+        uptime_ms=host.now_ms() - host.started_ms,
+        nodes_live=live,
+        nodes_silent=len(node.roster.members) - live,
+        largest_bound_ms=node.namespaces.largest_bound_ms,
+        fences=node.acks.fenced_nodes,
+        clock_pauses=node.catchup.pause_alarms,
+    )
+
+
+def _l1(host: Host) -> L1Section:
+    node = host.node
+    reads, l1 = node.reads, node.l1
+    return L1Section(
+        hits=node.l1_hits + reads.hits + reads.stale_served,
+        misses=reads.misses,
+        stale_hits=reads.stale_served,
+        unproved=reads.proofs_waited,
+        evictions=l1.evictions,
+        expirations=l1.expirations,
+        invalidated=node.dropped_entries,
+        entries=len(l1),
+        bytes=l1.bytes_used,
+        max_bytes=l1.max_bytes,
+        latency=Latency.of(host.hit_latency),
+    )
+
+
+def _l2(host: Host) -> L2Section:
+    reads = host.node.reads
+    return L2Section(
+        hits=reads.fetched - reads.negative,
+        misses=reads.negative,
+        fetches=reads.fetches,
+        coalesced=reads.coalesced,
+        discarded=host.node.tickets.refused,
+        errors=reads.fetch_failures,
+        latency=Latency.of(host.fetch_latency),
+    )
+
+
+def _lane(host: Host) -> LaneSection:
+    node = host.node
+    lane, catchup = node.lane, node.catchup
+    proved = lane.proved_call_id > 0
+    return LaneSection(
+        lane=lane.index,
+        epoch=(lane.epoch or b"").decode(),
+        applied=lane.applied,
+        head=lane.head,
+        verified_age_ms=host.now_ms() - lane.verified_at_ms if proved else None,
+        subscribed=catchup.subscribed,
+        records=node.invalidations,
+        duplicates=catchup.duplicates,
+        gaps_found=catchup.gaps,
+        gaps_repaired=catchup.repaired,
+        drops=catchup.drops,
+        forks=catchup.forks,
+        probes=catchup.probes,
+        probe_failures=catchup.probe_failures,
+    )
+
+
+def _writes(host: Host) -> WritesSection:
+    writes = host.node.writes
+    faults = writes.faults
+    return WritesSection(
+        committed=writes.committed,
+        unchanged=writes.unchanged,
+        conflict=faults.get(FaultKind.CONFLICT, 0),
+        refused=writes.refused,
+        oom=faults.get(FaultKind.OUT_OF_MEMORY, 0),
+        unavailable=faults.get(FaultKind.UNAVAILABLE, 0),
+        indeterminate=faults.get(FaultKind.INDETERMINATE, 0),
+        resolved=writes.resolved,
+        batches=writes.batches,
+    )
+
+
+def _acks(host: Host) -> AcksSection:
+    acks = host.node.acks
+    return AcksSection(
+        waits=acks.satisfied + acks.timed_out,
+        timeouts=acks.timed_out,
+        sent=host.node.acks_sent,
+        received=acks.received,
+        latency=Latency.of(host.ack_latency),
+    )
+
+
+def _bus(host: Host) -> BusSection:
+    catchup = host.node.catchup
+    return BusSection(
+        upstream_up=catchup.reachable,
+        reconnects=host.reconnects,
+        messages=host.messages,
+        listeners=host.listeners,
+        lag=Latency.of(host.bus_lag),
+    )

@@ -1,0 +1,39 @@
+"""`explain`: where a key would be served from now, and why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from coherenced.cli.options import as_json, connect, connection, name
+from coherenced.cli.output import duration, print_json
+
+
+@click.command("explain")
+@click.argument("key", type=name)
+@as_json
+@connection
+def explain(key: bytes, as_json: bool) -> int:
+    """Say where a key would be served from, and why."""
+    with connect() as cache:
+        told = cache.explain(key)
+    if as_json:
+        print_json(told)
+        return 0
+    width = max(map(len, told), default=0)
+    for fact, value in told.items():
+        print(f"{fact.replace('_', ' ').removesuffix(' ms'):<{width}}  {_shown(fact, value)}")
+    return 0
+
+
+def _shown(fact: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "-"
+    if fact.endswith("_ms") and isinstance(value, int | float):
+        return duration(value)
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
+    return str(value)

@@ -1,0 +1,119 @@
+"""`coherenced`: which commands there are, and what becomes of their errors.
+
+A command's module is imported when the command is called, and not for `--help`,
+so that a cron job or a shell prompt does not pay for a daemon it does not start.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Final, NamedTuple
+
+import click
+
+import coherenced
+from coherenced.cli.options import connection
+from coherenced.errors import CoherencedError
+
+
+class Command(NamedTuple):
+    """Where a command lives, and its line in `coherenced --help`."""
+
+    module: str
+    attribute: str
+    help: str
+
+
+COMMANDS: Final = {
+    "serve": Command("serve", "serve", "Run the daemon of this host."),
+    "demo": Command("demo", "demo", "See it work: a server, some daemons, a story, figures."),
+    "get": Command("keys", "get", "Print the value of a key."),
+    "set": Command("keys", "set_", "Store a value under a key."),
+    "del": Command("keys", "delete", "Delete keys, everywhere."),
+    "mget": Command("keys", "mget", "Print the values of several keys."),
+    "invalidate": Command("invalidate", "invalidate", "Make every node drop what it holds."),
+    "watch": Command("watch", "watch", "Show invalidations as they happen."),
+    "nodes": Command("nodes", "nodes", "Show the nodes, and what has happened lately."),
+    "stats": Command("stats", "stats", "Show hits, misses and latencies of each tier."),
+    "explain": Command("explain", "explain", "Say where a key would be served from, and why."),
+    "doctor": Command("doctor", "doctor", "Check this host, the daemon and Redis."),
+    "config": Command("config", "config", "Check or show the configuration."),
+}
+"""In the order of the help text."""
+
+INTERRUPTED: Final = 130
+"""What a shell reports for a program that Ctrl-C ended."""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module on demand."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        place = COMMANDS.get(cmd_name)
+        if place is None:
+            return None
+        module = importlib.import_module(f"coherenced.cli.{place.module}")
+        command: click.Command = getattr(module, place.attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, place.help) for name, place in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 failed, 2 bad usage or configuration, "
+    "3 done but not everyone acknowledged, 4 daemon or Redis unreachable.",
+)
+@click.version_option(coherenced.__version__, prog_name="coherenced")
+@connection
+def cli() -> None:
+    """coherenced: one L1 cache per host, kept coherent over Redis."""
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Carry out one command line; returns its exit code. Errors are one line on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a key may be any bytes
+    try:
+        result = cli.main(args=arguments, prog_name="coherenced", standalone_mode=False)
+        sys.stdout.flush()
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except click.ClickException as error:
+        where = getattr(error, "ctx", None)
+        advice = f" (see '{where.command_path} --help')" if where is not None else ""
+        return _failed(f"{error.format_message()}{advice}", error.exit_code)
+    except CoherencedError as error:
+        return _failed(str(error), error.exit_code)
+    except BrokenPipeError:
+        # Whoever read our output has had enough; flushing the rest at exit must not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if os.environ.get("COHERENCED_DEBUG"):
+            raise
+        return _failed(
+            f"internal error: {type(error).__name__}: {error} "
+            "(set COHERENCED_DEBUG=1 to see where; please report it)",
+            1,
+        )
+    return result if isinstance(result, int) else 0
+
+
+def _failed(text: str, exit_code: int) -> int:
+    print(f"coherenced: {' '.join(text.split())}", file=sys.stderr)
+    return exit_code

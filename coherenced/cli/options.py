@@ -1,0 +1,108 @@
+"""Flags and argument types that commands share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import click
+
+from coherenced.client.address import Address, find_daemon, parse_address
+from coherenced.client.sync import Client
+from coherenced.errors import UsageError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+HTTP_SOCKET_NAME: Final = "http.sock"
+
+
+_UNITS_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
+
+
+def duration(written: str) -> float:
+    """`2s`, `500ms`, `1.5m`, `1h`, or a number of seconds; in seconds."""
+    text = written.strip()
+    number = text.rstrip("abcdefghijklmnopqrstuvwxyz")
+    factor = _UNITS_S.get(text[len(number) :])
+    try:
+        seconds = float(number) * (factor or float("nan"))
+    except ValueError:
+        seconds = float("nan")
+    if not 0 < seconds < 1e11:
+        raise click.BadParameter(f"{written!r} is no duration: write 500ms, 2s, 1.5m or 1h")
+    return seconds
+
+
+def ack_level(written: str) -> str:
+    """Checked here so that a slip is bad usage (exit 2) before anything is sent."""
+    level = written.strip().lower()
+    is_number = level.isascii() and level.isdigit() and 1 <= int(level) <= 9999
+    if level not in ("none", "redis", "quorum", "all") and not is_number:
+        raise click.BadParameter(
+            f"{written!r} is no level: none, redis, quorum, all or a number of nodes"
+        )
+    return level
+
+
+def name(written: str) -> bytes:
+    """A key, tag or prefix: the bytes that the shell passed, whatever they are."""
+    return os.fsencode(written)
+
+
+def _keep_socket(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        ctx.find_root().obj = value
+
+
+def connection(command: F) -> F:
+    """`--socket`, on the group and on each command: the one nearer to the command counts."""
+    return click.option(
+        "--socket",
+        metavar="PATH",
+        expose_value=False,
+        callback=_keep_socket,
+        help="The daemon's socket (unix:///path or tcp://host:port); else $COHERENCED_SOCKET, "
+        "else it is looked for.",
+    )(command)
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+ack_option = click.option(
+    "--ack",
+    type=ack_level,
+    metavar="LEVEL",
+    help="Wait for: none, redis, quorum, all, or so many nodes.",
+)
+
+timeout_option = click.option(
+    "--timeout",
+    type=duration,
+    metavar="TIME",
+    help="How long to wait for acknowledgements, for example 2s.",
+)
+
+
+def daemon_address() -> Address:
+    """The daemon that this command line means. Raises `DaemonUnreachable` when none is found."""
+    given = click.get_current_context().find_root().obj
+    return find_daemon() if given is None else parse_address(given)
+
+
+def connect(timeout_s: float = 5.0) -> Client:
+    """A client for raw bytes; nothing is opened before its first call."""
+    given = click.get_current_context().find_root().obj
+    return Client(given, timeout=timeout_s, serializer=None, max_connections=1)
+
+
+def http_socket(given: str | None) -> str:
+    """The path of the daemon's HTTP socket: `given`, or the one beside its RESP socket."""
+    if given is not None:
+        return given
+    address = daemon_address()
+    if not address.path:
+        raise UsageError(
+            f"{address} is no Unix socket, so its HTTP socket is not known: give --http-socket"
+        )
+    return os.path.join(os.path.dirname(address.path) or ".", HTTP_SOCKET_NAME)  # noqa: PTH118, PTH120

@@ -1,0 +1,132 @@
+"""Printing: plain text on a pipe, tables and colour on a terminal, JSON when asked for.
+
+rich is imported only where a terminal is there to show it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def note(text: str) -> None:
+    """A remark beside the output, on stderr."""
+    print(f"coherenced: {text}", file=sys.stderr)
+
+
+def print_json(document: Any) -> None:
+    """One document, indented for a person, on one line for a program."""
+    import json
+
+    indent = 2 if sys.stdout.isatty() else None
+    print(json.dumps(document, indent=indent, ensure_ascii=False), flush=True)
+
+
+def shown(raw: bytes) -> str:
+    """Bytes for people: text where it is text."""
+    return raw.decode("utf-8", "backslashreplace")
+
+
+def json_name(raw: bytes) -> Any:
+    """A key, tag or prefix as the HTTP interface writes it."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return {"base64": _base64(raw)}
+
+
+def json_value(raw: bytes) -> dict[str, str]:
+    """A value as the HTTP interface writes it."""
+    try:
+        return {"value": raw.decode()}
+    except UnicodeDecodeError:
+        return {"value_base64": _base64(raw)}
+
+
+def _base64(raw: bytes) -> str:
+    from base64 import b64encode
+
+    return b64encode(raw).decode("ascii")
+
+
+def print_raw(raw: bytes) -> None:
+    """The bytes and nothing else; on a terminal a line end, so that the prompt stays legible."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(raw)
+    if sys.stdout.isatty() and not raw.endswith(b"\n"):
+        sys.stdout.buffer.write(b"\n")
+    sys.stdout.buffer.flush()
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
+    """A table with a heading line; numbers are the caller's texts."""
+    lines = [list(row) for row in rows]
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        Console().print(rich_table(columns, lines, title))
+        return
+    if title:
+        print(title)
+    print(plain_table(columns, lines))
+
+
+def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns aligned by spaces."""
+    lines = [list(columns), *map(list, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> Any:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        *columns, box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False
+    )
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))  # Text: no markup in anybody's key
+    return table
+
+
+def number(value: float | None) -> str:
+    """A count with its thousands apart; `-` for none."""
+    return "-" if value is None else f"{value:,.0f}"
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{value * 100:.1f} %"
+
+
+def duration(ms: float | None) -> str:
+    """Milliseconds in the unit that reads best."""
+    if ms is None:
+        return "-"
+    if ms < 1:
+        return f"{ms * 1000:.0f} µs"
+    if ms < 1000:
+        return f"{ms:.1f} ms"
+    if ms < 120_000:
+        return f"{ms / 1000:.1f} s"
+    minutes = int(ms / 60_000)
+    if minutes < 120:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+def size(octets: float | None) -> str:
+    """Bytes in the unit that reads best."""
+    if octets is None:
+        return "-"
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if octets < 1024 or unit == "GiB":
+            break
+        octets /= 1024
+    return f"{octets:.0f} {unit}" if unit == "B" else f"{octets:.1f} {unit}"

@@ -1,0 +1,160 @@
+"""`stats`: hits, misses and latencies of each tier, once or again and again."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import click
+
+from coherenced.cli.options import as_json, connect, connection, duration
+from coherenced.cli.output import duration as in_units
+from coherenced.cli.output import number, percent, plain_table, print_json, print_table, size
+
+
+@click.command("stats")
+@click.option(
+    "--watch",
+    "every_s",
+    type=duration,
+    is_flag=False,
+    flag_value="1s",
+    metavar="[TIME]",
+    help="Again and again, every second or so often.",
+)
+@as_json
+@connection
+def stats(every_s: float | None, as_json: bool) -> int:
+    """Show hits, misses and latencies of each tier."""
+    with connect() as cache:
+        before: dict[str, Any] | None = None
+        while True:
+            told = cache.stats()
+            if as_json:
+                print_json(told)
+            elif every_s is None:
+                _print(told)
+            else:
+                _refresh(told, before, every_s)
+            if every_s is None:
+                return 0
+            before = told
+            time.sleep(every_s)
+
+
+def _print(told: dict[str, Any]) -> None:
+    print(_headline(told))
+    print_table(TIERS, tiers(told))
+    print()
+    print_table(["", ""], facts(told))
+
+
+TIERS = ["tier", "hits", "misses", "hit rate", "average", "p50", "p99"]
+
+
+def tiers(told: dict[str, Any]) -> list[list[str]]:
+    """One row a tier that was asked anything, and one for all of them."""
+    derived = told.get("derived", {})
+    rates, latencies = derived.get("hit_rate", {}), derived.get("latency_ms", {})
+    rows = []
+    for tier in ("l1", "l2", "origin"):
+        counts, latency = told.get(tier, {}), latencies.get(tier) or {}
+        if tier == "origin" and not counts.get("hits") and not counts.get("misses"):
+            continue
+        rows.append(
+            [
+                tier,
+                number(counts.get("hits")),
+                number(counts.get("misses")),
+                percent(rates.get(tier)),
+                *(in_units(latency.get(figure)) for figure in ("average", "p50", "p99")),
+            ]
+        )
+    rows.append(["all", "", "", percent(rates.get("overall")), "", "", ""])
+    return rows
+
+
+def facts(told: dict[str, Any]) -> list[list[str]]:
+    """The figures beside the tiers: what, how much."""
+    l1, writes, acks = told.get("l1", {}), told.get("writes", {}), told.get("acks", {})
+    derived, process = told.get("derived", {}), told.get("process", {})
+    latencies = derived.get("latency_ms", {})
+    lanes = told.get("lanes", [])
+    lag = latencies.get("invalidation") or {}
+    acknowledgement = latencies.get("acknowledgement") or {}
+    return [
+        [
+            "memory",
+            f"{size(l1.get('bytes'))} of {size(l1.get('max_bytes'))} in {number(l1.get('entries'))}"
+            f" entries; the process holds {size(process.get('rss_bytes'))}",
+        ],
+        [
+            "left L1",
+            f"{number(l1.get('invalidated'))} invalidated, {number(l1.get('evictions'))} evicted, "
+            f"{number(l1.get('expirations'))} expired",
+        ],
+        [
+            "writes",
+            f"{number(writes.get('committed'))} committed, {number(writes.get('refused'))} refused, "
+            f"{number(writes.get('indeterminate'))} indeterminate",
+        ],
+        [
+            "acknowledgements",
+            f"{number(acks.get('waits'))} waited for, {number(acks.get('timeouts'))} late, "
+            f"p50 {in_units(acknowledgement.get('p50'))}, p99 {in_units(acknowledgement.get('p99'))}",
+        ],
+        [
+            "invalidations",
+            f"{number(sum(lane.get('records', 0) for lane in lanes))} applied, "
+            f"lag p50 {in_units(lag.get('p50'))}, p99 {in_units(lag.get('p99'))}",
+        ],
+        [
+            "gaps",
+            f"{number(sum(lane.get('gaps_found', 0) for lane in lanes))} found, "
+            f"{number(sum(lane.get('gaps_repaired', 0) for lane in lanes))} repaired, "
+            f"{number(sum(lane.get('drops', 0) for lane in lanes))} times all dropped",
+        ],
+        ["proved current", f"{in_units(derived.get('verified_age_ms'))} ago"],
+        ["connections", number(derived.get("connections"))],
+    ]
+
+
+def _headline(told: dict[str, Any]) -> str:
+    node = told.get("node", {})
+    state = "ready" if node.get("ready") else f"NOT READY: {node.get('reason', '')}"
+    return (
+        f"{node.get('name', '?')}: {state}, up {in_units(node.get('uptime_ms'))}, "
+        f"{number(node.get('nodes_live'))} nodes live, {number(node.get('nodes_silent'))} silent"
+    )
+
+
+def _refresh(told: dict[str, Any], before: dict[str, Any] | None, every_s: float) -> None:
+    """On a terminal the same page again; on a pipe one line each time."""
+    rates = _rates(told, before, every_s)
+    if not sys.stdout.isatty():
+        print(f"{time.strftime('%H:%M:%S')}  {rates}", flush=True)
+        return
+    page = "\n".join(
+        [_headline(told), rates, "", plain_table(TIERS, tiers(told)), ""]
+        + [f"{what:<18}{figure}" for what, figure in facts(told)]
+    )
+    # Home, each line cleared to its end, the rest cleared below: no flicker.
+    print("\x1b[H" + page.replace("\n", "\x1b[K\n") + "\x1b[J", flush=True)
+
+
+def _rates(told: dict[str, Any], before: dict[str, Any] | None, every_s: float) -> str:
+    counts = {
+        "L1 hits": ("l1", "hits"),
+        "L1 misses": ("l1", "misses"),
+        "Redis fetches": ("l2", "fetches"),
+        "writes": ("writes", "committed"),
+    }
+    words = []
+    for what, (section, field) in counts.items():
+        if before is None:
+            words.append(f"{what} {number(told[section][field])}")
+        else:
+            rate = (told[section][field] - before[section][field]) / every_s
+            words.append(f"{what} {number(rate)}/s")
+    return "   ".join(words)

@@ -1,0 +1,90 @@
+"""`watch`: the live stream of invalidations, going on where it was cut off."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+import click
+
+from coherenced.cli.options import as_json, connection, http_socket
+from coherenced.cli.output import note
+from coherenced.errors import DaemonUnreachable
+
+TARGET: Final = "/v1/invalidations"
+RETRY_S: Final = 1.0
+SHOWN: Final = 10
+"""Names printed of one record; `--json` prints all."""
+
+
+@click.command("watch")
+@click.option("--count", type=click.IntRange(min=1), metavar="N", help="Stop after so many.")
+@click.option("--after", default="", metavar="VERSION", help="Begin after this version.")
+@click.option("--http-socket", "http_path", metavar="PATH", help="The daemon's HTTP socket.")
+@as_json
+@connection
+def watch(count: int | None, after: str, http_path: str | None, as_json: bool) -> int:
+    """Show invalidations as they happen.
+
+    One line each: time, version, what was done, and to what. When the daemon goes away
+    the stream is taken up again where it was, as far as the daemon still knows it.
+    """
+    path = http_socket(http_path)
+    if not as_json and sys.stdout.isatty():
+        note(f"watching {path}; Ctrl-C to stop")
+    for number, record in enumerate(_records(path, after), 1):
+        _show(record, as_json)
+        if number == count:
+            break
+    return 0
+
+
+def _records(path: str, after: str) -> Iterator[dict[str, Any]]:
+    """Every record, for ever. Raises `DaemonUnreachable` only if there was no daemon to begin."""
+    from coherenced.cli import http
+
+    connected = False
+    while True:
+        try:
+            for event in http.listen(path, TARGET, after):
+                connected = True
+                if event.name == "invalidation":
+                    after = event.id
+                    yield event.data
+                elif event.name == "reset":
+                    note("the daemon no longer holds what came in between: some are missing")
+                elif event.name == "overflow":
+                    note("this terminal was too slow: going on after the last that was shown")
+        except DaemonUnreachable as error:
+            if not connected:
+                raise
+            note(f"{error}; trying again")
+        time.sleep(RETRY_S)
+
+
+def _show(record: dict[str, Any], as_json: bool) -> None:
+    import json
+
+    if as_json:
+        print(json.dumps(record, ensure_ascii=False), flush=True)
+        return
+    words = ["everything"] if record.get("all") else []
+    for kind in ("key", "tag", "prefix"):
+        names = record.get("keys" if kind == "key" else "tags" if kind == "tag" else "prefixes", [])
+        words += [kind if kind != "key" else "", *map(_text, names[:SHOWN])] if names else []
+        if len(names) > SHOWN:
+            words.append(f"(and {len(names) - SHOWN} more)")
+    clock = time.strftime("%H:%M:%S")
+    line = f"{clock}  {record['version']}  {record['op']:<10} {' '.join(w for w in words if w)}"
+    print(line, flush=True)
+
+
+def _text(name: Any) -> str:
+    """A name as the HTTP interface writes it: text, or base64 where it is none."""
+    if isinstance(name, str):
+        return name
+    from base64 import b64decode
+
+    return b64decode(name.get("base64", "")).decode("utf-8", "backslashreplace")

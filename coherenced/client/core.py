@@ -1,0 +1,399 @@
+"""The client without a socket: every method once, as bytes to send and a way to read the replies.
+
+`Calls` turns a method's arguments into a `Request`; a shell (`sync`, `aio`) sends the
+request's batches one after the other, collects the replies, and returns
+`request.decode(replies)`. What a method means, and its documentation, is written here
+and only here; `documented` gives the shells' methods the same text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from threading import Lock
+from typing import Any, Final, TypeVar
+
+from coherenced.client.replies import (
+    Entry,
+    Invalidation,
+    Version,
+    checked,
+    decode_deleted,
+    decode_document,
+    decode_invalidation,
+    decode_version,
+    not_acknowledged,
+    text_of,
+    unexpected,
+)
+from coherenced.client.stream import Request, batch_of, batches_of, parts
+from coherenced.client.values import RAW, Serializer
+from coherenced.errors import CommandError, NotAcknowledged, UsageError
+
+T = TypeVar("T")
+K = TypeVar("K", bound=str | bytes)
+C = TypeVar("C")
+
+Key = str | bytes
+"""A key, tag or prefix: text is encoded as UTF-8."""
+
+_DELETE_OPTIONS: Final = frozenset({b"ACK", b"TIMEOUT", b"REPLICAS"})
+_LOST_LINEAGE: Final = ("LINEAGE ", "BEHIND ")
+
+
+class Session:
+    """The last version this client wrote, so that its reads never show anything older (S1)."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._token = Version()
+
+    @property
+    def token(self) -> Version:
+        return self._token
+
+    def wrote(self, version: Version) -> None:
+        if not version:
+            return
+        with self._lock:
+            held = self._token
+            if version.epoch != held.epoch or version.seq > held.seq:
+                self._token = version
+
+    def forget(self) -> None:
+        """Start anew: the lineage of the token is gone (Redis lost or replaced its data)."""
+        with self._lock:
+            self._token = Version()
+
+
+class Calls:
+    """Every method of the clients, as arguments -> `Request`."""
+
+    def __init__(
+        self,
+        serializer: Serializer | None,
+        max_staleness_ms: float | None = None,
+        session: Session | None = None,
+    ) -> None:
+        self._serializer: Serializer = RAW if serializer is None else serializer
+        self._max_staleness_ms = max_staleness_ms
+        self._session = session
+
+    # -- reads ----------------------------------------------------------------
+
+    def get(
+        self,
+        key: Key,
+        default: Any = None,
+        *,
+        max_staleness_ms: float | None = None,
+        min_version: str | None = None,
+    ) -> Request[Any]:
+        """The value of `key`, or `default` when it is not there.
+
+        `max_staleness_ms` overrides the daemon's bound for this read: 0 is linearizable.
+        `min_version` serves nothing older than a version that a write returned.
+        Raises `RedisUnreachable` when no value within the bound can be had.
+        """
+        options = self._read_options(max_staleness_ms, min_version)
+        name = key_bytes(key)
+        command = (b"COH.GET", name, *options) if options else (b"GET", name)
+        return Request((batch_of([command]),), partial(self._decode_get, default))
+
+    def get_entry(
+        self,
+        key: Key,
+        default: Any = None,
+        *,
+        max_staleness_ms: float | None = None,
+        min_version: str | None = None,
+    ) -> Request[Entry]:
+        """Like `get`, with how it was answered: version, source, age and staleness."""
+        options = self._read_options(max_staleness_ms, min_version)
+        command = (b"COH.GET", key_bytes(key), *options, b"META")
+        return Request((batch_of([command]),), partial(self._decode_entry, default))
+
+    def get_many(
+        self,
+        keys: Iterable[K],
+        *,
+        max_staleness_ms: float | None = None,
+        min_version: str | None = None,
+    ) -> Request[dict[K, Any]]:
+        """Those of `keys` that are there, with their values; many keys share a round trip."""
+        wanted = list(dict.fromkeys(keys))
+        names = [key_bytes(key) for key in wanted]
+        options = self._read_options(max_staleness_ms, min_version)
+        if options:
+            batches = tuple(batches_of((b"COH.GET", name, *options) for name in names))
+        else:
+            batches = tuple(batch_of([(b"MGET", *part)]) for part in parts(names))
+        return Request(batches, partial(self._decode_many, wanted))
+
+    def stats(self) -> Request[dict[str, Any]]:
+        """The daemon's counters: hits, misses and bytes of each tier."""
+        return Request((batch_of([(b"COH.STATS",)]),), decode_document)
+
+    def nodes(self) -> Request[dict[str, Any]]:
+        """The nodes of the roster as this daemon sees them, and its recent events."""
+        return Request((batch_of([(b"COH.NODES",)]),), decode_document)
+
+    def explain(self, key: Key) -> Request[dict[str, Any]]:
+        """Why `key` would be served from where, now."""
+        return Request((batch_of([(b"COH.EXPLAIN", key_bytes(key))]),), decode_document)
+
+    # -- writes ---------------------------------------------------------------
+
+    def set(
+        self,
+        key: Key,
+        value: Any,
+        *,
+        ttl: float | None = None,
+        tags: Iterable[Key] = (),
+        ack: str | int | None = None,
+        timeout: float | None = None,
+        if_version: str | None = None,
+    ) -> Request[Version]:
+        """Store `value` for `ttl` seconds (None: for ever), and return its version.
+
+        `ack`: "none", "redis", "quorum", "all" or a number of nodes that must have dropped
+        the old value, within `timeout` seconds; else `NotAcknowledged` is raised, and the
+        value is stored all the same. `if_version`: only if the key has not changed since that
+        version, else `Conflict`. `Indeterminate`: the reply was lost, it may be stored.
+        """
+        options = _write_options(ack, timeout)
+        if if_version is not None:
+            options += (b"IFVER", str(if_version).encode())
+        command = self._set_command(key, value, ttl, _names(tags), options)
+        return self._write([command], timeout, decode_version)
+
+    def set_many(
+        self,
+        items: Mapping[Any, Any],
+        *,
+        ttl: float | None = None,
+        tags: Iterable[Key] = (),
+        ack: str | int | None = None,
+        timeout: float | None = None,
+    ) -> Request[Version]:
+        """Store all items, pipelined, and return the last version.
+
+        Not atomic: when it raises, some of them may be stored.
+        """
+        options, labels = _write_options(ack, timeout), _names(tags)
+        commands = (
+            self._set_command(key, value, ttl, labels, options) for key, value in items.items()
+        )
+        return self._write(commands, timeout, decode_version)
+
+    def delete(
+        self, *keys: Key, ack: str | int | None = None, timeout: float | None = None
+    ) -> Request[int]:
+        """Delete `keys`, everywhere, and return how many of them were there. Errors: as `set`."""
+        options = _write_options(ack, timeout)
+        names = [key_bytes(key) for key in keys]
+        # A key that reads like an option travels alone, where it cannot be taken for one.
+        alone = [name for name in names if name.upper() in _DELETE_OPTIONS]
+        others = [name for name in names if name.upper() not in _DELETE_OPTIONS]
+        groups = [*parts(others), *([name] for name in alone)]
+        commands = ((b"COH.DEL", *group, *options) for group in groups)
+        return self._write(commands, timeout, decode_deleted)
+
+    def invalidate(
+        self,
+        keys: Iterable[Key] = (),
+        *,
+        tags: Iterable[Key] = (),
+        prefixes: Iterable[Key] = (),
+        everything: bool = False,
+        ack: str | int | None = None,
+        timeout: float | None = None,
+    ) -> Request[Invalidation]:
+        """Make every node drop what it holds of these keys, tags and prefixes, or everything.
+
+        Values in Redis stay as they are. Errors: as `set`.
+        """
+        targets = [
+            *((b"KEYS", name) for name in _names(keys)),
+            *((b"TAGS", name) for name in _names(tags)),
+            *((b"PREFIXES", name) for name in _names(prefixes)),
+        ]
+        if not targets and not everything:
+            raise UsageError("nothing to invalidate: give keys, tags, prefixes or everything=True")
+        options = _write_options(ack, timeout)
+        commands = [(b"COH.INVALIDATE", *_sections(part), *options) for part in parts(targets)]
+        if everything:
+            commands.append((b"COH.INVALIDATE", b"ALL", *options))
+        return self._write(commands, timeout, decode_invalidation)
+
+    # -- shared ---------------------------------------------------------------
+
+    def _set_command(
+        self,
+        key: Key,
+        value: Any,
+        ttl: float | None,
+        tags: list[bytes],
+        options: tuple[bytes, ...],
+    ) -> tuple[bytes, ...]:
+        command: tuple[bytes, ...] = (b"COH.SET", key_bytes(key), self._serializer.dumps(value))
+        if ttl is not None:
+            command += (b"PX", _milliseconds("ttl", ttl))
+        if tags:
+            command += (b"TAGS", b"%d" % len(tags), *tags)
+        return command + options
+
+    def _read_options(
+        self, max_staleness_ms: float | None, min_version: str | None
+    ) -> tuple[bytes, ...]:
+        options: tuple[bytes, ...] = ()
+        if max_staleness_ms is None:
+            max_staleness_ms = self._max_staleness_ms
+        if max_staleness_ms is not None:
+            if not 0 <= max_staleness_ms < 1e15:
+                raise UsageError("max_staleness_ms is 0 (linearizable) or more milliseconds")
+            options = (b"MAXSTALE", b"%d" % max_staleness_ms)
+        if min_version is None and self._session is not None:
+            min_version = self._session.token
+        if min_version:
+            options += (b"MINVER", str(min_version).encode())
+        return options
+
+    def _write(
+        self,
+        commands: Iterable[tuple[bytes, ...]],
+        timeout: float | None,
+        decode: Callable[[list[Any]], tuple[T, Version]],
+    ) -> Request[T]:
+        return Request(
+            tuple(batches_of(commands)),
+            partial(self._decode_write, decode),
+            is_write=True,
+            ack_s=timeout or 0.0,
+        )
+
+    def _decode_write(
+        self, decode: Callable[[list[Any]], tuple[T, Version]], replies: list[Any]
+    ) -> T:
+        """Errors first, then the result; the session learns of every version that was committed."""
+        late: list[NotAcknowledged] = []
+        for reply in replies:
+            if isinstance(reply, NotAcknowledged):
+                late.append(reply)
+            else:
+                checked(reply)
+        if late:
+            version = Version(late[-1].version)
+            self._wrote(version)
+            if len(replies) == 1:
+                raise late[0]
+            missing = tuple(dict.fromkeys(name for error in late for name in error.missing))
+            fenced = tuple(dict.fromkeys(name for error in late for name in error.fenced))
+            raise not_acknowledged(version, missing, (), fenced)
+        result, version = decode(replies)
+        self._wrote(version)
+        return result
+
+    def _wrote(self, version: Version) -> None:
+        if self._session is not None:
+            self._session.wrote(version)
+
+    def _read(self, reply: Any) -> Any:
+        """Like `checked`. A session whose lineage is gone says so once, and starts anew."""
+        lost = isinstance(reply, CommandError) and str(reply).startswith(_LOST_LINEAGE)
+        if lost and self._session is not None:
+            self._session.forget()
+        return checked(reply)
+
+    def _decode_get(self, default: Any, replies: list[Any]) -> Any:
+        reply = replies[0]
+        if reply is None:
+            return default
+        if isinstance(reply, bytes):
+            return self._serializer.loads(reply)
+        raise unexpected("a value", self._read(reply))
+
+    def _decode_entry(self, default: Any, replies: list[Any]) -> Entry:
+        reply = self._read(replies[0])
+        if not isinstance(reply, list) or len(reply) < 5:
+            raise unexpected("a value with its version", reply)
+        value, version, source, age_ms, stale = reply[:5]
+        return Entry(
+            default if value is None else self._serializer.loads(value),
+            value is not None,
+            Version(text_of(version)),
+            text_of(source),
+            float(age_ms),
+            bool(int(stale)),
+        )
+
+    def _decode_many(self, wanted: list[K], replies: list[Any]) -> dict[K, Any]:
+        values: list[Any] = []
+        for reply in replies:
+            if isinstance(reply, list):
+                values += reply
+            else:
+                values.append(self._read(reply))
+        if len(values) != len(wanted):
+            raise unexpected(f"{len(wanted)} values", len(values))
+        loads = self._serializer.loads
+        return {
+            key: loads(value)
+            for key, value in zip(wanted, values, strict=True)
+            if value is not None
+        }
+
+
+def documented(shell: type[C]) -> type[C]:
+    """Class decorator of the shells: each method has the text of its namesake in `Calls`."""
+    for name, method in vars(Calls).items():
+        own = vars(shell).get(name)
+        if own is not None and not name.startswith("_") and own.__doc__ is None:
+            own.__doc__ = method.__doc__
+    return shell
+
+
+def key_bytes(key: Key) -> bytes:
+    """A key, tag or prefix as bytes. Raises `UsageError` for other types."""
+    if isinstance(key, bytes):
+        return key
+    if isinstance(key, str):
+        try:
+            return key.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(f"key {key!r} is no valid text: pass it as bytes") from error
+    raise UsageError(f"a key is str or bytes, not {type(key).__name__}")
+
+
+def _names(names: Iterable[Key]) -> list[bytes]:
+    if isinstance(names, str | bytes):
+        raise UsageError(f"give a list of names, not the single text {names!r}")
+    return [key_bytes(name) for name in names]
+
+
+def _milliseconds(what: str, seconds: float) -> bytes:
+    if not 0 < seconds < 1e11:  # also refuses NaN
+        raise UsageError(f"{what} is a number of seconds above 0, not {seconds!r}")
+    return b"%d" % max(1, round(seconds * 1000))
+
+
+def _write_options(ack: str | int | None, timeout: float | None) -> tuple[bytes, ...]:
+    options: tuple[bytes, ...] = ()
+    if ack is not None:
+        options = (b"ACK", str(ack).encode())
+    if timeout is not None:
+        options += (b"TIMEOUT", _milliseconds("timeout", timeout))
+    return options
+
+
+def _sections(targets: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
+    """`KEYS n k… TAGS n t…` out of (section, name) pairs that come in that order."""
+    sections: dict[bytes, list[bytes]] = {}
+    for section, name in targets:
+        sections.setdefault(section, []).append(name)
+    return [
+        word
+        for section, names in sections.items()
+        for word in (section, b"%d" % len(names), *names)
+    ]

@@ -1,0 +1,210 @@
+"""`Client`: the daemon from blocking code, from any number of threads, across forks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from coherenced.client.address import parse_address
+from coherenced.client.core import Calls, K, Key, Session, documented
+from coherenced.client.faults import Lost, TimedOut, indeterminate, silent
+from coherenced.client.replies import Entry, Invalidation, Version
+from coherenced.client.stream import Request
+from coherenced.client.transport import Pool
+from coherenced.client.values import MSGPACK, Serializer
+from coherenced.errors import UsageError
+
+T = TypeVar("T")
+
+
+@documented
+class Client:
+    """The cache of this host.
+
+    `address`: `unix:///path`, a path, or `tcp://[:password@]host:port`; None finds the
+    local daemon (`$COHERENCED_SOCKET`, the runtime directories). Nothing is opened
+    before the first call. One client serves all threads of a process, each call on a
+    connection of its own, at most `max_connections` at once; after a fork the child
+    opens its own.
+
+    `timeout`: seconds the daemon may stay silent, beside what a call allows for
+    acknowledgements. A read whose connection turns out to be dead is repeated once on a
+    new one; a write never is: once a byte was sent it raises `Indeterminate`.
+
+    `serializer`: an object with `dumps` and `loads`, None for bytes only; the default
+    stores bytes as they are and everything else as msgpack.
+    `max_staleness_ms`: the bound of all reads that give none.
+    `session`: reads never show anything older than this client's own last write, on
+    whichever node it is answered.
+    """
+
+    def __init__(
+        self,
+        address: str | os.PathLike[str] | None = None,
+        *,
+        timeout: float = 5.0,
+        serializer: Serializer | None = MSGPACK,
+        max_staleness_ms: float | None = None,
+        session: bool = False,
+        max_connections: int = 16,
+    ) -> None:
+        if not timeout > 0:
+            raise UsageError("timeout is a number of seconds above 0")
+        if max_connections < 1:
+            raise UsageError("max_connections is at least 1")
+        self._address = None if address is None else parse_address(address)
+        self._timeout_s = timeout
+        self._max_connections = max_connections
+        self._calls = Calls(serializer, max_staleness_ms, Session() if session else None)
+        self._pool = self._new_pool()
+
+    # -- the methods, described in client/core.py -------------------------------
+
+    def get(
+        self,
+        key: Key,
+        default: Any = None,
+        *,
+        max_staleness_ms: float | None = None,
+        min_version: str | None = None,
+    ) -> Any:
+        return self._run(
+            self._calls.get(
+                key, default, max_staleness_ms=max_staleness_ms, min_version=min_version
+            )
+        )
+
+    def get_entry(
+        self,
+        key: Key,
+        default: Any = None,
+        *,
+        max_staleness_ms: float | None = None,
+        min_version: str | None = None,
+    ) -> Entry:
+        return self._run(
+            self._calls.get_entry(
+                key, default, max_staleness_ms=max_staleness_ms, min_version=min_version
+            )
+        )
+
+    def get_many(
+        self,
+        keys: Iterable[K],
+        *,
+        max_staleness_ms: float | None = None,
+        min_version: str | None = None,
+    ) -> dict[K, Any]:
+        return self._run(
+            self._calls.get_many(keys, max_staleness_ms=max_staleness_ms, min_version=min_version)
+        )
+
+    def set(
+        self,
+        key: Key,
+        value: Any,
+        *,
+        ttl: float | None = None,
+        tags: Iterable[Key] = (),
+        ack: str | int | None = None,
+        timeout: float | None = None,
+        if_version: str | None = None,
+    ) -> Version:
+        return self._run(
+            self._calls.set(
+                key, value, ttl=ttl, tags=tags, ack=ack, timeout=timeout, if_version=if_version
+            )
+        )
+
+    def set_many(
+        self,
+        items: Mapping[Any, Any],
+        *,
+        ttl: float | None = None,
+        tags: Iterable[Key] = (),
+        ack: str | int | None = None,
+        timeout: float | None = None,
+    ) -> Version:
+        return self._run(self._calls.set_many(items, ttl=ttl, tags=tags, ack=ack, timeout=timeout))
+
+    def delete(self, *keys: Key, ack: str | int | None = None, timeout: float | None = None) -> int:
+        return self._run(self._calls.delete(*keys, ack=ack, timeout=timeout))
+
+    def invalidate(
+        self,
+        keys: Iterable[Key] = (),
+        *,
+        tags: Iterable[Key] = (),
+        prefixes: Iterable[Key] = (),
+        everything: bool = False,
+        ack: str | int | None = None,
+        timeout: float | None = None,
+    ) -> Invalidation:
+        return self._run(
+            self._calls.invalidate(
+                keys, tags=tags, prefixes=prefixes, everything=everything, ack=ack, timeout=timeout
+            )
+        )
+
+    def stats(self) -> dict[str, Any]:
+        return self._run(self._calls.stats())
+
+    def nodes(self) -> dict[str, Any]:
+        return self._run(self._calls.nodes())
+
+    def explain(self, key: Key) -> dict[str, Any]:
+        return self._run(self._calls.explain(key))
+
+    # -- the shell ----------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the connections; calls after it raise."""
+        self._pool.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _new_pool(self) -> Pool:
+        return Pool(self._address, self._max_connections, self._timeout_s)
+
+    def _run(self, request: Request[T]) -> T:
+        if self._pool.pid != os.getpid():
+            # A forked child: the parent's connections, and its locks, are not ours.
+            inherited, self._pool = self._pool, self._new_pool()
+            inherited.abandon()
+        if not request.batches:
+            return request.decode([])
+        while True:
+            connection = self._pool.take()
+            if request.is_write and connection.used and not connection.is_quiet():
+                self._pool.discard(connection)  # it died while idle: nothing was sent on it
+                continue
+            was_used = connection.used
+            replies: list[Any] = []
+            try:
+                for batch in request.batches:
+                    replies += connection.exchange(batch, self._timeout_s + request.ack_s)
+            except Lost as lost:
+                self._pool.discard(connection)
+                sent = lost.sent or bool(replies)
+                if request.is_write and sent:
+                    raise indeterminate(connection.address, lost) from lost
+                if not was_used or isinstance(lost, TimedOut):
+                    raise silent(connection.address, lost) from lost
+                self._pool.discard_idle()
+            except BaseException:
+                self._pool.discard(connection)
+                raise
+            else:
+                self._pool.give_back(connection)
+                return request.decode(replies)

@@ -1,0 +1,231 @@
+"""One blocking connection to the daemon, and the bounded pool of them that threads share."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+import time
+from threading import Condition
+from typing import Any, Final
+
+from coherenced.client.address import Address, find_daemon
+from coherenced.client.faults import Lost, TimedOut, silent, unreachable
+from coherenced.client.replies import checked
+from coherenced.client.stream import Batch, Conversation
+from coherenced.errors import DaemonUnreachable, ProtocolError, UsageError
+
+_FIRST_READ: Final = 16 * 1024
+_NEXT_READ: Final = 256 * 1024
+
+
+class Connection:
+    """A connected socket with its conversation. Used by one thread at a time.
+
+    The socket blocks, with the kernel's own receive timeout: one system call to send
+    and one to receive, where Python's timeouts would poll before each.
+    """
+
+    def __init__(self, address: Address, timeout_s: float) -> None:
+        self.address = address
+        self.used = False
+        """Has answered a call before: it may have died since, unnoticed."""
+        self._timeout_s = 0.0
+        self._conversation = Conversation(address.password)
+        self._socket = self._connect(address, timeout_s)
+        opening = self._conversation.opening()
+        if opening is not None:
+            try:
+                for reply in self.exchange(opening, timeout_s):
+                    checked(reply)
+            except Lost as lost:
+                self.close()
+                raise silent(address, lost) from lost
+            except BaseException:
+                self.close()
+                raise
+            self.used = False
+
+    def _connect(self, address: Address, timeout_s: float) -> socket.socket:
+        link: socket.socket | None = None
+        try:
+            if address.path:
+                link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                # In the kernel's hands: with a full backlog a Unix socket waits only if it blocks.
+                self._set_kernel_timeout(link, timeout_s)
+                link.connect(address.path)
+            else:
+                link = socket.create_connection((address.host, address.port), timeout_s)
+                link.settimeout(None)
+                self._set_kernel_timeout(link, timeout_s)
+                link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError as error:
+            if link is not None:
+                link.close()
+            raise unreachable(address, error) from error
+        return link
+
+    def _set_kernel_timeout(self, link: socket.socket, timeout_s: float) -> None:
+        if timeout_s == self._timeout_s:
+            return
+        microseconds = max(1, int(timeout_s * 1e6))
+        interval = struct.pack("ll", *divmod(microseconds, 1_000_000))
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, interval)
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, interval)
+        self._timeout_s = timeout_s
+
+    def exchange(self, batch: Batch, timeout_s: float) -> list[Any]:
+        """Send, and collect the batch's replies. Raises `Lost` or `ProtocolError`."""
+        link = self._socket
+        if timeout_s != self._timeout_s:
+            self._set_kernel_timeout(link, timeout_s)
+        replies: list[Any] = []
+        sent = 0
+        try:
+            sent = self._send_some(batch.data)
+            if sent < len(batch.data):
+                sent = self._send_rest(memoryview(batch.data), sent, replies, timeout_s)
+            size = _FIRST_READ
+            until = 0.0
+            while len(replies) < batch.replies:
+                if until and time.monotonic() > until:
+                    raise TimedOut(True, f"no full answer within {timeout_s:g} s")
+                arrived = link.recv(size)
+                if not arrived:
+                    raise Lost(True, "the daemon closed the connection")
+                replies += self._conversation.received(arrived)
+                size, until = _NEXT_READ, until or time.monotonic() + timeout_s
+        except BlockingIOError as error:
+            raise TimedOut(sent > 0, f"no answer within {timeout_s:g} s") from error
+        except OSError as error:
+            raise Lost(sent > 0, error.strerror or str(error)) from error
+        if len(replies) > batch.replies:
+            raise ProtocolError(f"the daemon at {self.address} sent more replies than asked for")
+        self.used = True
+        return replies
+
+    def _send_some(self, data: bytes | memoryview) -> int:
+        try:
+            return self._socket.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
+
+    def _send_rest(self, data: memoryview, sent: int, replies: list[Any], timeout_s: float) -> int:
+        """Send the rest while reading replies: with both buffers full, only that makes progress."""
+        poller = select.poll()
+        poller.register(self._socket, select.POLLIN | select.POLLOUT)
+        while sent < len(data):
+            events = poller.poll(timeout_s * 1000)
+            if not events:
+                raise TimedOut(sent > 0, f"the daemon took no more bytes for {timeout_s:g} s")
+            if events[0][1] & select.POLLIN:
+                arrived = self._socket.recv(_NEXT_READ)
+                if not arrived:
+                    raise Lost(sent > 0, "the daemon closed the connection")
+                replies += self._conversation.received(arrived)
+            if events[0][1] & (select.POLLOUT | select.POLLERR | select.POLLHUP):
+                sent += self._send_some(data[sent:])
+        return sent
+
+    def is_quiet(self) -> bool:
+        """Neither closed by the daemon nor holding bytes nobody asked for."""
+        try:
+            self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class Pool:
+    """At most `limit` connections, lent to one thread at a time; the last one used goes out first.
+
+    A pool belongs to the process that made it: after a fork the client makes another,
+    and closing the inherited sockets there does not disturb the parent's.
+    """
+
+    def __init__(self, address: Address | None, limit: int, timeout_s: float) -> None:
+        self.pid = os.getpid()
+        self._address = address
+        self._limit = limit
+        self._timeout_s = timeout_s
+        self._idle: list[Connection] = []
+        self._open = 0
+        self._waiting = 0
+        self._closed = False
+        self._changed = Condition()
+
+    def take(self) -> Connection:
+        """An idle connection, a new one, or, when all are lent, the next one given back."""
+        try:
+            return self._idle.pop()  # atomic: the usual case takes no lock
+        except IndexError:
+            pass
+        with self._changed:
+            until = time.monotonic() + self._timeout_s
+            self._waiting += 1  # before looking, so that who gives back now sees it and notifies
+            try:
+                while True:
+                    if self._closed:
+                        raise UsageError("this client is closed")
+                    if self._idle:
+                        return self._idle.pop()
+                    if self._open < self._limit:
+                        self._open += 1
+                        break
+                    if not self._changed.wait(until - time.monotonic()):
+                        raise DaemonUnreachable(
+                            f"all {self._limit} connections were in use for {self._timeout_s:g} s: "
+                            "raise max_connections, or call from fewer threads at once"
+                        )
+            finally:
+                self._waiting -= 1
+        try:
+            return Connection(self._address or find_daemon(), self._timeout_s)
+        except BaseException:
+            self._gone()
+            raise
+
+    def give_back(self, connection: Connection) -> None:
+        self._idle.append(connection)
+        if self._closed:
+            self.discard_idle()
+        elif self._waiting:
+            with self._changed:
+                self._changed.notify()
+
+    def discard(self, connection: Connection) -> None:
+        """Close a connection that broke, or whose next reply would belong to a past call."""
+        connection.close()
+        self._gone()
+
+    def discard_idle(self) -> None:
+        """The daemon went away: the idle connections died with the one that noticed."""
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return
+            self.discard(connection)
+
+    def close(self) -> None:
+        self._closed = True
+        self.discard_idle()
+        with self._changed:
+            self._changed.notify_all()
+
+    def abandon(self) -> None:
+        """After a fork, in the child: close this process's copies, touch no lock."""
+        for connection in self._idle:
+            connection.close()
+        self._idle = []
+
+    def _gone(self) -> None:
+        with self._changed:
+            self._open -= 1
+            self._changed.notify()

@@ -1,0 +1,481 @@
+"""Following one lane: the bus, the probes, the log, and what to do when they disagree.
+
+    subscribe -> confirmed -> probe -> anchor -> apply what the bus brings
+                                 ^                     | gap, fork, silence
+                                 +---- read the log <--+
+
+The bus only makes it fast. What makes it right is the probe (where the log is)
+and the log itself (what was missed): with the bus cut, a node follows at the
+pace of its probes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from coherenced.core.calls import (
+    BusLost,
+    Delivered,
+    Failed,
+    Logged,
+    Probe,
+    Probed,
+    ReadLog,
+    Subscribe,
+    Subscribed,
+)
+from coherenced.core.lane import Lane, Verdict
+from coherenced.core.laws import Laws
+from coherenced.core.model import Lineage, Member, Record
+from coherenced.core.outbox import Applied, Outbox
+
+LOG_PAGE: Final = 2000
+"""Records asked of the log at once."""
+BUS_GRACE_MS: Final = 5.0
+"""How long a record that a probe has shown to exist may still be on its way over the bus."""
+RETRY_MS: Final = 50.0
+BUFFER_RECORDS: Final = 20_000
+"""Records held while the log is being read; beyond it they are let go and read from the log."""
+PAUSE_ALARM_MS: Final = 500.0
+"""V7: server and local time may differ between two probes by this much beyond the round trip."""
+BEATS_OPEN: Final = 4
+"""Periodic probes that may be under way at once."""
+
+
+class Catchup:
+    """Keeps `lane` at the head of its log. One instance per lane."""
+
+    def __init__(
+        self,
+        lane: Lane,
+        box: Outbox,
+        laws: Laws,
+        *,
+        new_epoch: Callable[[], bytes],
+        member: Callable[[], Member],
+        beat_every_ms: float,
+        largest_bound_ms: float,
+        apply: Callable[[Lane, Record], None],
+        drop: Callable[[Lane], None],
+        proved: Callable[[Lane], None],
+        unproved: Callable[[Lane, int, str], None],
+    ) -> None:
+        self.lane = lane
+        self.connection = 0
+        self.subscribed = False
+        self.streaming = False
+        self.gaps = self.repaired = self.drops = self.forks = self.duplicates = 0
+        self.stale_messages = self.pause_alarms = self.probes = self.probe_failures = 0
+        self.reachable = False
+        self._was_lost = False
+        self._box = box
+        self._laws = laws
+        self._new_epoch = new_epoch
+        self._member = member
+        self._beat_every_ms = beat_every_ms
+        self._largest_bound_ms = largest_bound_ms
+        self._apply = apply
+        self._drop = drop
+        self._proved = proved
+        self._unproved = unproved
+        self._reading = False
+        self._gap_open = False
+        self._grace_armed = False
+        self._buffer: list[tuple[bytes, Record]] = []
+        self._beats_open = 0
+        self._check_open = False
+        self._check_wanted = False
+        self._last_server: tuple[float, float, int] | None = None
+        self._stopped = False
+
+    def start(self) -> None:
+        self._resubscribe()
+        self._beat()
+
+    def stop(self) -> None:
+        """Serve nothing from now on: the node leaves the roster."""
+        self._stopped = True
+        self.lane.unprove()
+
+    # -- the bus ------------------------------------------------------------------
+
+    def _resubscribe(self) -> None:
+        self.connection += 1
+        self.subscribed = False
+        self._box.emit(Subscribe(self.lane.index, self.connection))
+
+    def on_subscribed(self, answer: Subscribed) -> None:
+        if answer.connection != self.connection:
+            return
+        self.subscribed = True
+        self._box.event("bus_connected", lane=self.lane.index)
+        self._send_probe(beat=True)  # A3: only after the confirmation
+
+    def on_bus_lost(self, answer: BusLost) -> None:
+        if answer.connection != self.connection or self._stopped:
+            return
+        if self.subscribed:
+            self._box.event("bus_lost", lane=self.lane.index, reason=answer.reason)
+        self._resubscribe()
+
+    def on_delivered(self, answer: Delivered) -> None:
+        message = answer.message
+        lane = self.lane
+        if answer.connection != self.connection and self._laws.old_connection_ignored:
+            self.stale_messages += 1  # A3
+            return
+        if lane.epoch is None:
+            return
+        if message.epoch != lane.epoch:
+            self._send_probe(beat=False)
+            return
+        for record in message.records:
+            # The common case is kept short: the next record of the chain.
+            if record.seq == lane.applied + 1 and record.prev == lane.tag:
+                self._step(record)
+            else:
+                self._odd(message.epoch, record)
+        if message.seq > lane.head:
+            lane.head = message.seq
+        if message.seq > lane.applied:
+            self._read_log()  # W6: too large for the bus, or a gap
+        if lane.proofs:
+            self._settle()
+
+    def _step(self, record: Record) -> None:
+        lane = self.lane
+        lane.advance(record)
+        self._apply(lane, record)
+        if self.streaming and lane.epoch is not None:
+            self._box.emit(Applied(lane.index, lane.epoch, record))
+
+    def _odd(self, epoch: bytes, record: Record) -> None:
+        lane = self.lane
+        verdict = lane.judge_record(epoch, record, self._laws)
+        if verdict is Verdict.NEXT:
+            self._step(record)
+        elif verdict is Verdict.DUPLICATE:
+            self.duplicates += 1
+        elif verdict is Verdict.AHEAD:
+            if not self._reading:
+                self.gaps += 1
+                self._gap_open = True
+                self._box.event(
+                    "gap_found", lane=lane.index, applied=lane.applied, arrived=record.seq
+                )
+            if record.seq > lane.head:
+                lane.head = record.seq
+            if len(self._buffer) >= BUFFER_RECORDS:
+                self._buffer.clear()
+            self._buffer.append((epoch, record))
+            self._read_log()
+        else:
+            # A fork, a forged message, or too far back to tell: only the log can say which.
+            self._read_log()
+
+    def own_records(self, epoch: bytes, records: list[Record]) -> list[Record]:
+        """Apply what this node's own mutation reply told; return those that are not next yet."""
+        lane = self.lane
+        early = []
+        for record in records:
+            if lane.judge_record(epoch, record, self._laws) is Verdict.NEXT:
+                self._step(record)
+            elif epoch == lane.epoch and record.seq > lane.applied:
+                early.append(record)
+        return early
+
+    def own_reply(self, call_id: int, sent_ms: float, applied_then: int, lineage: Lineage) -> None:
+        """V1: a node's own mutation reply is a probe too."""
+        self._lineage_seen(call_id, sent_ms, applied_then, lineage)
+
+    # -- probes -------------------------------------------------------------------
+
+    def request_proof(self) -> None:
+        """V4: have a probe sent from now on; many requests share one."""
+        if self._check_open:
+            self._check_wanted = True
+        else:
+            self._send_probe(beat=False)
+
+    def _beat(self) -> None:
+        if self._stopped:
+            return
+        if self._beats_open < BEATS_OPEN:
+            self._send_probe(beat=True)
+        self._box.timers.at(self._box.now_ms + self._beat_every_ms, self._beat)
+
+    def _send_probe(self, *, beat: bool) -> None:
+        if self._stopped:
+            return
+        if beat:
+            self._beats_open += 1
+        elif self._check_open:
+            self._check_wanted = True
+            return
+        else:
+            self._check_open = True
+        self.probes += 1
+        sent_ms = self._box.now_ms
+        applied = self.lane.applied
+        generation = self.lane.generation
+        number = 0
+
+        def answered(answer: Probed | Failed) -> None:
+            self._on_probe(answer, number, sent_ms, applied, generation, beat)
+
+        number = self._box.new_call_id(answered)
+        member = self._member() if beat else None
+        self._box.emit(Probe(number, self.lane.index, self._new_epoch(), member))
+
+    def _on_probe(
+        self,
+        answer: Probed | Failed,
+        call_id: int,
+        sent_ms: float,
+        applied: int,
+        generation: int,
+        beat: bool,
+    ) -> None:
+        if beat:
+            self._beats_open -= 1
+        else:
+            self._check_open = False
+            if self._check_wanted:
+                self._check_wanted = False
+                self._send_probe(beat=False)
+        if isinstance(answer, Failed):
+            self.probe_failures += 1
+            if self.reachable:
+                self.reachable = False
+                self._was_lost = True
+                self._box.event("redis_unreachable", lane=self.lane.index, detail=answer.detail)
+            if not beat:
+                self._unproved(self.lane, call_id, answer.detail)
+            return
+        if self._stopped:
+            return
+        if not self.reachable:
+            self.reachable = True
+            if self._was_lost:
+                self._box.event("redis_reachable", lane=self.lane.index)
+        if not self._laws.verified_when_sent:
+            sent_ms = self._box.now_ms
+        if self._clocks_disagree(sent_ms, answer.server_ms):
+            return
+        if generation != self.lane.generation:
+            applied = 0  # the position it was sent from is gone
+        self._lineage_seen(call_id, sent_ms, applied, answer.lineage)
+        if not beat and self.lane.unconfirmed is not None:
+            self._send_probe(beat=False)  # somebody waits for this proof: confirm it at once
+
+    def _clocks_disagree(self, sent_ms: float, server_ms: int) -> bool:
+        """V7: between two probes the server's clock and ours must have moved alike."""
+        now_ms = self._box.now_ms
+        last, self._last_server = self._last_server, (sent_ms, now_ms, server_ms)
+        if last is None or not self._laws.pause_alarm:
+            return False
+        last_sent_ms, last_now_ms, last_server_ms = last
+        at_least = sent_ms - last_now_ms
+        at_most = now_ms - last_sent_ms
+        moved = server_ms - last_server_ms
+        if at_least - PAUSE_ALARM_MS <= moved <= at_most + PAUSE_ALARM_MS:
+            return False
+        self.pause_alarms += 1
+        self.lane.unprove()
+        self._box.event("pause_suspected", lane=self.lane.index, server_moved_ms=moved)
+        self._send_probe(beat=False)
+        return True
+
+    def _lineage_seen(
+        self, call_id: int, sent_ms: float, applied_then: int, lineage: Lineage
+    ) -> None:
+        """Judge an atomic answer, and take it as proof if it is of this chain (V1)."""
+        lane = self.lane
+        if call_id < lane.anchored_call_id or self._stopped:
+            return
+        if lane.epoch is None:
+            self._anchor(lineage, call_id, "first contact")
+            self._take_proof(call_id, sent_ms, lineage)
+            return
+        verdict = lane.judge_lineage(lineage, self._laws)
+        backwards = lineage.seq < applied_then and self._laws.chain_check
+        if verdict is Verdict.OTHER_EPOCH:
+            self._anchor(lineage, call_id, "new epoch")
+        elif verdict is Verdict.FORK or backwards:
+            self.forks += 1
+            self._anchor(lineage, call_id, "fork")
+        elif verdict is Verdict.UNKNOWN:
+            self._read_log()
+            return
+        self._take_proof(call_id, sent_ms, lineage)
+
+    def _take_proof(self, call_id: int, sent_ms: float, lineage: Lineage) -> None:
+        self.lane.offer_proof(call_id, sent_ms, lineage)
+        self._settle()
+        if self.lane.head > self.lane.applied:
+            self.expect_bus()
+
+    def _settle(self) -> None:
+        lane = self.lane
+        before = lane.proved_call_id
+        verdict = lane.settle_proofs(self._laws)
+        if verdict is not Verdict.DUPLICATE:
+            self._read_log()
+        if lane.proved_call_id > before:
+            self._proved(lane)
+
+    def expect_bus(self) -> None:
+        """Records are known to exist: give the bus a moment, then read the log (V4)."""
+        if not self.subscribed:
+            self._read_log()
+        elif not self._grace_armed and not self._reading:
+            self._grace_armed = True
+            self._box.timers.at(
+                self._box.now_ms + BUS_GRACE_MS, self._grace_over, self.lane.applied
+            )
+
+    def _grace_over(self, applied_then: int) -> None:
+        self._grace_armed = False
+        lane = self.lane
+        if lane.head <= lane.applied or self._stopped:
+            return
+        if lane.applied > applied_then:
+            self.expect_bus()  # it is moving; only what stands still was lost
+        else:
+            self.gaps += 1
+            self._gap_open = True
+            self._box.event("gap_found", lane=lane.index, applied=lane.applied, head=lane.head)
+            self._read_log()
+
+    # -- the log ------------------------------------------------------------------
+
+    def _read_log(self) -> None:
+        lane = self.lane
+        if self._reading or lane.epoch is None or self._stopped:
+            return
+        self._reading = True
+        start, tag, generation = lane.applied, lane.tag, lane.generation
+        number = 0
+
+        def answered(answer: Logged | Failed) -> None:
+            self._on_logged(answer, number, start, tag, generation)
+
+        number = self._box.new_call_id(answered)
+        self._box.emit(ReadLog(number, lane.index, start, LOG_PAGE))
+
+    def _on_logged(
+        self, answer: Logged | Failed, call_id: int, start: int, tag: bytes, generation: int
+    ) -> None:
+        self._reading = False
+        lane = self.lane
+        if self._stopped:
+            return
+        if isinstance(answer, Failed):
+            self._box.timers.at(self._box.now_ms + RETRY_MS, self._retry_log, generation)
+            return
+        if generation != lane.generation or call_id < lane.anchored_call_id:
+            return
+        if answer.lineage.epoch != lane.epoch:
+            self._anchor(answer.lineage, call_id, "new epoch")
+            self._send_probe(beat=False)
+            return
+        verdict = self._judge_log(answer, start, tag)
+        if verdict is not None:
+            self._anchor(answer.lineage, call_id, verdict)
+            self._send_probe(beat=False)
+            return
+        self._apply_log(answer)
+
+    def _judge_log(self, answer: Logged, start: int, tag: bytes) -> str | None:
+        """A2: the log must reach back to my position, and hold my record there. -> why not."""
+        records, head = answer.records, answer.lineage
+        if not records:
+            if head.seq == start and (head.tag == tag or not self._laws.chain_check):
+                return None
+            trimmed = "log trimmed" if head.seq > start else "fork"
+            return trimmed if self._laws.drop_on_trimmed else None
+        first = records[0]
+        if start == 0:
+            fits, mine = first.seq == 1, first.prev
+        else:
+            fits, mine = first.seq == start, first.tag
+        if not fits:
+            if head.seq < start:
+                return "fork"
+            return "log trimmed" if self._laws.drop_on_trimmed else None
+        if mine != tag and self._laws.chain_check:
+            self.forks += 1
+            return "fork"
+        return None
+
+    def _apply_log(self, answer: Logged) -> None:
+        lane = self.lane
+        epoch = answer.lineage.epoch
+        applied_before = lane.applied
+        for record in answer.records:
+            verdict = lane.judge_record(epoch, record, self._laws)
+            if verdict is Verdict.NEXT or (
+                verdict is Verdict.AHEAD and not self._laws.drop_on_trimmed
+            ):
+                self._step(record)
+            elif verdict is Verdict.AHEAD:
+                self._anchor(answer.lineage, answer.call_id, "log has a hole")
+                self._send_probe(beat=False)
+                return
+            elif verdict is Verdict.FORK:
+                self._anchor(answer.lineage, answer.call_id, "fork")
+                self._send_probe(beat=False)
+                return
+        if not self._laws.drop_on_trimmed and lane.applied < answer.lineage.seq:
+            lane.applied, lane.tag = answer.lineage.seq, answer.lineage.tag
+        if lane.applied > applied_before and self._gap_open:
+            self._gap_open = False
+            self.repaired += 1
+            self._box.event("gap_repaired", lane=lane.index, records=lane.applied - applied_before)
+        if answer.lineage.seq > lane.head:
+            lane.head = answer.lineage.seq
+        buffered, self._buffer = self._buffer, []
+        for buffered_epoch, record in buffered:
+            self._odd(buffered_epoch, record)
+        if lane.applied < answer.lineage.seq:
+            self._read_log()
+        elif lane.head > lane.applied:
+            self.expect_bus()
+        self._settle()
+
+    def _retry_log(self, generation: int) -> None:
+        if generation == self.lane.generation and self.lane.head > self.lane.applied:
+            self._read_log()
+
+    # -- starting over ----------------------------------------------------------------
+
+    def _anchor(self, lineage: Lineage, call_id: int, reason: str) -> None:
+        """A5: drop the lane and take the position of this one atomic answer."""
+        lane = self.lane
+        first = lane.epoch is None
+        if not first:
+            self.drops += 1
+            self._box.event(
+                "lane_dropped",
+                lane=lane.index,
+                reason=reason,
+                was=f"{(lane.epoch or b'').decode()}:{lane.applied}",
+                now=f"{lineage.epoch.decode()}:{lineage.seq}",
+            )
+        self._drop(lane)
+        self._buffer.clear()
+        lane.anchor(lineage, call_id)
+        self._gap_open = False
+        # K7: whoever holds older values may be missing from the roster; one bound outlives them.
+        if reason != "log trimmed" and reason != "log has a hole":
+            lane.quarantined_until_ms = self._box.now_ms + fence_after_ms(self._largest_bound_ms)
+
+
+def fence_after_ms(bound_ms: float) -> float:
+    """K3: how long after a commit a node with bound B surely serves nothing older.
+
+    Its verified-at is from before the commit, so B is enough on a perfect clock;
+    one percent and 5 ms more cover two clocks that run apart.
+    """
+    return bound_ms * 1.01 + 5.0

@@ -1,0 +1,65 @@
+"""The protocol's invariants, each with its number, its words, and a switch.
+
+Every switch is on. Only a test can make a `Node` with one off, and then the
+suite must turn red: a law whose absence nobody notices is not tested.
+(`V2`, the fenced probe, and `W1`, the atomic script, are the server's part: the
+simulator's modelled Redis and the contract tests hold their switches.)
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Laws(msgspec.Struct, frozen=True, kw_only=True):
+    """All on in every daemon. The comment on each field is the law it stands for."""
+
+    resolve_lost_reply: bool = True
+    """W3: a lost reply is looked up by its tag in the log; a mutation is never blindly repeated."""
+    own_write_drops: bool = True
+    """W5: before a writer is answered, its node has dropped the key and voided fills in flight."""
+    fill_fence: bool = True
+    """F2: a fill is not stored if an invalidation newer than it hit its key since it was asked."""
+    fill_not_backwards: bool = True
+    """F2: a fill is stored only if it is of this lineage and not older than what was applied."""
+    pending_not_cached: bool = True
+    """F2, K6: a key between prepare and commit is not cached."""
+    join_only_fresh_flights: bool = True
+    """F3: nobody who asked after an invalidation is given a fetch sent before it."""
+    entry_deadline: bool = True
+    """F1: an entry never outlives Redis's TTL, counted from before its request was sent."""
+    gap_check: bool = True
+    """A1: a record is applied only if it is the next one."""
+    chain_check: bool = True
+    """A1, A2: …and only if its previous tag is mine; else a fork is detected."""
+    confirm_position: bool = True
+    """V1: an answer from behind my position proves it only once a later answer shows that the
+    position is on the server's chain (what came over the bus in between may be a lost branch)."""
+    old_connection_ignored: bool = True
+    """A3: a message that arrived on an earlier bus connection is ignored."""
+    drop_on_trimmed: bool = True
+    """A2, A5: when the log no longer reaches back to my position, the lane is dropped."""
+    verified_when_sent: bool = True
+    """V1: verified-at is the time before the probe was sent, not when its reply came."""
+    verified_after_applied: bool = True
+    """V1: …and moves only once everything up to the probe's sequence is applied."""
+    staleness_bound: bool = True
+    """V3: a hit is served only within its bound of verified-at."""
+    probe_after_arrival: bool = True
+    """V4: with B = 0 only a probe sent after the read arrived proves it."""
+    pause_alarm: bool = True
+    """V7: server time and local time drifting apart between probes voids every verified-at."""
+    ack_after_applied: bool = True
+    """K1: a node acknowledges only what it has applied."""
+    wait_for_all: bool = True
+    """K3: `ack=all` waits until each node of the roster has acknowledged or is fenced by time."""
+    quarantine: bool = True
+    """K7: after a lineage change `ack=all` waits one bound before it is believed."""
+    two_phases: bool = True
+    """K6: a linearizable write is prepared on every node before it becomes visible."""
+    min_version: bool = True
+    """S1: a read with a session token is served nothing older than it."""
+    snapshot: bool = True
+    """S2: a snapshot is all of one position, or all of one script."""
+    tags_cover: bool = True
+    """T1: a tag's invalidation kills entries and fills older than it."""

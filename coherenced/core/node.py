@@ -1,0 +1,373 @@
+"""One node of the coherence protocol, pure: inputs and the time go in, effects come out.
+
+    step(input, now_ms) -> [effects]        everything that changes state
+    hit(key, now_ms)    -> entry or None    a read that hits: one call, no effect
+    next_deadline_ms()                      when it wants to be woken with a Tick
+
+The node composes small machines, one per concern (read them in this order):
+`lane` where a log stands, `catchup` following it, `tickets` the fence around
+storing, `l1` the store, `reads`, `writes`, `roster`, `acks`. It knows no clock,
+no socket and no random number: the daemon and the simulator drive the same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from coherenced.core.acks import Acks
+from coherenced.core.calls import (
+    AckReceived,
+    Answer,
+    BusLost,
+    Delivered,
+    Failed,
+    Leave,
+    Left,
+    SendAck,
+    Subscribed,
+)
+from coherenced.core.catchup import Catchup
+from coherenced.core.l1 import L1, MAX_FREQUENCY, Entry
+from coherenced.core.lane import Lane
+from coherenced.core.laws import Laws
+from coherenced.core.model import Acknowledgement, Member, Record
+from coherenced.core.outbox import Effect, Event, Outbox
+from coherenced.core.phases import TwoPhase
+from coherenced.core.policy import Namespaces
+from coherenced.core.reads import Reads
+from coherenced.core.requests import (
+    Ask,
+    Fault,
+    FaultKind,
+    MembersResult,
+    Read,
+    Request,
+    Write,
+)
+from coherenced.core.roster import Members, Roster
+from coherenced.core.tickets import Tickets
+from coherenced.core.writes import Writes
+
+SWEEP_EVERY_MS: Final = 100.0
+SWEEP_FLOOR: Final = 200
+"""Entries looked at per sweep, at least; a whole round takes at most a minute."""
+SWEEPS_PER_ROUND: Final = 600
+MAX_TAGS_REMEMBERED: Final = 100_000
+BEATS_PER_BOUND: Final = 4.0
+"""V1: a probe at least every B/4."""
+SLOWEST_BEAT_MS: Final = 1_000.0
+FASTEST_BEAT_MS: Final = 20.0
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node is given once and for all."""
+
+    name: str
+    incarnation: bytes
+    """Random, new at every start: 16 hex digits."""
+    namespaces: Namespaces
+    version: str = ""
+    l1_max_bytes: int = 256 * 1024 * 1024
+    l1_max_value_bytes: int = 1024 * 1024
+    max_waiting: int = 100_000
+
+
+class Submit(msgspec.Struct, frozen=True, gc=False):
+    """A client's request; its outcome comes as `Settled(request_id, …)`."""
+
+    request_id: int
+    request: Request
+
+
+class Start(msgspec.Struct, frozen=True, gc=False):
+    """Join: subscribe, probe, read the roster."""
+
+
+class Tick(msgspec.Struct, frozen=True, gc=False):
+    """Time has passed."""
+
+
+class Stop(msgspec.Struct, frozen=True, gc=False):
+    """Leave the roster; serve nothing from now on. Ends with Event `left`."""
+
+
+Input = Answer | Submit | Start | Tick | Stop
+
+
+class Node:
+    """See the module. `new_id` yields 16 random hex digits per call: epochs and tags."""
+
+    def __init__(
+        self, settings: Settings, new_id: Callable[[], bytes], laws: Laws | None = None
+    ) -> None:
+        self.settings = settings
+        self.laws = laws or Laws()
+        self.box = Outbox()
+        self.l1 = L1(settings.l1_max_bytes, settings.l1_max_value_bytes)
+        self.lane = Lane(0)
+        self.namespaces = settings.namespaces
+        self.stopped = False
+        self.invalidations = self.dropped_entries = self.acks_sent = 0
+        self.l1_hits = 0
+        """Hits by the short path; hits after a proof are counted by `reads`."""
+        self._beat = 0
+        self._advanced_to = (0, 0)
+        self._ack_writers: dict[bytes, None] = {}
+        self._entries = self.l1.entries
+        self._bound_off = not self.laws.staleness_bound
+        namespaces = settings.namespaces
+        self.roster = Roster(self.box, settings.incarnation)
+        self.tickets = Tickets(self.lane, self.laws)
+        self.catchup = Catchup(
+            self.lane,
+            self.box,
+            self.laws,
+            new_epoch=new_id,
+            member=self._member,
+            beat_every_ms=beat_every_ms(namespaces),
+            largest_bound_ms=namespaces.largest_bound_ms,
+            apply=self._apply,
+            drop=self._drop,
+            proved=lambda lane: self.reads.on_proved(),
+            unproved=lambda lane, call_id, detail: self.reads.on_unproved(call_id, detail),
+        )
+        self.reads = Reads(
+            self.lane, self.box, self.laws, self.l1, self.tickets, self.catchup, namespaces, new_id
+        )
+        self.acks = Acks(self.box, self.laws, self.roster, self._member(), self._ack_settled)
+        self.writes = Writes(
+            self.lane,
+            self.box,
+            self.laws,
+            self.l1,
+            self.tickets,
+            self.reads,
+            self.catchup,
+            self.acks,
+            namespaces,
+            settings.incarnation,
+            new_id,
+            self._cover,
+        )
+        self.phases = TwoPhase(self.box, self.laws, self.writes.write, new_id)
+        self._two_phased = any(policy.linearizable for policy in namespaces.all())
+
+    # -- the short path ---------------------------------------------------------------
+
+    def hit(self, key: bytes, now_ms: float) -> Entry | None:
+        """V3: the entry, iff it may be served now. Look-up, proof and deadline in one step."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        if now_ms - entry.lane.verified_at_ms > entry.bound_ms and not self._bound_off:
+            return None
+        if now_ms >= entry.deadline_ms and self.laws.entry_deadline:
+            return None
+        if entry.tags and self.laws.tags_cover and entry.covered():
+            return None
+        if entry.frequency < MAX_FREQUENCY:
+            entry.frequency += 1
+        self.l1_hits += 1
+        return entry
+
+    # -- everything else --------------------------------------------------------------
+
+    def step(self, given: Input, now_ms: float) -> list[Effect]:
+        """Take one input at `now_ms` (this node's own clock); return what is to be done."""
+        box = self.box
+        box.now_ms = now_ms
+        box.timers.run(now_ms)
+        kind = given.__class__
+        if kind is Delivered:
+            self.catchup.on_delivered(given)  # type: ignore[arg-type]
+        elif kind is Submit:
+            self._submit(given)  # type: ignore[arg-type]
+        elif kind is not Tick:
+            self._other(given)
+        self._after()
+        return box.take()
+
+    def next_deadline_ms(self) -> float:
+        return self.box.timers.next_ms()
+
+    def stream(self, on: bool) -> None:
+        """Whether `Applied` effects are wanted: somebody follows the invalidations."""
+        self.catchup.streaming = on
+
+    @property
+    def ready(self) -> bool:
+        """Joined, anchored, and proved current at least once in this lineage."""
+        return self.lane.proved_call_id > 0 and not self.stopped
+
+    @property
+    def waiting(self) -> int:
+        return self.reads.waiting + self.writes.waiting
+
+    def _submit(self, given: Submit) -> None:
+        request = given.request
+        if self.stopped:
+            self.box.settle(given.request_id, Fault(FaultKind.STOPPING, "the daemon is stopping"))
+        elif self.waiting >= self.settings.max_waiting:
+            text = f"{self.waiting} requests are waiting for Redis already"
+            self.box.settle(given.request_id, Fault(FaultKind.OVERLOADED, text))
+        elif isinstance(request, Read):
+            self.reads.read(given.request_id, request)
+        elif isinstance(request, Write):
+            self._write(given.request_id, request)
+        elif isinstance(request, Ask):
+            self.reads.ask(given.request_id, request)
+        else:
+            self._members(given.request_id)
+
+    def _write(self, request_id: int, write: Write) -> None:
+        if self._two_phased:
+            policies = [
+                self.namespaces.for_key(k) for m in write.mutations if m.is_write for k in m.keys
+            ]
+            if any(p.linearizable for p in policies) and any(m.argv for m in write.mutations):
+                timeout_ms = write.timeout_ms
+                if timeout_ms is None:
+                    timeout_ms = max(p.ack_timeout_ms for p in policies)
+                self.phases.start(request_id, write, timeout_ms)
+                return
+        self.writes.write(request_id, write)
+
+    def _members(self, request_id: int) -> None:
+        def read(members: Members | None) -> None:
+            if members is None:
+                fault = Fault(FaultKind.UNAVAILABLE, "the roster could not be read from Redis")
+                self.box.settle(request_id, fault)
+                return
+            listed = tuple((m, self.roster.is_live(m)) for m in members.values())
+            self.box.settle(request_id, MembersResult(listed))
+
+        self.roster.read(read)
+
+    def _other(self, given: Any) -> None:
+        if isinstance(given, Subscribed):
+            self.catchup.on_subscribed(given)
+        elif isinstance(given, BusLost):
+            self.catchup.on_bus_lost(given)
+        elif isinstance(given, AckReceived):
+            self.acks.on_ack(given.ack)
+        elif isinstance(given, Start):
+            self.catchup.start()
+            self.roster.start()
+            self.box.timers.at(self.box.now_ms + SWEEP_EVERY_MS, self._sweep)
+        elif isinstance(given, Stop):
+            self._stop()
+        else:
+            self.box.answer(given.call_id, given)
+
+    def _after(self) -> None:
+        """The end of a step: acknowledge what was applied, send what has gathered."""
+        lane = self.lane
+        position = (lane.generation, lane.applied)
+        if position != self._advanced_to:
+            self._advanced_to = position
+            if len(self.acks):
+                self.acks.on_advanced(lane)
+        if self._ack_writers:
+            self._send_acks()
+        self.reads.flush()
+        self.writes.flush()
+
+    def _stop(self) -> None:
+        if self.stopped:
+            return
+        self.stopped = True
+        self.catchup.stop()
+        self.roster.stop()
+
+        def left(answer: Left | Failed) -> None:
+            self.box.emit(Event("left", {"clean": isinstance(answer, Left)}))
+
+        number = self.box.new_call_id(left)
+        self.box.emit(Leave(number, self.lane.index, self.settings.incarnation))
+
+    def _ack_settled(self) -> None:
+        self.writes.waiting -= 1
+
+    def _member(self) -> Member:
+        self._beat += 1
+        settings = self.settings
+        bound_ms = int(self.namespaces.largest_bound_ms)
+        return Member(
+            settings.incarnation, settings.name, bound_ms, self._beat, settings.version, 0
+        )
+
+    # -- applying records ---------------------------------------------------------------
+
+    def _apply(self, lane: Lane, record: Record) -> None:
+        """A4: the lane has moved onto `record`; drop and void what it covers, in one step."""
+        self._cover(lane, record)
+        if record.flags & 1 and record.writer != self.settings.incarnation:
+            self._ack_writers[record.writer] = None
+
+    def _cover(self, lane: Lane, record: Record) -> None:
+        self.invalidations += 1
+        seq = record.seq
+        drop, hit = self.l1.drop, self.tickets.hit
+        for key in record.keys:
+            if drop(key, seq):
+                self.dropped_entries += 1
+            hit(key, seq)
+        if record.tags:
+            self._cover_tags(lane, record)
+        for prefix in record.prefixes:
+            self.dropped_entries += self.l1.drop_prefix(lane, prefix, seq)
+            self.tickets.hit_prefix(prefix, seq)
+        if record.everything:
+            self.dropped_entries += self.l1.drop_lane(lane, seq)
+            self.tickets.hit_all(seq)
+
+    def _cover_tags(self, lane: Lane, record: Record) -> None:
+        """T1: one record, whatever the number of members: they die by comparison when looked at."""
+        if len(lane.tag_seq) + len(record.tags) > MAX_TAGS_REMEMBERED:
+            self.dropped_entries += self.l1.drop_tagged(lane)
+            self.tickets.void_all()
+            lane.tag_seq.clear()
+        for tag in record.tags:
+            lane.tag_seq[tag] = record.seq
+
+    def _drop(self, lane: Lane) -> None:
+        """A5: everything of this lane is void."""
+        self.dropped_entries += self.l1.drop_lane(lane)
+        self.tickets.void_all()
+        self.roster.forget()
+        self.acks.on_dropped(lane)
+        self.reads.on_dropped()
+
+    def _send_acks(self) -> None:
+        """K1: one cumulative acknowledgement per writer that asked, however many records."""
+        lane = self.lane
+        writers, self._ack_writers = self._ack_writers, {}
+        if lane.epoch is None:
+            return
+        ack = Acknowledgement(
+            self.settings.incarnation,
+            self.settings.name,
+            lane.index,
+            lane.epoch,
+            lane.applied,
+            lane.tag,
+        )
+        for writer in writers:
+            self.acks_sent += 1
+            self.box.emit(SendAck(lane.index, writer, ack))
+
+    def _sweep(self) -> None:
+        if self.stopped:
+            return
+        limit = max(SWEEP_FLOOR, len(self.l1) // SWEEPS_PER_ROUND)
+        self.l1.sweep(self.box.now_ms, self.namespaces.longest_stale_ms, limit)
+        self.box.timers.at(self.box.now_ms + SWEEP_EVERY_MS, self._sweep)
+
+
+def beat_every_ms(namespaces: Namespaces) -> float:
+    """V1: a quarter of the smallest bound, within reason."""
+    every_ms = namespaces.smallest_bound_ms / BEATS_PER_BOUND
+    return min(max(every_ms, FASTEST_BEAT_MS), SLOWEST_BEAT_MS)

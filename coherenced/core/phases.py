@@ -1,0 +1,147 @@
+"""Linearizable namespaces: a write in two phases (K6).
+
+    prepare   mark the keys pending with a token that expires; next seq; publish
+    wait      until every node has acknowledged or is fenced by time (K3)
+    commit    only if the token is still there: values set, marks removed
+
+Between the phases nobody caches the keys, and after the wait nobody holds an
+old copy: so once the new value can be seen anywhere, the old one can be seen
+nowhere. A writer that dies leaves the old value and a mark that expires. (The
+same shape as a write under leases in Gray and Cheriton, SOSP 1989.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from coherenced.core.laws import Laws
+from coherenced.core.model import Mutation, Op, ReplyError
+from coherenced.core.outbox import Outbox
+from coherenced.core.requests import Fault, FaultKind, Level, Outcome, Write, WriteResult
+
+BUSY_RETRY_MS: Final = 4.0
+"""How soon a writer asks again when another one is between its phases on the same key."""
+BUSY: Final = "PENDING"
+"""First word of the error with which the server refuses a key that is pending."""
+TOKEN_MARGIN_MS: Final = 1_000.0
+"""How much longer than the writer's own patience its mark lives: it must not expire first."""
+
+
+class _Run:
+    """One write on its way through the phases."""
+
+    __slots__ = ("acked", "deadline_ms", "fenced", "request_id", "token", "write")
+
+    def __init__(self, request_id: int, write: Write, token: bytes, deadline_ms: float) -> None:
+        self.request_id = request_id
+        self.write = write
+        self.token = token
+        self.deadline_ms = deadline_ms
+        self.acked: dict[str, float] = {}
+        self.fenced: tuple[str, ...] = ()
+
+
+class TwoPhase:
+    """Runs linearizable writes as pairs of ordinary ones. Bounded like all waiting requests."""
+
+    def __init__(
+        self,
+        box: Outbox,
+        laws: Laws,
+        write: Callable[[int, Write], None],
+        new_token: Callable[[], bytes],
+    ) -> None:
+        self.prepared = self.committed = self.aborted = 0
+        self._box = box
+        self._laws = laws
+        self._write = write
+        self._new_token = new_token
+
+    def start(self, request_id: int, write: Write, timeout_ms: float) -> None:
+        run = _Run(request_id, write, self._new_token(), self._box.now_ms + timeout_ms)
+        if self._laws.two_phases:
+            self._prepare(run)
+        else:
+            self._commit(run)
+
+    def _keys(self, run: _Run) -> tuple[bytes, ...]:
+        return tuple(dict.fromkeys(k for m in run.write.mutations if m.is_write for k in m.keys))
+
+    def _prepare(self, run: _Run) -> None:
+        left_ms = run.deadline_ms - self._box.now_ms
+        if left_ms <= 0:
+            self._refuse(run, "another write was between its two phases on the same key")
+            return
+        prepare = Mutation(
+            (),
+            op=Op.PREPARE,
+            keys=self._keys(run),
+            token=run.token,
+            token_ttl_ms=int(left_ms + TOKEN_MARGIN_MS),
+        )
+
+        def prepared(outcome: Outcome) -> None:
+            self._on_prepared(run, outcome)
+
+        inner = Write((prepare,), atomic=True, ack=Level.ALL, timeout_ms=left_ms)
+        self._write(self._box.internal(prepared), inner)
+
+    def _on_prepared(self, run: _Run, outcome: Outcome) -> None:
+        if isinstance(outcome, Fault):
+            # Nothing is visible yet, whatever became of the mark: it expires by itself.
+            self._abort(run)
+            self._box.settle(run.request_id, Fault(FaultKind.UNAVAILABLE, outcome.detail))
+            return
+        assert isinstance(outcome, WriteResult)
+        reply = outcome.replies[0]
+        if isinstance(reply, ReplyError):
+            if reply.text.startswith(BUSY):
+                self._box.timers.at(self._box.now_ms + BUSY_RETRY_MS, self._prepare, run)
+            else:
+                self._box.settle(run.request_id, outcome)
+            return
+        self.prepared += 1
+        if not outcome.satisfied:
+            self._abort(run)
+            missing = ", ".join(outcome.missing)
+            self._refuse(run, f"not every node dropped its copy in time ({missing})")
+            return
+        run.acked, run.fenced = outcome.acknowledged, outcome.fenced
+        self._commit(run)
+
+    def _commit(self, run: _Run) -> None:
+        mutations = tuple(
+            msgspec.structs.replace(m, op=Op.COMMIT, token=run.token) if m.is_write else m
+            for m in run.write.mutations
+        )
+
+        def committed(outcome: Outcome) -> None:
+            self._on_committed(run, outcome)
+
+        inner = msgspec.structs.replace(
+            run.write, mutations=mutations, atomic=True, ack=Level.REDIS
+        )
+        self._write(self._box.internal(committed), inner)
+
+    def _on_committed(self, run: _Run, outcome: Outcome) -> None:
+        if isinstance(outcome, WriteResult):
+            self.committed += 1
+            outcome = msgspec.structs.replace(outcome, acknowledged=run.acked, fenced=run.fenced)
+        self._box.settle(run.request_id, outcome)
+
+    def _abort(self, run: _Run) -> None:
+        """Take the mark away rather than let it expire; if that fails, it expires."""
+        self.aborted += 1
+        abort = Mutation((), op=Op.ABORT, keys=self._keys(run), token=run.token)
+        self._write(self._box.internal(_ignore), Write((abort,), ack=Level.REDIS))
+
+    def _refuse(self, run: _Run, why: str) -> None:
+        text = f"{why}; the write was not applied"
+        self._box.settle(run.request_id, Fault(FaultKind.UNAVAILABLE, text))
+
+
+def _ignore(outcome: Outcome) -> None:
+    """An abort needs no answer."""

@@ -1,0 +1,560 @@
+"""Answering reads that are not a plain hit: proving, fetching, and storing what was fetched.
+
+For each key wanted, in this order:
+
+    in L1 and provable now                    -> answer
+    in L1 but past its bound, or B = 0        -> a small probe, then look again (V4, V5)
+    not in L1                                 -> join or start the key's fetch (F3)
+    Redis does not answer                     -> stale-if-error, or an error (V6)
+
+Fetches of many keys share a round trip: while some are under way the next ones
+gather, and leave together.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from coherenced.core.calls import Failed, Failure, Fetch, FetchedAll
+from coherenced.core.catchup import Catchup
+from coherenced.core.l1 import L1, Entry
+from coherenced.core.lane import Lane
+from coherenced.core.laws import Laws
+from coherenced.core.model import Fetched, Lineage, Query, Reply, ReplyError, Version
+from coherenced.core.outbox import Outbox
+from coherenced.core.policy import Namespaces, Policy
+from coherenced.core.requests import (
+    Ask,
+    AskResult,
+    Fault,
+    FaultKind,
+    Read,
+    ReadResult,
+    Source,
+    Value,
+)
+from coherenced.core.tickets import Ticket, Tickets
+
+FETCH_BATCH: Final = 64
+"""Keys in one fetch."""
+FETCHES_OPEN: Final = 4
+"""Fetches of one lane under way at once."""
+PROOF_WAIT_MS: Final = 1000.0
+"""How long a read waits for the lane to catch up before it asks Redis for the value instead."""
+FETCH_TRIES: Final = 2
+
+
+class _Gather:
+    """One read request: its answers as they come."""
+
+    __slots__ = ("left", "request_id", "values")
+
+    def __init__(self, request_id: int, count: int) -> None:
+        self.request_id = request_id
+        self.left = count
+        self.values: list[Value | None] = [None] * count
+
+
+class _Want:
+    """One key of one read request."""
+
+    __slots__ = (
+        "arrived_ms",
+        "bound_ms",
+        "gather",
+        "generation",
+        "index",
+        "key",
+        "min_call_id",
+        "min_version",
+        "policy",
+        "skip_l1",
+        "stale_ms",
+    )
+
+    def __init__(self, gather: _Gather, index: int, key: bytes, read: Read, policy: Policy) -> None:
+        self.gather = gather
+        self.index = index
+        self.key = key
+        self.policy = policy
+        self.bound_ms = (
+            policy.max_staleness_ms if read.max_staleness_ms is None else read.max_staleness_ms
+        )
+        self.stale_ms = (
+            policy.stale_if_error_ms if read.stale_if_error_ms is None else read.stale_if_error_ms
+        )
+        self.min_version = read.min_version
+        self.skip_l1 = read.skip_l1
+        self.arrived_ms = 0.0
+        self.min_call_id = 0
+        """V4: only a probe with at least this call id was sent after the read arrived."""
+        self.generation = 0
+
+
+class _Flight:
+    """One fetch of one key, and who waits for it."""
+
+    __slots__ = ("key", "sent_ms", "ticket", "tries", "wants")
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+        self.wants: list[_Want] = []
+        self.ticket: Ticket | None = None
+        self.sent_ms: float | None = None
+        self.tries = 0
+
+
+class _Bundle:
+    """S2: fetches that must be executed by one script: a snapshot. Shared with nobody."""
+
+    __slots__ = ("flights",)
+
+    def __init__(self, flights: list[_Flight]) -> None:
+        self.flights = flights
+
+
+class _Question:
+    """One query of Redis that L1 does not answer."""
+
+    __slots__ = ("query", "request_id", "tries")
+
+    def __init__(self, request_id: int, query: Query) -> None:
+        self.request_id = request_id
+        self.query = query
+        self.tries = 0
+
+
+class Reads:
+    """The read side of one lane."""
+
+    def __init__(
+        self,
+        lane: Lane,
+        box: Outbox,
+        laws: Laws,
+        l1: L1,
+        tickets: Tickets,
+        catchup: Catchup,
+        namespaces: Namespaces,
+        new_epoch: Callable[[], bytes],
+    ) -> None:
+        self.lane = lane
+        self.namespaces = namespaces
+        self.hits = self.misses = self.fetched = self.stale_served = self.negative = 0
+        self.stored = self.proofs_waited = self.fetch_failures = 0
+        self.fetches = self.coalesced = 0
+        self.waiting = 0
+        """Requests that have not been answered yet."""
+        self._box = box
+        self._laws = laws
+        self._l1 = l1
+        self._tickets = tickets
+        self._catchup = catchup
+        self._new_epoch = new_epoch
+        self._flights: dict[bytes, _Flight] = {}
+        self._queue: deque[_Flight | _Bundle | _Question] = deque()
+        self._open = 0
+        self._unproved: list[_Want] = []
+        self._parked: dict[bytes, list[_Flight | _Bundle | _Question]] = {}
+        self._unsettled: dict[bytes, int] = {}
+
+    # -- requests -------------------------------------------------------------------
+
+    def read(self, request_id: int, read: Read) -> None:
+        gather = _Gather(request_id, len(read.keys))
+        if not read.keys:
+            self._box.settle(request_id, ReadResult(()))
+            return
+        self.waiting += 1
+        wants = []
+        for index, key in enumerate(read.keys):
+            want = _Want(gather, index, key, read, self.namespaces.for_key(key))
+            want.arrived_ms = self._box.now_ms
+            want.min_call_id = self._box.next_call_id if self._laws.probe_after_arrival else 0
+            wants.append(want)
+        if read.snapshot and self._laws.snapshot:
+            self._look_at_once(wants)
+            return
+        for want in wants:
+            self._look(want)
+
+    def _look_at_once(self, wants: list[_Want]) -> None:
+        """S2: all that is held is current at `applied`: if all keys are held, it is one moment."""
+        lane, now_ms = self.lane, self._box.now_ms
+        entries: list[Entry] = []
+        for want in wants:
+            entry = None if want.skip_l1 else self._usable(want)
+            proved = now_ms - lane.verified_at_ms <= want.bound_ms and want.bound_ms > 0
+            if entry is None or not proved or entry.as_of > lane.applied:
+                break
+            entries.append(entry)
+        if len(entries) == len(wants):
+            for want, entry in zip(wants, entries, strict=True):
+                self._serve(want, entry)
+            return
+        self.misses += len(wants)
+        flights = []
+        for want in wants:
+            flight = _Flight(want.key)
+            flight.wants.append(want)
+            flight.tries = FETCH_TRIES  # sent again alone it would show another moment
+            flights.append(flight)
+        self._enqueue(_Bundle(flights), tuple(want.key for want in wants))
+
+    def ask(self, request_id: int, ask: Ask) -> None:
+        self.waiting += 1
+        self._enqueue(_Question(request_id, ask.query), ask.query.keys)
+
+    def _look(self, want: _Want) -> None:
+        entry = None if want.skip_l1 else self._usable(want)
+        if entry is None:
+            self.misses += 1
+            self._join(want)
+            return
+        age_ms = want.arrived_ms - self.lane.verified_at_ms
+        bound_ms = want.bound_ms
+        if not self._laws.staleness_bound:
+            bound_ms = float("inf")
+        if (bound_ms > 0 and self._box.now_ms - self.lane.verified_at_ms <= bound_ms) or (
+            bound_ms == 0 and not self._laws.probe_after_arrival and age_ms <= 1000
+        ):
+            self._serve(want, entry)
+            return
+        self.proofs_waited += 1
+        if not self._unproved:
+            self._box.timers.at(self._box.now_ms + PROOF_WAIT_MS, self._give_up_proof)
+        self._unproved.append(want)
+        self._catchup.request_proof()
+
+    def _usable(self, want: _Want) -> Entry | None:
+        """The entry, if it is one that a proof would make servable for this want."""
+        entry = self._l1.entries.get(want.key)
+        if entry is None or (entry.tags and self._laws.tags_cover and entry.covered()):
+            return None
+        if self._box.now_ms >= entry.deadline_ms and self._laws.entry_deadline:
+            return None
+        if want.min_version is not None and self._laws.min_version:
+            lane = self.lane
+            if want.min_version.epoch != lane.epoch:
+                return None
+            if lane.applied < want.min_version.seq and entry.as_of < want.min_version.seq:
+                return None
+        return entry
+
+    # -- proofs ---------------------------------------------------------------------
+
+    def on_proved(self) -> None:
+        """The lane proved itself anew: look again for everyone whose probe was sent late enough."""
+        if not self._unproved:
+            return
+        proved = self.lane.proved_call_id
+        waiting, self._unproved = self._unproved, []
+        for want in waiting:
+            if want.min_call_id > proved:
+                self._unproved.append(want)
+                continue
+            entry = self._usable(want)
+            if entry is not None:
+                self._serve(want, entry)
+            else:
+                self.misses += 1
+                self._join(want)
+
+    def on_unproved(self, call_id: int, detail: str) -> None:
+        """That probe failed: whoever relied on it gets a stale value or an error (V6)."""
+        waiting, self._unproved = self._unproved, []
+        for want in waiting:
+            if want.min_call_id > call_id:
+                self._unproved.append(want)
+            else:
+                self._fall_back(want, detail)
+
+    def on_dropped(self) -> None:
+        """A5: the entries are gone: what waited for their proof must be fetched."""
+        waiting, self._unproved = self._unproved, []
+        for want in waiting:
+            self._join(want)
+
+    def _give_up_proof(self) -> None:
+        limit_ms = self._box.now_ms - PROOF_WAIT_MS
+        waiting, self._unproved = self._unproved, []
+        for want in waiting:
+            if want.arrived_ms <= limit_ms:
+                self._join(want)
+            else:
+                self._unproved.append(want)
+        if self._unproved:
+            next_ms = self._unproved[0].arrived_ms + PROOF_WAIT_MS
+            self._box.timers.at(max(next_ms, self._box.now_ms + 1.0), self._give_up_proof)
+
+    # -- fetches --------------------------------------------------------------------
+
+    def _join(self, want: _Want) -> None:
+        flight = self._flights.get(want.key)
+        if flight is None or not self._joinable(flight, want):
+            flight = _Flight(want.key)
+            self._flights[want.key] = flight
+            self._enqueue(flight, (want.key,))
+        else:
+            self.coalesced += 1
+        flight.wants.append(want)
+
+    def _joinable(self, flight: _Flight, want: _Want) -> bool:
+        """F3: a fetch already sent is shared only with those it is surely fresh enough for."""
+        if flight.sent_ms is None:
+            return True
+        if want.policy.linearizable:
+            return False  # K6: what was asked before may be older than what somebody has seen
+        if not self._laws.join_only_fresh_flights:
+            return True
+        ticket = flight.ticket
+        if ticket is None or ticket.void or ticket.hit_seq:
+            return False
+        if ticket.generation != self.lane.generation or want.skip_l1:
+            return False
+        if want.min_version is not None and want.min_version.seq > ticket.asked_applied:
+            return False
+        return want.bound_ms > 0 and want.arrived_ms - flight.sent_ms <= want.bound_ms
+
+    def _enqueue(self, item: _Flight | _Bundle | _Question, keys: tuple[bytes, ...]) -> None:
+        # A write accepted with ack=none is not in Redis yet: its node's readers wait for it.
+        for key in keys:
+            if key in self._unsettled:
+                self._parked.setdefault(key, []).append(item)
+                return
+        self._queue.append(item)
+
+    def unsettle(self, key: bytes) -> None:
+        self._unsettled[key] = self._unsettled.get(key, 0) + 1
+
+    def resettle(self, key: bytes) -> None:
+        left = self._unsettled.get(key, 0) - 1
+        if left > 0:
+            self._unsettled[key] = left
+            return
+        self._unsettled.pop(key, None)
+        for item in self._parked.pop(key, ()):
+            self._enqueue(item, _keys(item))
+
+    def flush(self) -> None:
+        """Send what has gathered; called at the end of every step."""
+        while self._queue and self._open < FETCHES_OPEN:
+            batch: list[_Flight | _Question] = []
+            while self._queue and len(batch) < FETCH_BATCH:
+                item = self._queue.popleft()
+                if isinstance(item, _Bundle):
+                    batch.extend(item.flights)  # never split: one script shows one moment
+                else:
+                    batch.append(item)
+            self._send(batch)
+
+    def _send(self, batch: list[_Flight | _Question]) -> None:
+        self._open += 1
+        self.fetches += 1
+        sent_ms = self._box.now_ms
+        applied, generation = self.lane.applied, self.lane.generation
+        items: list[bytes | Query] = []
+        for item in batch:
+            if isinstance(item, _Flight):
+                item.sent_ms = sent_ms
+                item.ticket = self._tickets.open(item.key)
+                items.append(item.key)
+            else:
+                items.append(item.query)
+
+        def answered(answer: FetchedAll | Failed) -> None:
+            self._open -= 1
+            if isinstance(answer, Failed):
+                self._on_failed(batch, answer)
+            else:
+                if generation == self.lane.generation:
+                    self._suspect(answer.lineage, applied)
+                self._on_fetched(batch, answer, sent_ms)
+
+        number = self._box.new_call_id(answered)
+        self._box.emit(Fetch(number, self.lane.index, self._new_epoch(), tuple(items)))
+
+    def _suspect(self, lineage: Lineage, applied: int) -> None:
+        """A fetch that is not of this chain proves nothing, but it is a reason to probe."""
+        lane = self.lane
+        if lineage.epoch != lane.epoch or lineage.seq < applied:
+            self._catchup.request_proof()
+        elif lineage.seq > lane.head:
+            lane.head = lineage.seq
+            self._catchup.expect_bus()
+
+    def _on_fetched(
+        self, batch: list[_Flight | _Question], answer: FetchedAll, sent_ms: float
+    ) -> None:
+        for item, result in zip(batch, answer.results, strict=True):
+            if isinstance(item, _Question):
+                self.waiting -= 1
+                reply = result.error if isinstance(result, Fetched) else result
+                self._box.settle(item.request_id, AskResult(reply))
+            elif isinstance(result, Fetched):
+                self._land(item, result, answer.lineage, sent_ms)
+            else:
+                self._land(item, Fetched(None, error=_as_error(result)), answer.lineage, sent_ms)
+
+    def _land(self, flight: _Flight, got: Fetched, lineage: Lineage, sent_ms: float) -> None:
+        """A fetched value: store it if the fence allows (F2), give it to all who waited."""
+        self.fetched += 1
+        self._end(flight)
+        policy = flight.wants[0].policy
+        deadline_ms = self._deadline(got, policy, sent_ms)
+        ticket = flight.ticket
+        assert ticket is not None
+        if got.error is None and not (got.pending and self._laws.pending_not_cached):
+            may = self._tickets.may_store(ticket, lineage, got.labels)
+            if may and deadline_ms > self._box.now_ms:
+                entry = Entry(
+                    flight.key,
+                    got.value,
+                    self.lane,
+                    lineage.seq,
+                    deadline_ms,
+                    policy.hit_bound_ms,
+                    got.labels,
+                )
+                self.stored += self._l1.put(entry)
+        if got.value is None:
+            self.negative += 1
+        value = Value(
+            got.value,
+            Version(lineage.epoch, lineage.seq),
+            Source.L2,
+            0.0,
+            ttl_ms=deadline_ms - self._box.now_ms,
+            error=got.error,
+            labels=got.labels,
+        )
+        for want in flight.wants:
+            wrong = self._session_fault(want, lineage)
+            if wrong is None:
+                self._give(want, value)
+            else:
+                self._fault(want, wrong)
+
+    def _deadline(self, got: Fetched, policy: Policy, sent_ms: float) -> float:
+        """F1: counted from before the request was sent."""
+        if not self._laws.entry_deadline:
+            return sent_ms + policy.max_age_ms
+        if got.value is None:
+            return sent_ms + policy.negative_max_age_ms
+        ttl_ms = policy.max_age_ms if got.ttl_ms < 0 else min(got.ttl_ms, policy.max_age_ms)
+        return sent_ms + ttl_ms
+
+    def _session_fault(self, want: _Want, lineage: Lineage) -> Fault | None:
+        """S1: even Redis may be unable to keep a session's promise; then the reader is told."""
+        token = want.min_version
+        if token is None:
+            return None
+        if token.epoch != lineage.epoch:
+            return Fault(
+                FaultKind.OTHER_LINEAGE,
+                f"version {token} is from another lineage; the lane is now at "
+                f"{Version(lineage.epoch, lineage.seq)}: Redis lost or replaced its data since",
+            )
+        if token.seq > lineage.seq:
+            return Fault(
+                FaultKind.BEHIND,
+                f"version {token} is ahead of the lane, which is at "
+                f"{Version(lineage.epoch, lineage.seq)}: that write was lost in a failover",
+            )
+        return None
+
+    def _end(self, flight: _Flight) -> None:
+        if flight.ticket is not None:
+            self._tickets.close(flight.ticket)
+        if self._flights.get(flight.key) is flight:
+            del self._flights[flight.key]
+
+    def _on_failed(self, batch: list[_Flight | _Question], answer: Failed) -> None:
+        self.fetch_failures += 1
+        for item in batch:
+            item.tries += 1
+            again = answer.failure == Failure.LOST and item.tries < FETCH_TRIES
+            if isinstance(item, _Question):
+                if again:
+                    self._queue.append(item)
+                else:
+                    self.waiting -= 1
+                    fault = Fault(FaultKind.UNAVAILABLE, answer.detail)
+                    self._box.settle(item.request_id, fault)
+                continue
+            if again:
+                if item.ticket is not None:
+                    self._tickets.close(item.ticket)
+                item.ticket = item.sent_ms = None
+                self._queue.append(item)
+                continue
+            self._end(item)
+            for want in item.wants:
+                self._fall_back(want, answer.detail)
+
+    def _fall_back(self, want: _Want, detail: str) -> None:
+        """V6: past the bound, with Redis out of reach."""
+        entry = self._l1.entries.get(want.key)
+        now_ms = self._box.now_ms
+        if entry is not None and want.stale_ms > 0 and not entry.covered():
+            age_ms = now_ms - self.lane.verified_at_ms
+            old_ms = now_ms - entry.deadline_ms
+            if age_ms <= want.bound_ms + want.stale_ms and old_ms < want.stale_ms:
+                self.stale_served += 1
+                value = self._value(entry, stale=True)
+                self._give(want, value)
+                return
+        self._fault(want, Fault(FaultKind.UNAVAILABLE, detail))
+
+    # -- answers --------------------------------------------------------------------
+
+    def _serve(self, want: _Want, entry: Entry) -> None:
+        self.hits += 1
+        if entry.frequency < 3:
+            entry.frequency += 1
+        self._give(want, self._value(entry))
+
+    def _value(self, entry: Entry, *, stale: bool = False) -> Value:
+        lane, now_ms = self.lane, self._box.now_ms
+        return Value(
+            entry.value,
+            Version(lane.epoch or b"", entry.as_of),
+            Source.L1,
+            max(0.0, now_ms - lane.verified_at_ms),
+            stale=stale,
+            ttl_ms=entry.deadline_ms - now_ms,
+            labels=entry.tags,
+        )
+
+    def _give(self, want: _Want, value: Value) -> None:
+        gather = want.gather
+        if gather.left <= 0:
+            return  # the request has already failed as a whole
+        gather.values[want.index] = value
+        gather.left -= 1
+        if gather.left == 0:
+            self.waiting -= 1
+            done = tuple(v for v in gather.values if v is not None)
+            self._box.settle(gather.request_id, ReadResult(done))
+
+    def _fault(self, want: _Want, fault: Fault) -> None:
+        gather = want.gather
+        if gather.left <= 0:
+            return
+        gather.left = 0
+        self.waiting -= 1
+        self._box.settle(gather.request_id, fault)
+
+
+def _keys(item: _Flight | _Bundle | _Question) -> tuple[bytes, ...]:
+    if isinstance(item, _Flight):
+        return (item.key,)
+    if isinstance(item, _Question):
+        return item.query.keys
+    return tuple(flight.key for flight in item.flights)
+
+
+def _as_error(reply: Fetched | Reply) -> ReplyError:
+    return reply if isinstance(reply, ReplyError) else ReplyError("ERR unexpected reply from Redis")

@@ -1,0 +1,167 @@
+"""What a client asks of a node, and what it is told: the core's front side.
+
+The serving floors (RESP, HTTP) turn bytes into these requests and outcomes
+into bytes; nothing here knows either format.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from coherenced.core.model import Member, Mutation, Query, Reply, Version
+
+
+class Level:
+    """Acknowledgement levels below a number of nodes. N > 0 is written as that number."""
+
+    NONE: Final = -1
+    REDIS: Final = 0
+    QUORUM: Final = -2
+    ALL: Final = -3
+
+    NAMES: Final = {"none": NONE, "redis": REDIS, "quorum": QUORUM, "all": ALL}
+
+    @classmethod
+    def parse(cls, text: str) -> int:
+        """Read `none`, `redis`, `quorum`, `all` or a number (1 to 9999); ValueError else."""
+        level = cls.NAMES.get(text.strip().lower())
+        if level is not None:
+            return level
+        if text.isascii() and text.isdigit() and 1 <= int(text) <= 9999:
+            return int(text)
+        raise ValueError("ack is one of none, redis, quorum, all or a number of nodes from 1")
+
+    @classmethod
+    def name(cls, level: int) -> str:
+        return next((n for n, v in cls.NAMES.items() if v == level), str(level))
+
+
+class Source:
+    """Where a value came from."""
+
+    L1: Final = "l1"
+    L2: Final = "l2"
+    ORIGIN: Final = "origin"
+
+
+class Read(msgspec.Struct, frozen=True, gc=False):
+    """Look these keys up. -> ReadResult, one `Value` per key, in order."""
+
+    keys: tuple[bytes, ...]
+    max_staleness_ms: float | None = None
+    """None: the keys' namespace decides. 0: linearizable."""
+    min_version: Version | None = None
+    stale_if_error_ms: float | None = None
+    snapshot: bool = False
+    """S2: all values as of one moment of the lane's log (at most 200 keys)."""
+    skip_l1: bool = False
+    """Ask Redis whatever L1 holds (a connection that WATCHes keys)."""
+
+
+class Ask(msgspec.Struct, frozen=True, gc=False):
+    """Ask Redis a read command that L1 does not answer. -> AskResult."""
+
+    query: Query
+
+
+class Write(msgspec.Struct, frozen=True, gc=False):
+    """Execute these mutations in order; with `atomic`, as one script. -> WriteResult."""
+
+    mutations: tuple[Mutation, ...]
+    atomic: bool = False
+    ack: int | None = None
+    """A `Level` or a number of nodes; None: the keys' namespace decides."""
+    timeout_ms: float | None = None
+    """For the acknowledgements; None: the configured default."""
+    replicas: int = 0
+    """Also WAIT for this many Redis replicas."""
+    watch_id: int = 0
+
+
+class AskMembers(msgspec.Struct, frozen=True, gc=False):
+    """Read the roster. -> MembersResult."""
+
+
+Request = Read | Ask | Write | AskMembers
+
+# -- outcomes -------------------------------------------------------------------
+
+
+class Value(msgspec.Struct, frozen=True, gc=False):
+    """One key's answer. `value` None: the key is not there."""
+
+    value: bytes | None
+    version: Version
+    source: str
+    age_ms: float
+    """How long ago this node last proved it current (0 for a value just read from Redis)."""
+    stale: bool = False
+    """Past its bound, served because `stale_if_error_ms` allows it."""
+    ttl_ms: float | None = None
+    """What is left until this node's deadline for it; None when unknown."""
+    error: Reply = None
+    """A `ReplyError` (WRONGTYPE …) instead of a value."""
+    labels: tuple[bytes, ...] = ()
+    """The tags stored with the value."""
+
+
+class ReadResult(msgspec.Struct, frozen=True, gc=False):
+    values: tuple[Value, ...]
+
+
+class AskResult(msgspec.Struct, frozen=True, gc=False):
+    reply: Reply
+
+
+class Fault(msgspec.Struct, frozen=True, gc=False):
+    """The request failed as a whole. `kind` is one of `FaultKind`; `detail` is one line."""
+
+    kind: str
+    detail: str
+    version: Version | None = None
+
+
+class FaultKind:
+    UNAVAILABLE: Final = "unavailable"
+    """Redis cannot be reached (or refuses), nothing was done, no value can be proved fresh."""
+    INDETERMINATE: Final = "indeterminate"
+    """A write was sent, its reply was lost, and the log cannot tell whether it was applied."""
+    APPLIED_UNKNOWN_REPLY: Final = "applied"
+    """The write is committed (`version`), but its reply was lost."""
+    OUT_OF_MEMORY: Final = "oom"
+    CONFLICT: Final = "conflict"
+    """`if_version` no longer holds."""
+    OTHER_LINEAGE: Final = "lineage"
+    """`min_version` is from another epoch: Redis has lost or replaced its data since."""
+    BEHIND: Final = "behind"
+    """`min_version` is from the future of this lane."""
+    OVERLOADED: Final = "overloaded"
+    """A bound of this daemon (waiting requests, queued bytes) is reached."""
+    STOPPING: Final = "stopping"
+
+
+class WriteResult(msgspec.Struct, frozen=True, gc=False):
+    replies: tuple[Reply, ...]
+    version: Version | None
+    """Of the last recorded mutation; None with ack `none` or when nothing was recorded."""
+    acknowledged: dict[str, float]
+    """Node name -> milliseconds from commit to its acknowledgement (this node counts, 0.0)."""
+    fenced: tuple[str, ...] = ()
+    """Nodes that did not answer but can serve nothing old any more (K3)."""
+    missing: tuple[str, ...] = ()
+    """Nodes that had not acknowledged and were not fenced when the deadline passed."""
+    satisfied: bool = True
+    """False: committed, but the asked level was not reached in time."""
+    aborted: bool = False
+    """WATCH: a watched key had changed; nothing was executed."""
+    replicas: int = 0
+
+
+class MembersResult(msgspec.Struct, frozen=True, gc=False):
+    members: tuple[tuple[Member, bool], ...]
+    """Each member, and whether its beat has moved lately by this node's clock."""
+
+
+Outcome = ReadResult | AskResult | WriteResult | MembersResult | Fault

@@ -1,0 +1,104 @@
+"""The fence between fetching a value and storing it (F2).
+
+A reply and the invalidations travel on different connections, so a value can
+arrive after the news that it is old. Whoever is about to store something holds
+a *ticket* from before the request is sent; every record that covers the key
+leaves its sequence on the ticket; and a value read at `as_of` is stored only
+if nothing newer than `as_of` was left there. (Nishtala et al., "Scaling
+Memcache at Facebook", NSDI 2013, solve the same race with leases.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from coherenced.core.lane import Lane, Verdict
+from coherenced.core.laws import Laws
+from coherenced.core.model import Lineage
+
+
+class Ticket:
+    __slots__ = ("asked_applied", "generation", "hit_seq", "key", "void")
+
+    def __init__(self, key: bytes, lane: Lane) -> None:
+        self.key = key
+        self.generation = lane.generation
+        self.asked_applied = lane.applied
+        """F2: what this node had applied when it asked; a value older than that is not stored."""
+        self.hit_seq = 0
+        """F2: the newest record that covered the key since the ticket was opened."""
+        self.void = False
+        """A write of this node to the key is accepted or lost: whatever comes is not stored."""
+
+
+class Tickets:
+    """The open tickets of one lane. As many as there are fills and writes in flight."""
+
+    __slots__ = ("_by_key", "_lane", "_laws", "refused")
+
+    def __init__(self, lane: Lane, laws: Laws) -> None:
+        self._lane = lane
+        self._laws = laws
+        self._by_key: dict[bytes, list[Ticket]] = {}
+        self.refused = 0
+
+    def __len__(self) -> int:
+        return sum(len(tickets) for tickets in self._by_key.values())
+
+    def open(self, key: bytes) -> Ticket:
+        ticket = Ticket(key, self._lane)
+        self._by_key.setdefault(key, []).append(ticket)
+        return ticket
+
+    def close(self, ticket: Ticket) -> None:
+        tickets = self._by_key.get(ticket.key)
+        if tickets is None:
+            return
+        tickets.remove(ticket)
+        if not tickets:
+            del self._by_key[ticket.key]
+
+    def hit(self, key: bytes, seq: int) -> None:
+        """A4: a record covers `key`."""
+        for ticket in self._by_key.get(key, ()):
+            if seq > ticket.hit_seq:
+                ticket.hit_seq = seq
+
+    def hit_prefix(self, prefix: bytes, seq: int) -> None:
+        for key in self._by_key:
+            if key.startswith(prefix):
+                self.hit(key, seq)
+
+    def hit_all(self, seq: int) -> None:
+        for key in self._by_key:
+            self.hit(key, seq)
+
+    def void(self, key: bytes) -> None:
+        for ticket in self._by_key.get(key, ()):
+            ticket.void = True
+
+    def void_all(self) -> None:
+        for key in self._by_key:
+            self.void(key)
+
+    def may_store(self, ticket: Ticket, as_of: Lineage, tags: Iterable[bytes]) -> bool:
+        """F2, all of it but the pending mark. A refusal is counted."""
+        allowed = self._judge(ticket, as_of, tags)
+        if not allowed:
+            self.refused += 1
+        return allowed
+
+    def _judge(self, ticket: Ticket, as_of: Lineage, tags: Iterable[bytes]) -> bool:
+        lane, laws = self._lane, self._laws
+        if lane.epoch is None:
+            return False
+        if laws.fill_not_backwards:
+            if ticket.generation != lane.generation or as_of.epoch != lane.epoch:
+                return False
+            if as_of.seq < ticket.asked_applied:
+                return False
+            if lane.judge_lineage(as_of, laws) not in (Verdict.DUPLICATE, Verdict.AHEAD):
+                return False
+        if laws.fill_fence and (ticket.void or ticket.hit_seq > as_of.seq):
+            return False
+        return not laws.tags_cover or all(lane.tag_seq.get(t, 0) <= as_of.seq for t in tags)

@@ -1,0 +1,569 @@
+"""The write side of one lane: group commit, and the truth about lost replies.
+
+One batch is in flight at a time; what arrives meanwhile leaves together in the
+next. That keeps the order of acceptance (W4), makes one script and one PUBLISH
+of many mutations, and leaves exactly one batch to ask about when a reply is
+lost (W3): its tags are in the log, or they are not.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from coherenced.core.acks import Acks
+from coherenced.core.calls import Failed, Failure, Logged, Mutate, Mutated, Resolve
+from coherenced.core.catchup import Catchup
+from coherenced.core.l1 import L1, Entry
+from coherenced.core.lane import Lane
+from coherenced.core.laws import Laws
+from coherenced.core.model import (
+    EVERYTHING,
+    WANT_ACK,
+    Done,
+    Lineage,
+    Mutation,
+    Op,
+    Record,
+    Reply,
+    ReplyError,
+    Version,
+)
+from coherenced.core.outbox import Outbox
+from coherenced.core.policy import Namespaces
+from coherenced.core.reads import Reads
+from coherenced.core.requests import Fault, FaultKind, Level, Write, WriteResult
+from coherenced.core.tickets import Ticket, Tickets
+
+BATCH_MUTATIONS: Final = 32
+"""Mutations in one script, so that their records fit one message of the bus (W6: 4 KB). Only a
+transaction is longer: it is one script however long it is allowed to be, and read from the log."""
+RESOLVE_RETRY_MS: Final = 100.0
+RESOLVE_PATIENCE_MS: Final = 2_000.0
+"""How long callers wait for the truth about a lost reply before they are told *indeterminate*."""
+WRITE_TRIES: Final = 3
+
+NO_VALUE: Final = ReplyError("ERR the write is committed, but its reply was lost")
+
+
+class _Pending:
+    """One write request."""
+
+    __slots__ = (
+        "answered",
+        "finished",
+        "first",
+        "level",
+        "parked",
+        "request_id",
+        "timeout_ms",
+        "tries",
+        "write",
+    )
+
+    def __init__(self, request_id: int, write: Write, level: int, timeout_ms: float) -> None:
+        self.request_id = request_id
+        self.write = write
+        self.level = level
+        self.timeout_ms = timeout_ms
+        self.first = 0
+        self.tries = 0
+        self.answered = False
+        """The caller has its answer: with ack=none at acceptance, else when it is known."""
+        self.parked = False
+        """Reads of its keys are waiting for it (ack=none)."""
+        self.finished = False
+
+
+class _Batch:
+    """What is in flight: its requests, and what is needed to know what became of it."""
+
+    __slots__ = (
+        "applied",
+        "call_id",
+        "chain",
+        "generation",
+        "mutations",
+        "pending",
+        "sent_ms",
+        "started_ms",
+        "tags",
+        "tickets",
+    )
+
+    def __init__(self, pending: list[_Pending], lane: Lane, sent_ms: float) -> None:
+        self.pending = pending
+        self.mutations: list[Mutation] = []
+        for request in pending:
+            request.first = len(self.mutations)
+            self.mutations.extend(request.write.mutations)
+        self.tags: tuple[bytes, ...] = ()
+        self.tickets: dict[int, Ticket] = {}
+        self.call_id = 0
+        self.applied = lane.applied
+        self.chain = lane.lineage
+        self.generation = lane.generation
+        self.sent_ms = sent_ms
+        self.started_ms = sent_ms
+
+
+class Writes:
+    def __init__(
+        self,
+        lane: Lane,
+        box: Outbox,
+        laws: Laws,
+        l1: L1,
+        tickets: Tickets,
+        reads: Reads,
+        catchup: Catchup,
+        acks: Acks,
+        namespaces: Namespaces,
+        incarnation: bytes,
+        new_tag: Callable[[], bytes],
+        cover: Callable[[Lane, Record], None],
+    ) -> None:
+        self.committed = self.unchanged = self.refused = self.resolved = self.batches = 0
+        self.faults: dict[str, int] = {}
+        """Failed requests by `FaultKind`."""
+        self.waiting = 0
+        self.namespaces = namespaces
+        self._lane = lane
+        self._box = box
+        self._laws = laws
+        self._l1 = l1
+        self._tickets = tickets
+        self._reads = reads
+        self._catchup = catchup
+        self._acks = acks
+        self._incarnation = incarnation
+        self._new_tag = new_tag
+        self._cover = cover
+        self._queue: deque[_Pending] = deque()
+        self._batch: _Batch | None = None
+
+    @property
+    def idle(self) -> bool:
+        return self._batch is None and not self._queue
+
+    # -- accepting ------------------------------------------------------------------
+
+    def write(self, request_id: int, write: Write) -> None:
+        if not write.mutations:
+            self._box.settle(request_id, WriteResult((), None, {}))
+            return
+        level, timeout_ms = self._terms(write)
+        pending = _Pending(request_id, write, level, timeout_ms)
+        self.waiting += 1
+        if level == Level.NONE and _answerable(write):
+            self._accept(pending)
+        self._queue.append(pending)
+
+    def _terms(self, write: Write) -> tuple[int, float]:
+        """The strongest level of the keys' namespaces, unless the call names one."""
+        policies = [self.namespaces.for_key(k) for m in write.mutations for k in m.keys[:1]]
+        policies = policies or [self.namespaces.default]
+        level = write.ack
+        if level is None:
+            level = max((p.ack for p in policies), key=_strength)
+        timeout_ms = write.timeout_ms
+        if timeout_ms is None:
+            timeout_ms = max(p.ack_timeout_ms for p in policies)
+        return level, timeout_ms
+
+    def _accept(self, pending: _Pending) -> None:
+        """ack=none: drop the own copies, answer, and let the rest happen behind."""
+        for mutation in pending.write.mutations:
+            self._forget(mutation)
+            for key in mutation.keys:
+                self._reads.unsettle(key)
+        pending.answered = pending.parked = True
+        replies = tuple(_assumed_reply(m) for m in pending.write.mutations)
+        self._box.settle(pending.request_id, WriteResult(replies, None, {}))
+
+    def _forget(self, mutation: Mutation) -> None:
+        """W5 without a sequence: what is held or on its way is not to be used any more."""
+        for key in mutation.keys:
+            self._l1.remove(key)
+            self._tickets.void(key)
+        for prefix in mutation.prefixes:
+            self._l1.drop_prefix(self._lane, prefix)
+        if mutation.tags:
+            self._l1.drop_tagged(self._lane)
+        if mutation.everything or mutation.op == Op.FLUSH:
+            self._l1.drop_lane(self._lane)
+        if mutation.everything or mutation.prefixes or mutation.tags or mutation.op == Op.FLUSH:
+            self._tickets.void_all()
+
+    # -- sending --------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Send the next batch; called at the end of every step."""
+        if self._batch is not None or not self._queue:
+            return
+        taken: list[_Pending] = []
+        count = 0
+        while self._queue:
+            pending = self._queue[0]
+            size = len(pending.write.mutations)
+            special = pending.write.watch_id != 0
+            if taken and (count + size > BATCH_MUTATIONS or special):
+                break
+            taken.append(self._queue.popleft())
+            count += size
+            if special:
+                break
+        self._send(_Batch(taken, self._lane, self._box.now_ms))
+
+    def _send(self, batch: _Batch) -> None:
+        self._batch = batch
+        self.batches += 1
+        batch.tags = tuple(self._new_tag() for _ in batch.mutations)
+        want_ack: list[bool] = []
+        mutations: list[Mutation] = []
+        for pending in batch.pending:
+            asks = pending.level not in (Level.NONE, Level.REDIS)
+            want_ack.extend([asks] * len(pending.write.mutations))
+        for index, mutation in enumerate(batch.mutations):
+            if mutation.keeps is not None:
+                batch.tickets[index] = self._tickets.open(mutation.keys[0])
+            mutations.append(self._bounded(mutation))
+
+        def answered(answer: Mutated | Failed) -> None:
+            self._on_answer(batch, answer)
+
+        batch.call_id = self._box.new_call_id(answered)
+        call = Mutate(
+            batch.call_id,
+            self._lane.index,
+            self._new_tag(),
+            self._incarnation,
+            tuple(want_ack),
+            tuple(mutations),
+            batch.tags,
+            batch.pending[0].write.watch_id,
+        )
+        self._box.emit(call)
+
+    def _bounded(self, mutation: Mutation) -> Mutation:
+        """Compare-and-set: tell the script from which sequence on it has to look."""
+        version = mutation.if_version
+        if version is None:
+            return mutation
+        since = version.seq
+        entry = self._l1.entries.get(mutation.keys[0])
+        if entry is not None and version.epoch == self._lane.epoch and entry.as_of <= since:
+            since = max(since, self._lane.applied)  # held since then: untouched up to here (A4)
+        return msgspec.structs.replace(mutation, unchanged_since=since)
+
+    # -- answers --------------------------------------------------------------------
+
+    def _on_answer(self, batch: _Batch, answer: Mutated | Failed) -> None:
+        if isinstance(answer, Mutated):
+            self._batch = None
+            self._on_mutated(batch, answer)
+        elif answer.failure == Failure.LOST:
+            self._on_lost(batch, answer.detail)
+        elif answer.failure == Failure.OUT_OF_MEMORY:
+            self._batch = None
+            self._on_out_of_memory(batch, answer.detail)
+        else:
+            self._batch = None
+            self._fail(batch, Fault(FaultKind.UNAVAILABLE, answer.detail))
+
+    def _on_mutated(self, batch: _Batch, answer: Mutated) -> None:
+        if answer.aborted:
+            self._close_tickets(batch)
+            for pending in batch.pending:
+                self._settle(pending, WriteResult((), None, {}, aborted=True))
+            return
+        epoch = answer.lineage.epoch
+        records = [
+            self._record(batch, index, done)
+            for index, done in enumerate(answer.done)
+            if done.seq > 0
+        ]
+        if self._laws.own_write_drops:
+            for record in self._catchup.own_records(epoch, records):
+                self._cover(self._lane, record)
+        self._keep_values(batch, answer)
+        applied_then = batch.applied if batch.generation == self._lane.generation else 0
+        self._catchup.own_reply(batch.call_id, batch.sent_ms, applied_then, answer.lineage)
+        for pending in batch.pending:
+            done = answer.done[pending.first : pending.first + len(pending.write.mutations)]
+            self._conclude(pending, epoch, done, answer.roster_version)
+
+    def _record(self, batch: _Batch, index: int, done: Done) -> Record:
+        mutation = batch.mutations[index]
+        flags = EVERYTHING if mutation.everything or mutation.op == Op.FLUSH else 0
+        if any(
+            p.first <= index < p.first + len(p.write.mutations)
+            and p.level not in (Level.NONE, Level.REDIS)
+            for p in batch.pending
+        ):
+            flags |= WANT_ACK
+        return Record(
+            done.seq,
+            done.prev,
+            done.tag,
+            mutation.op,
+            flags,
+            self._incarnation,
+            mutation.keys,
+            mutation.tags,
+            mutation.prefixes,
+        )
+
+    def _keep_values(self, batch: _Batch, answer: Mutated) -> None:
+        """A6: a node keeps what it wrote, unless something newer came in between."""
+        for index, ticket in batch.tickets.items():
+            self._tickets.close(ticket)
+            mutation, done = batch.mutations[index], answer.done[index]
+            if done.seq == 0 or mutation.keeps is None or isinstance(done.reply, ReplyError):
+                continue
+            labels = mutation.label or ()
+            as_of = Lineage(answer.lineage.epoch, done.seq, done.tag)
+            if not self._tickets.may_store(ticket, as_of, labels):
+                continue
+            key = mutation.keys[0]
+            policy = self.namespaces.for_key(key)
+            ttl_ms = policy.max_age_ms
+            if mutation.keeps_ttl_ms is not None:
+                ttl_ms = min(ttl_ms, mutation.keeps_ttl_ms)
+            deadline_ms = batch.sent_ms + ttl_ms
+            if deadline_ms > self._box.now_ms:
+                entry = Entry(
+                    key,
+                    mutation.keeps,
+                    self._lane,
+                    done.seq,
+                    deadline_ms,
+                    policy.hit_bound_ms,
+                    labels,
+                )
+                self._l1.put(entry)
+
+    def _conclude(
+        self, pending: _Pending, epoch: bytes, done: tuple[Done, ...], roster_version: int
+    ) -> None:
+        replies = tuple(d.reply for d in done)
+        last = max((d.seq for d in done), default=0)
+        if last == 0:
+            if any(isinstance(reply, ReplyError) for reply in replies):
+                self.refused += 1
+            else:
+                self.unchanged += 1
+            self._settle(pending, WriteResult(replies, None, {}))
+            return
+        self.committed += 1
+        version = Version(epoch, last)
+        waits = pending.level not in (Level.NONE, Level.REDIS) or pending.write.replicas > 0
+        if waits and not pending.answered:
+            self._wait(pending, replies, version, roster_version)
+        else:
+            self._settle(pending, WriteResult(replies, version, {}))
+
+    def _wait(
+        self,
+        pending: _Pending,
+        replies: tuple[Reply, ...],
+        version: Version,
+        roster_version: int,
+    ) -> None:
+        # From here on the request is the acknowledgements' to answer.
+        pending.answered = pending.finished = True
+        self._acks.wait(
+            pending.request_id,
+            replies,
+            self._lane,
+            version,
+            level=Level.REDIS if pending.level == Level.NONE else pending.level,
+            timeout_ms=pending.timeout_ms,
+            roster_version=roster_version,
+            replicas=pending.write.replicas,
+        )
+
+    def _on_out_of_memory(self, batch: _Batch, detail: str) -> None:
+        """Refused before anything was done: what frees memory goes again by itself."""
+        self._close_tickets(batch)
+        again: list[_Pending] = []
+        for pending in batch.pending:
+            if all(m.frees_memory for m in pending.write.mutations) and len(batch.pending) > 1:
+                again.append(pending)
+            else:
+                self._give_up(pending, Fault(FaultKind.OUT_OF_MEMORY, detail))
+        self._queue.extendleft(reversed(again))
+
+    # -- lost replies (W3) ------------------------------------------------------------
+
+    def _on_lost(self, batch: _Batch, detail: str) -> None:
+        # Until the truth is known nothing of this node's may be served or stored for these keys.
+        for mutation in batch.mutations:
+            if mutation.is_write:
+                self._forget(mutation)
+        if not self._laws.resolve_lost_reply:
+            self._batch = None
+            self._again(batch)
+            return
+        batch.started_ms = self._box.now_ms
+        self._resolve(batch, detail)
+
+    def _resolve(self, batch: _Batch, detail: str) -> None:
+        start = batch.chain.seq if batch.chain is not None else 0
+
+        def answered(answer: Logged | Failed) -> None:
+            self._on_resolved(batch, answer, detail)
+
+        number = self._box.new_call_id(answered)
+        self._box.emit(Resolve(number, self._lane.index, batch.call_id, start))
+
+    def _on_resolved(self, batch: _Batch, answer: Logged | Failed, detail: str) -> None:
+        if isinstance(answer, Failed):
+            # The old connection may still be alive: no later write may overtake it (W4).
+            if self._box.now_ms - batch.started_ms > RESOLVE_PATIENCE_MS:
+                self._tell_indeterminate(batch, detail)
+                self._refuse_queued(answer.detail)
+            retry_ms = self._box.now_ms + RESOLVE_RETRY_MS
+            self._box.timers.at(retry_ms, self._resolve, batch, detail)
+            return
+        self._batch = None
+        self.resolved += 1
+        found = {record.tag: index for index, record in enumerate(answer.records)}
+        if any(tag in found for tag in batch.tags):
+            self._found(batch, answer, found)
+        elif answer.severed and self._continuous(batch, answer):
+            self._box.event("lost_write_not_applied", lane=self._lane.index, detail=detail)
+            self._again(batch)
+        else:
+            self._tell_indeterminate(batch, detail)
+            self._close_tickets(batch)
+
+    def _continuous(self, batch: _Batch, answer: Logged) -> bool:
+        """Whether the log still shows everything since the batch was sent: absent = not applied."""
+        chain = batch.chain
+        if chain is None or answer.lineage.epoch != chain.epoch:
+            return False
+        if not answer.records:
+            return answer.lineage == chain
+        first = answer.records[0]
+        if chain.seq == 0:
+            return first.seq == 1 and first.prev == chain.tag
+        return first.seq == chain.seq and first.tag == chain.tag
+
+    def _found(self, batch: _Batch, answer: Logged, found: dict[bytes, int]) -> None:
+        """Applied: a batch is one atomic step, so what is not in the log changed nothing."""
+        self._close_tickets(batch)
+        self._box.event("lost_write_was_applied", lane=self._lane.index)
+        epoch = answer.lineage.epoch
+        replies = answer.replies or (None,) * len(answer.records)
+        records = [answer.records[found[t]] for t in batch.tags if t in found]
+        for record in self._catchup.own_records(epoch, records):
+            self._cover(self._lane, record)
+        for pending in batch.pending:
+            done = []
+            known = True
+            for index in range(pending.first, pending.first + len(pending.write.mutations)):
+                place = found.get(batch.tags[index])
+                mutation = batch.mutations[index]
+                seq = 0 if place is None else answer.records[place].seq
+                reply: Reply = NO_VALUE
+                if place is not None and replies[place] is not None:
+                    reply = replies[place]
+                elif place is not None and mutation.reply_is_known:
+                    reply = mutation.expected_reply
+                elif place is None or mutation.argv:
+                    known = False
+                else:
+                    reply = None
+                done.append(Done(reply, seq, batch.tags[index], b""))
+            last = max(d.seq for d in done)
+            if known:
+                self._conclude(pending, epoch, tuple(done), -1)
+            elif last:
+                text = "the write is committed, but its reply was lost"
+                fault = Fault(FaultKind.APPLIED_UNKNOWN_REPLY, text, Version(epoch, last))
+                self._give_up(pending, fault)
+            else:
+                text = "the reply was lost; nothing was changed"
+                self._give_up(pending, Fault(FaultKind.UNAVAILABLE, text))
+
+    def _again(self, batch: _Batch) -> None:
+        """Surely not applied: send it again, ahead of what came later."""
+        self._close_tickets(batch)
+        again: list[_Pending] = []
+        for pending in batch.pending:
+            pending.tries += 1
+            if pending.tries < WRITE_TRIES and not pending.write.watch_id:
+                again.append(pending)
+            else:
+                text = "the connection to Redis broke; the write was not applied"
+                self._give_up(pending, Fault(FaultKind.UNAVAILABLE, text))
+        self._queue.extendleft(reversed(again))
+
+    def _tell_indeterminate(self, batch: _Batch, detail: str) -> None:
+        text = f"the write was sent, its reply was lost, and the log cannot tell ({detail})"
+        for pending in batch.pending:
+            self._give_up(pending, Fault(FaultKind.INDETERMINATE, text))
+        self._box.event("write_indeterminate", lane=self._lane.index, detail=detail)
+
+    def _refuse_queued(self, detail: str) -> None:
+        """What was never sent is surely not applied."""
+        queued, self._queue = self._queue, deque()
+        for pending in queued:
+            self._give_up(pending, Fault(FaultKind.UNAVAILABLE, detail))
+
+    def _fail(self, batch: _Batch, fault: Fault) -> None:
+        self._close_tickets(batch)
+        for pending in batch.pending:
+            self._give_up(pending, fault)
+
+    def _give_up(self, pending: _Pending, fault: Fault) -> None:
+        if pending.parked:
+            self._box.event("accepted_write_failed", kind=fault.kind, detail=fault.detail)
+        if not pending.finished:
+            self.faults[fault.kind] = self.faults.get(fault.kind, 0) + 1
+        self._settle(pending, fault)
+
+    def _settle(self, pending: _Pending, outcome: WriteResult | Fault) -> None:
+        """The end of a request: answer it, if it was not answered at acceptance already."""
+        if pending.finished:
+            return
+        if not pending.answered:
+            pending.answered = True
+            self._box.settle(pending.request_id, outcome)
+        self._finish(pending)
+
+    def _finish(self, pending: _Pending) -> None:
+        pending.finished = True
+        self.waiting -= 1
+        if pending.parked:
+            for mutation in pending.write.mutations:
+                for key in mutation.keys:
+                    self._reads.resettle(key)
+
+    def _close_tickets(self, batch: _Batch) -> None:
+        for ticket in batch.tickets.values():
+            self._tickets.close(ticket)
+        batch.tickets.clear()
+
+
+def _strength(level: int) -> tuple[int, int]:
+    """Orders levels: none < redis < 1 < 2 … < quorum < all."""
+    ranks = {Level.NONE: 0, Level.REDIS: 1, Level.QUORUM: 3, Level.ALL: 4}
+    return (ranks.get(level, 2), level)
+
+
+def _answerable(write: Write) -> bool:
+    """ack=none can only answer early what it can answer without Redis."""
+    if write.atomic or write.watch_id:
+        return False
+    return all(m.reply_is_known or not m.argv or m.op == Op.DELETE for m in write.mutations)
+
+
+def _assumed_reply(mutation: Mutation) -> Reply:
+    if mutation.reply_is_known:
+        return mutation.expected_reply
+    return len(mutation.keys) if mutation.op == Op.DELETE else None

@@ -1,0 +1,295 @@
+"""The composition root: what a daemon is made of, opened in order and closed in reverse.
+
+    runtime directory -> server (embedded or given) -> node joins the bus -> sockets -> ready
+
+A node serves its sockets only after it has joined (K2); systemd and `/readyz` are
+told then. On SIGTERM it stops accepting, finishes what is in flight (bounded),
+leaves the roster, and exits 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Callable
+from typing import Any, Final
+
+import uvloop
+
+import coherenced
+from coherenced.config import Config, Loaded, describe, diff, load
+from coherenced.core.node import Node, Settings
+from coherenced.core.policy import Namespaces, Policy
+from coherenced.errors import CoherencedError, ConfigError, RedisUnreachable
+from coherenced.host import Host
+from coherenced.notify import Notifier
+from coherenced.observe import logs
+from coherenced.paths import Paths, prepare_runtime_dir
+
+JOIN_PATIENCE_S: Final = 2.0
+"""How long clients wait in the socket's backlog for the node to join, before they are told."""
+DRAIN_MS: Final = 5_000.0
+"""How long a stopping daemon waits for what is in flight."""
+LEAVE_MS: Final = 1_000.0
+FREEZE_EVERY_S: Final = 10.0
+"""How often the living objects are put out of the garbage collector's sight."""
+
+
+def new_id() -> bytes:
+    """16 random hex digits: an epoch, a tag, an incarnation."""
+    return secrets.token_bytes(8).hex().encode()
+
+
+def policies(config: Config) -> tuple[Policy, list[tuple[str, Policy]]]:
+    """The configuration's defaults and namespaces as the core's policies."""
+    common = config.coherence
+    default = Policy(
+        max_staleness_ms=common.max_staleness_ms,
+        ack=common.ack_level,
+        ack_timeout_ms=common.ack_timeout_ms,
+        stale_if_error_ms=common.stale_if_error_ms,
+        max_age_ms=config.l1.max_age_ms,
+        negative_max_age_ms=config.l1.negative_max_age_ms,
+        spool=common.on_unavailable == "spool",
+    )
+    rules = []
+    for name, space in config.namespace.items():
+        level = space.ack_level
+
+        def pick(value: float | None, otherwise: float) -> float:
+            return otherwise if value is None else value
+
+        policy = Policy(
+            name=name,
+            max_staleness_ms=pick(space.max_staleness_ms, default.max_staleness_ms),
+            ack=default.ack if level is None else level,
+            ack_timeout_ms=pick(space.ack_timeout_ms, default.ack_timeout_ms),
+            stale_if_error_ms=pick(space.stale_if_error_ms, default.stale_if_error_ms),
+            max_age_ms=pick(space.max_age_ms, default.max_age_ms),
+            negative_max_age_ms=pick(space.negative_max_age_ms, default.negative_max_age_ms),
+            linearizable=space.linearizable,
+            spool=default.spool if space.on_unavailable is None else space.on_unavailable == "spool",
+        )
+        rules.append((space.match, policy))
+    return default, rules
+
+
+class Daemon:
+    """One daemon process, from its first file to its last."""
+
+    def __init__(self, loaded: Loaded, reload: Callable[[], Loaded] | None = None) -> None:
+        self.config = loaded.config
+        self._reload = reload
+        self._log = logs.get("daemon")
+        self._notify = Notifier(os.environ, os.getpid())
+        self._stopping = asyncio.Event()
+        self._namespaces = Namespaces(*policies(self.config))
+        self._host: Host | None = None
+
+    async def serve(self) -> int:
+        """Open everything, run until told to stop, close everything. Returns the exit code."""
+        self._handle_signals()
+        config = self.config
+        paths = config.paths(os.environ, os.getuid())
+        prepare_runtime_dir(paths.runtime_dir, os.getuid())
+        async with contextlib.AsyncExitStack() as opened:
+            sockets = open_sockets(config.listen, paths, os.environ)
+            opened.callback(sockets.close)
+            settings = self._open_server(opened, paths)
+            await self._check_server(settings)
+            host = self._open_node(opened, settings)
+            http = await serve_http(host, sockets.http, http_limits(config))
+            opened.push_async_callback(http.close)
+            await self._join(host)
+            resp = await serve_resp(host, sockets.resp, resp_limits(config))
+            opened.push_async_callback(resp.close)
+            host.fronts = partial(_fill_fronts, resp, http)
+            await self._live(opened, host, paths)
+            self._notify.stopping()
+            await resp.stop_accepting()
+            await host.drain(DRAIN_MS)
+            await host.leave(LEAVE_MS)
+        self._log.info("stopped")
+        return 0
+
+    # -- opening ----------------------------------------------------------------------
+
+    def _open_server(self, opened: contextlib.AsyncExitStack, paths: Paths) -> RedisSection:
+        """The configured server's settings, or a private server's that runs until we stop."""
+        settings = self.config.redis
+        if settings.url:
+            return settings
+        embedded = EmbeddedServer(paths.runtime_dir)
+        url = embedded.start()
+        opened.callback(embedded.stop)
+        verb = "started a private server" if embedded.owned else "joined the private server"
+        self._log.info(f"no redis.url is configured: {verb} in {paths.runtime_dir}")
+        return msgspec.structs.replace(settings, url=url)
+
+    async def _check_server(self, settings: RedisSection) -> None:
+        """Too old a server is refused at once; one that is not there yet is waited for."""
+        try:
+            facts = await inspect(settings)
+        except RedisUnreachable as error:
+            self._log.error(f"{error}; retrying until it can be reached")
+            return
+        for advice in facts.warnings:
+            self._log.warning(advice)
+
+    def _open_node(self, opened: contextlib.AsyncExitStack, settings: RedisSection) -> Host:
+        config = self.config
+        name = config.node.name or socket.gethostname()
+        node = Node(
+            Settings(
+                name=name,
+                incarnation=new_id(),
+                namespaces=self._namespaces,
+                version=coherenced.__version__,
+                l1_max_bytes=config.l1.max_bytes,
+                l1_max_value_bytes=config.l1.max_value_bytes,
+                max_waiting=config.limits.max_waiting_requests,
+            ),
+            new_id,
+        )
+        host = Host(node, lambda: describe(self.config))
+        link = Link(settings, name, node.settings.incarnation, host.answer, self._changed)
+        opened.push_async_callback(link.close)
+        host.attach(link)
+        host.start()
+        self._host = host
+        return host
+
+    def _changed(self, connection: str, up: bool, detail: str) -> None:
+        """One line per change of a connection's state."""
+        if up:
+            self._log.info("connected", connection=connection, detail=detail)
+        else:
+            self._log.warning("connection lost", connection=connection, detail=detail)
+
+    async def _join(self, host: Host) -> None:
+        """Wait until the node is on the roster and current, but not for ever."""
+        joined = asyncio.ensure_future(host.wait_ready())
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait(
+                (joined, stopping), timeout=JOIN_PATIENCE_S, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            joined.cancel()
+            stopping.cancel()
+
+    # -- running ----------------------------------------------------------------------
+
+    async def _live(self, opened: contextlib.AsyncExitStack, host: Host, paths: Paths) -> None:
+        """Tell systemd when the node has joined; keep its watchdog fed; until told to stop."""
+        tasks = [
+            asyncio.ensure_future(self._announce(host, paths)),
+            asyncio.ensure_future(self._freeze()),
+        ]
+        if self._notify.watchdog_interval_ms is not None:
+            tasks.append(asyncio.ensure_future(self._feed_watchdog()))
+        try:
+            await self._stopping.wait()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _announce(self, host: Host, paths: Paths) -> None:
+        await host.wait_ready()
+        host.report("ready", {"socket": str(paths.socket), "http": str(paths.http_socket)})
+        self._notify.ready(f"serving on {paths.socket}")
+
+    async def _feed_watchdog(self) -> None:
+        every_ms = self._notify.watchdog_interval_ms or 0.0
+        while True:
+            self._notify.alive()
+            await asyncio.sleep(every_ms / 1e3)
+
+    async def _freeze(self) -> None:
+        """Keep garbage collections short with a million entries alive.
+
+        Entries form no garbage cycles (the rings are taken apart by hand), so what has
+        survived a while needs no looking at again: it is frozen. A full collection of a
+        million entries would stop the loop for a quarter of a second.
+        """
+        gc.collect()
+        gc.set_threshold(50_000, 20, 1_000_000)
+        while True:
+            gc.freeze()
+            await asyncio.sleep(FREEZE_EVERY_S)
+
+    # -- signals ----------------------------------------------------------------------
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+
+    def _on_hangup(self) -> None:
+        """Reload what can be reloaded; say what cannot."""
+        if self._reload is None or self._host is None:
+            return
+        self._notify.reloading()
+        try:
+            fresh = self._reload().config
+        except ConfigError as error:
+            self._log.error("not reloaded: the configuration is wrong", detail=str(error))
+            self._notify.ready("not reloaded: the configuration is wrong")
+            return
+        change = diff(self.config, fresh)
+        self._apply(fresh, change)
+        self._notify.ready()
+
+    def _apply(self, fresh: Config, change: Diff) -> None:
+        host = self._host
+        assert host is not None
+        default, rules = policies(fresh)
+        bound_ms = Namespaces(default, rules).largest_bound_ms
+        stays = [c.key for c in change.restart]
+        if bound_ms > self._namespaces.largest_bound_ms:
+            # Writers fence this node by the bound it published: a larger one needs a new join.
+            stays.append("max_staleness_ms (a larger bound)")
+        else:
+            self._namespaces.replace(default, rules)
+            host.node.l1.drop_lane(host.node.lane)  # entries carry the rules they were stored under
+        logs.configure(fresh.log.level, fresh.log.format)
+        self.config = fresh
+        host.report(
+            "reloaded", {"changed": [c.key for c in change.reloadable], "needs_restart": stays}
+        )
+
+
+def http_limits(config: Config) -> HttpLimits:
+    limits = config.limits
+    return HttpLimits(
+        max_key_bytes=limits.max_key_bytes,
+        max_value_bytes=limits.max_value_bytes,
+        max_tags=limits.max_tags,
+        max_connections=config.listen.max_connections,
+        password=config.listen.password,
+    )
+
+
+def _fill_fronts(resp: RespFront, http: HttpFront, stats: NodeStats) -> None:
+    stats.fronts = {"resp": resp.section(), "http": http.section()}
+
+
+def run(loaded: Loaded, reload: Callable[[], Loaded] | None = None) -> int:
+    """Run a daemon until it is told to stop; returns its exit code. Errors are told in one line."""
+    config = loaded.config
+    logs.configure(config.log.level, config.log.format)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(Daemon(loaded, reload).serve())
+    except CoherencedError as error:
+        logs.get("daemon").error("cannot_run", detail=str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 0

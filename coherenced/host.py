@@ -1,0 +1,366 @@
+"""The node on this host: the pure core, a clock, one timer, and the way to the server.
+
+The only caller of `Node.step`. Inputs queue up and are taken one at a time, so no
+effect of one step can start another in its middle; there is no `await` between
+reading and writing core state: races are removed by shape.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+from coherenced.census import take_stats
+from coherenced.core.calls import (
+    AckReceived,
+    Answer,
+    Call,
+    Delivered,
+    FetchedAll,
+    Fetch,
+    Mutate,
+    Mutated,
+)
+from coherenced.core.l1 import Entry
+from coherenced.core.model import FOREVER, Record, Version
+from coherenced.core.node import Input, Node, Start, Stop, Submit, Tick
+from coherenced.core.outbox import Applied, Event, Settled
+from coherenced.core.requests import AskMembers, Fault, MembersResult, Outcome, Request
+from coherenced.observe.events import EventRing, log_event
+from coherenced.observe.histogram import Histogram
+from coherenced.observe.logs import get as get_log
+from coherenced.observe.metrics import Metrics
+from coherenced.observe.stats import NodeStats, report
+
+LAG_WATCHED: Final = 256
+"""Own records whose way back over the bus is being timed."""
+
+_BOOTTIME: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_gettime: Final = time.clock_gettime
+
+
+def boottime_ms() -> float:
+    """CLOCK_BOOTTIME in milliseconds: unlike the monotonic clock it runs on in suspend (V3)."""
+    return _gettime(_BOOTTIME) * 1e3
+
+
+class Server(Protocol):
+    """The way to the lane's server: `upstream.link.Link`, or a test's."""
+
+    def call(self, call: Call) -> None: ...
+
+    def watch(
+        self, watch_id: int, keys: tuple[bytes, ...], done: Callable[[int | Fault], None]
+    ) -> None: ...
+
+    def unwatch(self, watch_id: int) -> None: ...
+
+    def reconnects(self) -> dict[str, int]: ...
+
+
+class Host:
+    """Drives one `Node`; what the front ends talk to (`serve.port.NodePort`)."""
+
+    def __init__(self, node: Node, settings: Callable[[], dict[str, Any]]) -> None:
+        self.node = node
+        self.events = EventRing()
+        self._log = get_log("node")
+        self.fetch_latency = Histogram()
+        self.ack_latency = Histogram()
+        self.bus_lag = Histogram()
+        self.hit_latency = Histogram()
+        self.fronts: Callable[[NodeStats], None] = lambda stats: None
+        """Fills in the front ends' own counters."""
+        self.messages = 0
+        self.started_ms = boottime_ms()
+        self.started_unix_s = time.time()
+        self.settings = settings
+        self.now_ms = boottime_ms
+        self.hit: Callable[[bytes, float], Entry | None] = node.hit
+        self._server: Server | None = None
+        self._inbox: deque[Input] = deque()
+        self._busy = False
+        self._waiting: dict[int, Callable[[Outcome], None]] = {}
+        self._next_request = 1
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_ms = FOREVER
+        self._listeners: list[Callable[[Record, str], None]] = []
+        self._fetch_sent: dict[int, float] = {}
+        self._own_commits: dict[bytes, float] = {}
+        self._left = asyncio.Event()
+        self._ready = asyncio.Event()
+        self._metrics = Metrics(self.take_stats)
+
+    # -- lifecycle ------------------------------------------------------------------
+
+    def attach(self, server: Server) -> None:
+        self._server = server
+
+    def start(self) -> None:
+        self.give(Start())
+
+    async def wait_ready(self) -> None:
+        await self._ready.wait()
+
+    async def drain(self, patience_ms: float) -> None:
+        """Wait until every accepted request is answered, at most `patience_ms`."""
+        deadline_ms = boottime_ms() + patience_ms
+        while (self._waiting or not self.node.writes.idle) and boottime_ms() < deadline_ms:
+            await asyncio.sleep(0.005)
+
+    async def leave(self, patience_ms: float) -> None:
+        """Leave the roster: from now on this node serves nothing."""
+        self.give(Stop())
+        try:
+            await asyncio.wait_for(self._left.wait(), patience_ms / 1e3)
+        except TimeoutError:
+            self.report("left", {"clean": False})
+        if self._timer is not None:
+            self._timer.cancel()
+
+    # -- the core's inputs and effects ------------------------------------------------
+
+    def give(self, given: Input) -> None:
+        """Take one input, now or after the one that is being taken."""
+        self._inbox.append(given)
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            inbox, step = self._inbox, self.node.step
+            while inbox:
+                for effect in step(inbox.popleft(), boottime_ms()):
+                    if effect.__class__ is Settled:
+                        done = self._waiting.pop(effect.request_id, None)  # type: ignore[union-attr]
+                        if done is not None:
+                            done(effect.outcome)  # type: ignore[union-attr]
+                    else:
+                        self._carry_out(effect)
+        finally:
+            self._busy = False
+        self._arm()
+
+    def answer(self, answer: Answer) -> None:
+        """What the server said."""
+        if isinstance(answer, Delivered):
+            self._time_bus(answer)
+        elif isinstance(answer, FetchedAll):
+            self._time_fetch(answer)
+        elif isinstance(answer, Mutated):
+            self._note_commit(answer)
+        self.give(answer)
+        if isinstance(answer, AckReceived):
+            for took_ms in self.node.acks.latencies_ms:
+                self.ack_latency.observe(took_ms)
+            self.node.acks.latencies_ms.clear()
+        if not self._ready.is_set() and self.node.ready:
+            self._ready.set()
+
+    def _carry_out(self, effect: Any) -> None:
+        if isinstance(effect, Event):
+            self.report(effect.name, effect.fields)
+            if effect.name == "left":
+                self._left.set()
+        elif isinstance(effect, Applied):
+            version = str(Version(effect.epoch, effect.record.seq))
+            for listener in tuple(self._listeners):
+                listener(effect.record, version)
+        elif self._server is not None:
+            if isinstance(effect, Fetch):
+                self._fetch_sent[effect.call_id] = boottime_ms()
+            self._server.call(effect)
+
+    def _arm(self) -> None:
+        """Exactly one timer, at the core's next deadline. Waking early is harmless."""
+        due_ms = self.node.next_deadline_ms()
+        if due_ms >= self._timer_ms or due_ms == FOREVER:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_ms = due_ms
+        delay_s = max(0.0, due_ms - boottime_ms()) / 1e3
+        self._timer = self._loop.call_later(delay_s, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._timer_ms = FOREVER
+        self.give(Tick())
+
+    def report(self, name: str, fields: Mapping[str, Any]) -> None:
+        """Keep an event for `nodes --events`, and log it once."""
+        at = datetime.now().astimezone().isoformat(timespec="milliseconds")
+        log_event(self._log, self.events.add(at, name, fields))
+
+    # -- measuring --------------------------------------------------------------------
+
+    def _time_fetch(self, answer: FetchedAll) -> None:
+        sent_ms = self._fetch_sent.pop(answer.call_id, None)
+        if sent_ms is not None:
+            self.fetch_latency.observe(boottime_ms() - sent_ms)
+        if len(self._fetch_sent) > 1000:  # of calls that failed
+            self._fetch_sent.clear()
+
+    def _note_commit(self, answer: Mutated) -> None:
+        if answer.done and answer.done[-1].seq:
+            if len(self._own_commits) >= LAG_WATCHED:
+                self._own_commits.clear()
+            self._own_commits[answer.done[-1].tag] = boottime_ms()
+
+    def _time_bus(self, answer: Delivered) -> None:
+        self.messages += 1
+        if self._own_commits and answer.message.tag in self._own_commits:
+            committed_ms = self._own_commits.pop(answer.message.tag)
+            self.bus_lag.observe(boottime_ms() - committed_ms)
+
+    # -- what the front ends ask (serve.port.NodePort) ---------------------------------
+
+    def submit(self, request: Request, done: Callable[[Outcome], None]) -> None:
+        request_id = self._next_request
+        self._next_request = request_id + 1
+        self._waiting[request_id] = done
+        self.give(Submit(request_id, request))
+
+    def watch(
+        self, watch_id: int, keys: tuple[bytes, ...], done: Callable[[int | Fault], None]
+    ) -> None:
+        assert self._server is not None
+        self._server.watch(watch_id, keys, done)
+
+    def unwatch(self, watch_id: int) -> None:
+        assert self._server is not None
+        self._server.unwatch(watch_id)
+
+    def nodes(self, done: Callable[[dict[str, Any] | Fault], None]) -> None:
+        def read(outcome: Outcome) -> None:
+            if isinstance(outcome, MembersResult):
+                done(self._describe_members(outcome))
+            elif isinstance(outcome, Fault):
+                done(outcome)
+
+        self.submit(AskMembers(), read)
+
+    def _describe_members(self, result: MembersResult) -> dict[str, Any]:
+        own = self.node.settings.incarnation
+        lane = self.node.lane
+        nodes = []
+        for member, live in sorted(result.members, key=lambda pair: pair[0].name):
+            line: dict[str, Any] = {
+                "name": member.name,
+                "incarnation": member.incarnation.decode(),
+                "live": live,
+                "self": member.incarnation == own,
+                "beat": member.beat,
+                "bound_ms": member.bound_ms,
+                "version": member.version,
+                "seen_ms": member.seen_ms,
+            }
+            if member.incarnation == own and lane.epoch is not None:
+                line["applied"] = str(Version(lane.epoch, lane.applied))
+            nodes.append(line)
+        return {
+            "self": self.node.settings.name,
+            "nodes": nodes,
+            "events": self.events.as_json(),
+        }
+
+    def take_stats(self) -> NodeStats:
+        stats = take_stats(self)
+        self.fronts(stats)
+        return stats
+
+    def stats(self) -> dict[str, Any]:
+        return report(self.take_stats())
+
+    def metrics(self) -> bytes:
+        return self._metrics.exposition()
+
+    def explain(self, key: bytes) -> dict[str, Any]:
+        """Why `key` would be answered from where, right now."""
+        node, now_ms = self.node, boottime_ms()
+        lane, policy = node.lane, node.namespaces.for_key(key)
+        entry = node.l1.entries.get(key)
+        age_ms = now_ms - lane.verified_at_ms
+        told: dict[str, Any] = {
+            "key": key.decode("utf-8", "backslashreplace"),
+            "namespace": policy.name or "(default)",
+            "max_staleness_ms": policy.max_staleness_ms,
+            "lane": lane.index,
+            "applied": None if lane.epoch is None else str(Version(lane.epoch, lane.applied)),
+            "verified_age_ms": None if lane.proved_call_id == 0 else age_ms,
+            "cached": entry is not None,
+        }
+        if entry is None:
+            return {**told, "answered_from": "l2", "because": "this node holds no copy of it"}
+        told |= {
+            "as_of": str(Version(lane.epoch or b"", entry.as_of)),
+            "absent": entry.value is None,
+            "bytes": entry.size,
+            "ttl_ms": entry.deadline_ms - now_ms,
+            "tags": [t.decode("utf-8", "backslashreplace") for t in entry.tags],
+        }
+        if entry.covered():
+            why = ("l2", "one of its tags was invalidated after it was read")
+        elif now_ms >= entry.deadline_ms:
+            why = ("l2", "its time to live is over")
+        elif policy.max_staleness_ms <= 0:
+            why = ("l1 after a probe", "max_staleness_ms is 0: each read is proved by a probe")
+        elif age_ms > entry.bound_ms:
+            why = ("l1 after a probe", "the last proof is older than max_staleness_ms")
+        else:
+            why = ("l1", "its lane was proved current within max_staleness_ms")
+        return {**told, "answered_from": why[0], "because": why[1]}
+
+    def ready(self) -> tuple[bool, str]:
+        node = self.node
+        if node.stopped:
+            return False, "the daemon is stopping"
+        if not node.ready:
+            return False, "this node has not joined the bus yet: Redis has not answered a probe"
+        age_ms = boottime_ms() - node.lane.verified_at_ms
+        patience_ms = max(node.namespaces.largest_bound_ms, 1000.0) * 3
+        if age_ms > patience_ms:
+            return False, f"Redis has not answered a probe for {age_ms / 1e3:.1f} s"
+        return True, "ready"
+
+    def stream(self, listener: Callable[[Record, str], None]) -> Callable[[], None]:
+        self._listeners.append(listener)
+        self.node.stream(True)
+
+        def stop() -> None:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+            if not self._listeners:
+                self.node.stream(False)
+
+        return stop
+
+    @property
+    def listeners(self) -> int:
+        return len(self._listeners)
+
+    @property
+    def reconnects(self) -> dict[str, int]:
+        return self._server.reconnects() if self._server is not None else {}
+
+    def backlog(self, after: str) -> list[tuple[Record, str]] | None:
+        lane = self.node.lane
+        try:
+            version = Version.parse(after)
+        except ValueError:
+            return None
+        if version.epoch != lane.epoch or version.seq > lane.applied:
+            return None
+        if version.seq < lane.applied and (
+            not lane.history or lane.history[0].seq > version.seq + 1
+        ):
+            return None
+        return [
+            (record, str(Version(version.epoch, record.seq)))
+            for record in lane.history
+            if record.seq > version.seq
+        ]

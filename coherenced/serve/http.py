@@ -1,0 +1,226 @@
+"""The HTTP front end: sockets in, `NodePort` out.
+
+Reading order: `http_routes` (the one table), `http_keys` (values), `http_bulk`
+(many keys), `http_stream` (events), `http_node` (the node about itself),
+`http_headers` and `http_schema` (what requests say), `problem` (errors),
+`http_short` (why a hit is fast). This file accepts connections, checks who may
+ask, finds the handler and turns what it raises into an answer.
+
+aiohttp's low-level server is used, without its application: two dictionary
+look-ups are all the routing there is, and the raw target is needed anyway, since
+keys are bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import msgspec
+import structlog
+from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
+
+import coherenced
+from coherenced.serve.http_context import Context
+from coherenced.serve.http_headers import check_host, check_password, check_same_site
+from coherenced.serve.http_limits import HttpLimits
+from coherenced.serve.http_routes import OPEN, Handler, Router
+from coherenced.serve.http_short import HttpConnection, ShortPath, Written
+from coherenced.serve.openapi import document
+from coherenced.serve.problem import Problem
+
+if TYPE_CHECKING:
+    from coherenced.serve.port import NodePort
+
+SERVER: Final = f"coherenced/{coherenced.__version__}"
+BACKLOG: Final = 1024
+_HEADERS_BYTES: Final = 16_384
+"""Longest single header, and what the request line may have beyond its key."""
+
+_WRITTEN: Final = Written()
+
+log = structlog.get_logger(component="http")
+
+
+class HttpFront:
+    """Every HTTP listener of the daemon. Counters are plain integers."""
+
+    def __init__(self, port: NodePort, limits: HttpLimits | None = None) -> None:
+        self.port = port
+        self.limits = limits = limits or HttpLimits()
+        self.short = ShortPath(port, limits.max_key_bytes, SERVER)
+        self._context = Context(port, limits, _description)
+        self._router = Router()
+        self._server = web.Server(
+            self._handle,
+            handler_cancellation=True,  # a client that is gone waits for nothing any more
+        )
+        self._listening: list[asyncio.Server] = []
+        self._connections: set[HttpConnection] = set()
+        self._long_way = 0
+        self._errors = 0
+        self._accepted = 0
+        self._rejected = 0
+
+    # -- listening -----------------------------------------------------------------------
+
+    async def listen(self, sockets: Sequence[socket.socket]) -> None:
+        """Accept on these bound sockets (Unix or TCP); they are closed with the front."""
+        loop = asyncio.get_running_loop()
+        for sock in sockets:
+            if sock.family == socket.AF_UNIX:
+                # Whoever bound the socket file removes it: it may belong to systemd.
+                keep: dict[str, Any] = (
+                    {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+                )
+                server = await loop.create_unix_server(
+                    self._connection, sock=sock, backlog=BACKLOG, **keep
+                )
+            else:
+                server = await loop.create_server(self._connection, sock=sock, backlog=BACKLOG)
+            self._listening.append(server)
+
+    async def close(self, grace_s: float = 5.0) -> None:
+        """Stop accepting, end the event streams, finish what is in flight, at most `grace_s`."""
+        self._context.stopping = True
+        self.short.open = False
+        for server in self._listening:
+            server.close()
+        for wake in self._context.listeners:
+            wake.set()
+        self._server.pre_shutdown()
+        await self._server.shutdown(grace_s)
+        for server in self._listening:
+            await server.wait_closed()
+        self._listening.clear()
+
+    def stats(self) -> dict[str, int]:
+        """requests, errors, connections, accepted, rejected, listeners: for `NodePort.stats()`."""
+        return {
+            "requests": self.short.hits + self._long_way,
+            "errors": self._errors,
+            "connections": len(self._connections),
+            "accepted": self._accepted,
+            "rejected": self._rejected,
+            "listeners": len(self._context.listeners),
+        }
+
+    # -- connections -----------------------------------------------------------------------
+
+    def _connection(self) -> HttpConnection:
+        limits = self.limits
+        return HttpConnection(
+            self,
+            self._server,
+            loop=asyncio.get_running_loop(),
+            access_log=None,  # a change of state is logged, a request never
+            keepalive_timeout=limits.idle_timeout_ms / 1000.0,
+            lingering_time=1.0,
+            auto_decompress=False,
+            max_line_size=3 * limits.max_key_bytes + _HEADERS_BYTES,
+            max_field_size=_HEADERS_BYTES,
+            max_headers=100,
+        )
+
+    def opened(self, connection: HttpConnection) -> None:
+        self._accepted += 1
+        self._connections.add(connection)
+        if len(self._connections) > self.limits.max_connections and connection.transport:
+            self._rejected += 1
+            connection.transport.write(_full(self.limits.max_connections))
+            connection.force_close()
+
+    def closed(self, connection: HttpConnection) -> None:
+        self._connections.discard(connection)
+
+    def unreadable(
+        self, status: int, exc: BaseException | None, message: str | None
+    ) -> web.StreamResponse:
+        """What aiohttp's parser refused, as a problem."""
+        self._errors += 1
+        if isinstance(exc, LineTooLong):
+            problem = Problem("head-too-large", f"at most {_HEADERS_BYTES} bytes per header")
+        elif status < 500:
+            text = " ".join((message or "this is not HTTP").split())
+            problem = Problem("bad-request", text[:200])
+        else:
+            log.error("a request failed in the HTTP layer", exc_info=exc)
+            problem = Problem("internal", "see the daemon's log")
+        problem.close = True
+        return problem.response()
+
+    # -- requests ----------------------------------------------------------------------------
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        self._long_way += 1
+        try:
+            handler, encoded = self._admit(request)
+            connection = cast(HttpConnection, request.protocol)
+            if connection.writable:
+                answer = self.short.answer_parsed(request)
+                if answer is not None and connection.transport is not None:
+                    connection.transport.write(answer)
+                    return _WRITTEN
+            response = await handler(self._context, request, encoded)
+        except Problem as problem:
+            self._errors += problem.kind != "not-found"  # a look-up that found nothing worked
+            response = problem.response()
+        except (asyncio.CancelledError, ConnectionError):
+            raise  # the client is gone
+        except Exception:
+            self._errors += 1
+            log.exception("a request failed", method=request.method, target=request.raw_path[:200])
+            response = Problem("internal", "see the daemon's log").response()
+        response.headers["Server"] = SERVER
+        return response
+
+    def _admit(self, request: web.BaseRequest) -> tuple[Handler, str]:
+        """Who may ask, and for what."""
+        target = request.raw_path
+        if not target.startswith("/"):
+            target = _origin_form(target)
+        headers = request.headers
+        limits = self.limits
+        if cast(HttpConnection, request.protocol).on_tcp:
+            check_host(headers.get("Host"), limits.host_names)
+            check_same_site(headers)
+        if limits.password and target not in OPEN:
+            check_password(headers.get("Authorization"), limits.password)
+        return self._router.find(request.method, target)
+
+
+async def serve_http(
+    port: NodePort, sockets: Sequence[socket.socket], limits: HttpLimits | None = None
+) -> HttpFront:
+    """Serve `port` on these bound sockets; `close()` what is returned to stop."""
+    front = HttpFront(port, limits)
+    await front.listen(sockets)
+    return front
+
+
+@cache
+def _description() -> bytes:
+    return msgspec.json.encode(document(coherenced.__version__))
+
+
+def _origin_form(target: str) -> str:
+    """`http://host/path`, as a proxy sends it, to `/path`."""
+    scheme, separator, rest = target.partition("://")
+    if not separator or scheme.lower() not in ("http", "https"):
+        return target
+    _, slash, path = rest.partition("/")
+    return slash + path or "/"
+
+
+def _full(most: int) -> bytes:
+    problem = Problem("overloaded", f"{most} connections are open already")
+    body = problem.body()
+    return (
+        b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\n"
+        b"Retry-After: 1\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    )

@@ -1,0 +1,221 @@
+"""/v1/keys/{key}: one value, as bytes, with the preconditions and headers of HTTP."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aiohttp import web
+
+from coherenced.core.l1 import Entry
+from coherenced.core.model import Mutation, Op, ReplyError, Version
+from coherenced.core.requests import Fault, FaultKind, Level, Source, Value, Write, WriteResult
+from coherenced.serve.http_context import Context, json_response
+from coherenced.serve.http_headers import (
+    Condition,
+    ReadWish,
+    ack_of,
+    content_type_label,
+    content_type_of,
+    key_of,
+    matches,
+    read_wish,
+    tags_of,
+    timeout_of,
+    ttl_of,
+    write_condition,
+)
+from coherenced.serve.http_schema import WriteAnswer, write_answer
+from coherenced.serve.problem import Problem, of_fault, of_reply
+
+SANDBOX: Final = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox"}
+"""A stored value is never a page of this origin, whatever Content-Type its writer gave it."""
+
+
+async def get(context: Context, request: web.BaseRequest, encoded: str) -> web.StreamResponse:
+    """GET and HEAD."""
+    key = key_of(encoded, context.limits)
+    wish = read_wish(request.headers)
+    port = context.port
+    if wish.plain or wish.only_if_cached:
+        now_ms = port.now_ms()
+        entry = port.hit(key, now_ms)
+        if entry is not None:
+            value = of_entry(entry, now_ms)
+            if wish.max_staleness_ms is None or value.age_ms <= wish.max_staleness_ms:
+                return _answer(request, value, wish)
+        if wish.only_if_cached:
+            raise Problem("not-cached", "ask without Cache-Control: only-if-cached")
+    result = await context.read(wish.read((key,)))
+    return _answer(request, result.values[0], wish)
+
+
+def of_entry(entry: Entry, now_ms: float) -> Value:
+    lane = entry.lane
+    return Value(
+        value=entry.value,
+        version=Version(lane.epoch or b"", entry.as_of),
+        source=Source.L1,
+        age_ms=max(0.0, now_ms - lane.verified_at_ms),
+        ttl_ms=max(0.0, entry.deadline_ms - now_ms),
+        labels=entry.tags,
+    )
+
+
+def _answer(request: web.BaseRequest, value: Value, wish: ReadWish) -> web.StreamResponse:
+    if isinstance(value.error, ReplyError):
+        raise of_reply(value.error)
+    etag = f'"{value.version}"'
+    headers = {
+        "Coherenced-Version": str(value.version),
+        "Coherenced-Source": value.source,
+        "Coherenced-Stale": "1" if value.stale else "0",
+        "Age": str(int(value.age_ms // 1000)),
+        "Cache-Status": _cache_status(value, wish),
+        # Whoever caches this answer on the way must ask again each time; the ETag makes it cheap.
+        "Cache-Control": "no-cache",
+    }
+    asked = request.headers
+    if value.value is None:
+        if "If-Match" in asked:
+            raise Problem(
+                "precondition-failed", "there is no such key", pointer="If-Match", headers=headers
+            )
+        raise Problem("not-found", "store it with PUT", version=str(value.version), headers=headers)
+    headers["ETag"] = etag
+    if (listed := asked.get("If-Match")) is not None and not matches(
+        listed, "If-Match", etag, weak=False
+    ):
+        raise Problem(
+            "precondition-failed",
+            "the value's version is another one",
+            pointer="If-Match",
+            version=str(value.version),
+            headers=headers,
+        )
+    if (listed := asked.get("If-None-Match")) is not None and matches(
+        listed, "If-None-Match", etag, weak=True
+    ):
+        return web.Response(status=304, headers=headers)
+    headers["Content-Type"] = content_type_of(value.labels)
+    return web.Response(body=value.value, headers=headers | SANDBOX)
+
+
+def _cache_status(value: Value, wish: ReadWish) -> str:
+    """RFC 9211: what this cache did with the request."""
+    if value.source == Source.L1:
+        ttl = "" if value.ttl_ms is None or value.stale else f"; ttl={int(value.ttl_ms // 1000)}"
+        return f"coherenced; hit{ttl}" + ('; detail="stale"' if value.stale else "")
+    if not wish.plain:
+        return "coherenced; fwd=request"
+    return "coherenced; fwd=miss"
+
+
+async def put(context: Context, request: web.BaseRequest, encoded: str) -> web.StreamResponse:
+    limits = context.limits
+    key = key_of(encoded, limits)
+    headers = request.headers
+    condition = write_condition(headers, absent_allowed=True)
+    ttl_s = ttl_of(headers)
+    labels = content_type_label(headers.get("Content-Type")) + tags_of(headers, limits)
+    ack, timeout_ms = ack_of(headers), timeout_of(headers, limits)
+    _refuse_hopeless(condition)
+    value = await context.body(request, limits.max_value_bytes)
+    mutation = set_mutation(key, value, None if ttl_s is None else ttl_s * 1000, labels, condition)
+    outcome = await context.write(Write((mutation,), ack=ack, timeout_ms=timeout_ms))
+    return _written(outcome, condition, ack)
+
+
+def set_mutation(
+    key: bytes,
+    value: bytes,
+    ttl_ms: int | None,
+    labels: tuple[bytes, ...] = (),
+    condition: Condition = Condition(),  # noqa: B008 - immutable
+) -> Mutation:
+    """SET as this front end writes it: the plain value under its own key, labels beside it."""
+    argv = [b"SET", key, value]
+    if ttl_ms is not None:
+        argv += (b"PX", b"%d" % ttl_ms)
+    conditional = condition.must_exist or condition.must_be_absent
+    if conditional:
+        argv.append(b"XX" if condition.must_exist else b"NX")
+    return Mutation(
+        argv=tuple(argv),
+        op=Op.WRITE,
+        keys=(key,),
+        unchanged=b"n" if conditional else b"",
+        label=labels or None,
+        if_version=condition.if_version,
+        keeps=value,
+        keeps_ttl_ms=None if ttl_ms is None else float(ttl_ms),
+        expected_reply=b"OK",
+        # NX and XX can be answered nil: but a record in the log is the proof that it was not.
+        reply_is_known=True,
+    )
+
+
+async def delete(context: Context, request: web.BaseRequest, encoded: str) -> web.StreamResponse:
+    limits = context.limits
+    key = key_of(encoded, limits)
+    headers = request.headers
+    condition = write_condition(headers, absent_allowed=False)
+    ack, timeout_ms = ack_of(headers), timeout_of(headers, limits)
+    _refuse_hopeless(condition)
+    mutation = Mutation(
+        argv=(b"DEL", key),
+        op=Op.DELETE,
+        keys=(key,),
+        unchanged=b"z",
+        if_version=condition.if_version,
+        frees_memory=True,
+        expected_reply=1,
+        reply_is_known=True,
+    )
+    outcome = await context.write(Write((mutation,), ack=ack, timeout_ms=timeout_ms))
+    if isinstance(outcome, WriteResult) and outcome.replies and outcome.replies[0] == 0:
+        if condition.any:
+            raise Problem("precondition-failed", "there is no such key", pointer="If-Match")
+        raise Problem("not-found", "nothing was there to delete")
+    return _written(outcome, condition, ack)
+
+
+def _refuse_hopeless(condition: Condition) -> None:
+    if condition.hopeless:
+        raise Problem(
+            "precondition-failed", "If-Match names no version of ours", pointer="If-Match"
+        )
+
+
+def _written(
+    outcome: WriteResult | Fault, condition: Condition, ack: int | None
+) -> web.StreamResponse:
+    if isinstance(outcome, WriteResult) and outcome.replies and outcome.replies[0] is None:
+        there = (
+            "there is already such a key" if condition.must_be_absent else "there is no such key"
+        )
+        pointer = "If-None-Match" if condition.must_be_absent else "If-Match"
+        raise Problem("precondition-failed", there, pointer=pointer)
+    return write_response(outcome, ack, conditional=condition.any)
+
+
+def write_response(
+    outcome: WriteResult | Fault, ack: int | None, *, conditional: bool = False
+) -> web.Response:
+    """200 done as asked; 202 committed but not acknowledged as asked, or not waited for."""
+    if isinstance(outcome, Fault):
+        if outcome.kind == FaultKind.APPLIED_UNKNOWN_REPLY and outcome.version is not None:
+            # Committed for sure; who has applied it is not known.
+            answer = WriteAnswer(str(outcome.version), {}, [], [], ack in (Level.NONE, Level.REDIS))
+        else:
+            raise of_fault(outcome, conditional=conditional)
+    else:
+        for reply in outcome.replies:
+            if isinstance(reply, ReplyError):
+                raise of_reply(reply, conditional=conditional)
+        answer = write_answer(outcome)
+    status = 200 if answer.satisfied and ack != Level.NONE else 202
+    if answer.version is None:
+        return json_response(answer, status)
+    return json_response(
+        answer, status, ETag=f'"{answer.version}"', Coherenced_Version=answer.version
+    )

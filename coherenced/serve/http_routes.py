@@ -1,0 +1,343 @@
+"""The one table of routes: the router answers by it, and `/openapi.json` is generated from it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+
+from coherenced.serve import http_bulk, http_keys, http_node, http_pages, http_schema, http_stream
+from coherenced.serve.http_context import JSON_TYPE, Context
+from coherenced.serve.problem import Problem
+
+Handler = Callable[[Context, web.BaseRequest, str], Awaitable[web.StreamResponse]]
+"""The context, the request, and the last, still encoded part of a path that ends in a key."""
+
+ANY_BYTES: Final = "*/*"
+_TEXT: Final[dict[str, Any]] = {"type": "string"}
+_VERSION: Final[dict[str, Any]] = {
+    "type": "string",
+    "pattern": "^[0-9a-f]{16}:[0-9]{1,18}$",
+    "examples": ["0f1e2d3c4b5a6978:42"],
+}
+_MILLISECONDS: Final[dict[str, Any]] = {"type": "integer", "minimum": 0, "maximum": 3_600_000}
+
+
+class Parameter(msgspec.Struct, frozen=True):
+    name: str
+    place: str
+    """`path`, `query` or `header`."""
+    text: str
+    schema: dict[str, Any]
+    required: bool = False
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """One success. `body` is a type (JSON), a media type, or None for no body."""
+
+    text: str
+    body: Any = None
+    headers: tuple[str, ...] = ()
+
+
+class Route(msgspec.Struct, frozen=True):
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    text: str
+    answers: dict[int, Answer]
+    problems: tuple[int, ...] = ()
+    """Statuses of the errors that this operation itself can answer with."""
+    parameters: tuple[Parameter, ...] = ()
+    body: Any = None
+    """A type (JSON), or ANY_BYTES."""
+    head: bool = True
+    """HEAD is answered where GET is."""
+
+
+KEY: Final = Parameter(
+    "key",
+    "path",
+    "The key's bytes, percent-encoded; a / is written %2F.",
+    {"type": "string", "minLength": 1, "maxLength": 1000, "pattern": "^[^/?#]+$"},
+    True,
+)
+_MIN_VERSION: Final = Parameter(
+    "Coherenced-Min-Version",
+    "header",
+    "Serve nothing older than this version, which a write returned.",
+    _VERSION,
+)
+_MAX_STALENESS: Final = Parameter(
+    "Coherenced-Max-Staleness-Ms",
+    "header",
+    "An L1 hit is served only if it is provably at most this old; 0 is linearizable. "
+    "Stronger than Cache-Control: max-age or no-cache, which mean the same.",
+    {"type": "integer", "minimum": 0, "maximum": 10**12},
+)
+_READ_CACHE_CONTROL: Final = Parameter(
+    "Cache-Control",
+    "header",
+    "max-age, no-cache, only-if-cached, stale-if-error.",
+    {
+        "type": "string",
+        "pattern": "^(no-cache|only-if-cached|max-age=[0-9]{1,6}|stale-if-error=[0-9]{1,6})$",
+    },
+)
+_TTL: Final = Parameter(
+    "Cache-Control",
+    "header",
+    "max-age: the value's time to live in Redis, in seconds.",
+    {"type": "string", "pattern": "^max-age=[1-9][0-9]{0,6}$"},
+)
+_ACK: Final = Parameter(
+    "Coherenced-Ack",
+    "header",
+    "When to answer: none, redis, quorum, all, or a number of nodes.",
+    {"type": "string", "pattern": "^(none|redis|quorum|all|[1-9][0-9]{0,3})$"},
+)
+_ACK_TIMEOUT: Final = Parameter(
+    "Coherenced-Timeout-Ms", "header", "How long to wait for that.", _MILLISECONDS
+)
+_TAGS: Final = Parameter(
+    "Coherenced-Tags",
+    "header",
+    "Tags of the value, separated by commas, percent-encoded.",
+    {"type": "string", "pattern": "^[0-9A-Za-z:._-]{1,40}(, ?[0-9A-Za-z:._-]{1,40}){0,5}$"},
+)
+_IF_MATCH: Final = Parameter(
+    "If-Match", "header", "Only if the key is still at this version (* : if it is there).", _TEXT
+)
+_IF_NONE_MATCH: Final = Parameter(
+    "If-None-Match",
+    "header",
+    "GET: 304 if the version is this one. PUT: * only if it is absent.",
+    _TEXT,
+)
+_LAST_EVENT_ID: Final = Parameter(
+    "Last-Event-ID", "header", "The version after which to go on.", _VERSION
+)
+_EVENTS: Final = Parameter(
+    "events", "query", "1: also the recent events of this node.", {"enum": ["0", "1"]}
+)
+
+_READ_HEADERS: Final = (
+    "ETag",
+    "Age",
+    "Cache-Status",
+    "Coherenced-Source",
+    "Coherenced-Version",
+    "Coherenced-Stale",
+)
+_WRITE_HEADERS: Final = ("ETag", "Coherenced-Version")
+_READ_PROBLEMS: Final = (400, 403, 404, 409, 412, 413, 502, 503, 504)
+_WRITE_PROBLEMS: Final = (400, 403, 404, 408, 409, 412, 413, 415, 417, 502, 503, 504, 507)
+_BULK_PROBLEMS: Final = (400, 403, 408, 409, 413, 415, 417, 502, 503, 504, 507)
+_WRITTEN: Final = Answer("Done as asked.", http_schema.WriteAnswer, _WRITE_HEADERS)
+_NOT_EVERYWHERE: Final = Answer(
+    "Committed, but the asked level was not reached in time: `missing` names the nodes. "
+    "With `ack: none`: accepted, the rest happens behind.",
+    http_schema.WriteAnswer,
+    _WRITE_HEADERS,
+)
+
+ROUTES: Final[tuple[Route, ...]] = (
+    Route(
+        "GET",
+        "/v1/keys/{key}",
+        http_keys.get,
+        "Read a value",
+        "The value's bytes, with the Content-Type that was stored with it.",
+        {
+            200: Answer("The value.", ANY_BYTES, _READ_HEADERS),
+            304: Answer("The value is still at the version that If-None-Match names."),
+        },
+        _READ_PROBLEMS,
+        (KEY, _MAX_STALENESS, _MIN_VERSION, _READ_CACHE_CONTROL, _IF_NONE_MATCH, _IF_MATCH),
+    ),
+    Route(
+        "PUT",
+        "/v1/keys/{key}",
+        http_keys.put,
+        "Write a value",
+        "The body's bytes become the value; every node drops its copy.",
+        {200: _WRITTEN, 202: _NOT_EVERYWHERE},
+        _WRITE_PROBLEMS,
+        (KEY, _TTL, _TAGS, _ACK, _ACK_TIMEOUT, _IF_MATCH, _IF_NONE_MATCH),
+        ANY_BYTES,
+    ),
+    Route(
+        "DELETE",
+        "/v1/keys/{key}",
+        http_keys.delete,
+        "Delete a value",
+        "404 when nothing was there.",
+        {200: _WRITTEN, 202: _NOT_EVERYWHERE},
+        _WRITE_PROBLEMS,
+        (KEY, _ACK, _ACK_TIMEOUT, _IF_MATCH),
+    ),
+    Route(
+        "POST",
+        "/v1/mget",
+        http_bulk.mget,
+        "Read many values",
+        "One row per key, in order.",
+        {200: Answer("The values.", http_schema.MGetAnswer)},
+        _BULK_PROBLEMS,
+        body=http_schema.MGet,
+    ),
+    Route(
+        "POST",
+        "/v1/mset",
+        http_bulk.mset,
+        "Write many values",
+        "In steps of at most 200 keys, each atomic; with `atomic` in one step.",
+        {200: _WRITTEN, 202: _NOT_EVERYWHERE},
+        _BULK_PROBLEMS,
+        body=http_schema.MSet,
+    ),
+    Route(
+        "POST",
+        "/v1/invalidations",
+        http_bulk.invalidate,
+        "Invalidate",
+        "Every node drops these keys, tags, prefixes, or everything; Redis keeps its values, but "
+        "for those whose tags are named.",
+        {200: _WRITTEN, 202: _NOT_EVERYWHERE},
+        _BULK_PROBLEMS,
+        body=http_schema.Invalidate,
+    ),
+    Route(
+        "GET",
+        "/v1/invalidations",
+        http_stream.listen,
+        "Listen to invalidations",
+        "Server-Sent Events. `invalidation`: one record, its id is the version. `reset`: what came "
+        "after Last-Event-ID is no longer held. `overflow`: this listener was too slow; the "
+        "stream ends.",
+        {200: Answer("The stream.", "text/event-stream")},
+        (400, 503),
+        (_LAST_EVENT_ID,),
+        head=False,
+    ),
+    Route(
+        "GET",
+        "/v1/nodes",
+        http_node.nodes,
+        "The roster",
+        "Every node, as it last wrote itself down, and whether its beat moves.",
+        {200: Answer("The nodes.", http_schema.NodesAnswer)},
+        (400, 503),
+        (_EVENTS,),
+    ),
+    Route(
+        "GET",
+        "/v1/stats",
+        http_node.stats,
+        "Counters",
+        "Everything this node counts since it started, per tier, and derived figures.",
+        {200: Answer("The counters.", dict[str, Any])},
+    ),
+    Route(
+        "GET",
+        "/v1/explain/{key}",
+        http_node.explain,
+        "Explain a key",
+        "Why this key would be served from where.",
+        {200: Answer("The explanation.", dict[str, Any])},
+        (400, 403, 404, 413),
+        (KEY,),
+    ),
+    Route(
+        "GET",
+        "/v1/config",
+        http_node.settings,
+        "The configuration in force",
+        "Secrets are replaced by ***.",
+        {200: Answer("The configuration.", dict[str, Any])},
+    ),
+    Route(
+        "GET",
+        "/healthz",
+        http_node.healthz,
+        "Alive",
+        "200 while the daemon runs.",
+        {200: Answer("It is.", http_schema.Health)},
+    ),
+    Route(
+        "GET",
+        "/readyz",
+        http_node.readyz,
+        "Ready",
+        "200 while this node is current and serves.",
+        {200: Answer("It is.", http_schema.Health)},
+        (503,),
+    ),
+    Route(
+        "GET",
+        "/metrics",
+        http_node.metrics,
+        "Prometheus metrics",
+        "The text exposition format.",
+        {200: Answer("The metrics.", "text/plain")},
+    ),
+    Route(
+        "GET",
+        "/openapi.json",
+        http_pages.openapi,
+        "This description",
+        "OpenAPI 3.1.",
+        {200: Answer("The description.", dict[str, Any])},
+    ),
+    Route(
+        "GET",
+        "/",
+        http_pages.dashboard,
+        "Dashboard",
+        "A page for people.",
+        {200: Answer("The page.", "text/html")},
+    ),
+)
+
+OPEN: Final = frozenset({"/healthz", "/readyz"})
+"""Answered without a password: an orchestrator's probes have none."""
+
+
+class Router:
+    """Path and method to handler, by two look-ups in dictionaries made from `ROUTES`."""
+
+    __slots__ = ("_exact", "_keyed")
+
+    def __init__(self, routes: tuple[Route, ...] = ROUTES) -> None:
+        self._exact: dict[str, dict[str, Handler]] = {}
+        self._keyed: dict[str, dict[str, Handler]] = {}
+        for route in routes:
+            stem, key, _ = route.path.partition("{key}")
+            methods = (self._keyed if key else self._exact).setdefault(stem, {})
+            methods[route.method] = route.handler
+            if route.method == "GET" and route.head:
+                methods["HEAD"] = route.handler
+
+    def find(self, method: str, target: str) -> tuple[Handler, str]:
+        """The handler and the encoded key; 404 or 405 when there is none."""
+        for stem, methods in self._keyed.items():
+            if target.startswith(stem):
+                return _method(methods, method), target[len(stem) :]
+        found = self._exact.get(target.partition("?")[0])
+        if found is None:
+            raise Problem("no-route", "see /openapi.json for what there is", pointer="path")
+        return _method(found, method), ""
+
+
+def _method(methods: dict[str, Handler], method: str) -> Handler:
+    handler = methods.get(method)
+    if handler is None:
+        allowed = ", ".join(sorted(methods))
+        raise Problem("method-not-allowed", f"it has {allowed}", headers={"Allow": allowed})
+    return handler
+
+
+__all__ = ["ANY_BYTES", "JSON_TYPE", "OPEN", "ROUTES", "Answer", "Parameter", "Route", "Router"]

@@ -1,0 +1,186 @@
+"""The JSON bodies of the HTTP interface, as types: they validate, and `/openapi.json` shows them.
+
+JSON has no bytes. A key, a tag or a prefix is a string when it is UTF-8, else
+`{"base64": "..."}`; a value is `value` when it is UTF-8, else `value_base64`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from coherenced.core.model import Op, Record
+from coherenced.core.requests import Value, WriteResult
+from coherenced.serve.http_headers import content_type_of
+
+
+class Binary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Bytes that are not UTF-8."""
+
+    base64: bytes
+
+
+Name = str | Binary
+"""A key, tag or prefix."""
+AckLevel = str | Annotated[int, Meta(ge=1, le=9999)]
+
+
+def bytes_of(name: Name) -> bytes:
+    return name.encode() if isinstance(name, str) else name.base64
+
+
+def name_of(raw: bytes) -> Name:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return Binary(raw)
+
+
+# -- requests -----------------------------------------------------------------------
+
+
+class MGet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    keys: Annotated[list[Name], Meta(min_length=1)]
+    max_staleness_ms: Annotated[float, Meta(ge=0, le=1e12)] | None = None
+    min_version: str | None = None
+    stale_if_error_ms: Annotated[float, Meta(ge=0, le=1e12)] | None = None
+
+
+class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One key to write: exactly one of `value` and `value_base64`."""
+
+    key: Name
+    value: str | UnsetType = UNSET
+    value_base64: bytes | UnsetType = UNSET
+    ttl_ms: Annotated[int, Meta(ge=1, le=10**15)] | None = None
+    tags: list[Name] = []
+    content_type: str | None = None
+
+
+class MSet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    entries: Annotated[list[Item], Meta(min_length=1)]
+    atomic: bool = False
+    """All in one step, or none: at most 200 entries."""
+    ack: AckLevel | None = None
+    timeout_ms: Annotated[float, Meta(ge=0)] | None = None
+
+
+class Invalidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    keys: list[Name] = []
+    tags: list[Name] = []
+    prefixes: list[Name] = []
+    all: bool = False
+    ack: AckLevel | None = None
+    timeout_ms: Annotated[float, Meta(ge=0)] | None = None
+
+
+# -- answers ------------------------------------------------------------------------
+
+
+class Found(msgspec.Struct, frozen=True):
+    """One key's answer. A key that is not there has `found` false and no value."""
+
+    key: Name
+    found: bool
+    version: str
+    source: str
+    age_ms: float
+    stale: bool
+    value: str | UnsetType = UNSET
+    value_base64: bytes | UnsetType = UNSET
+    content_type: str | UnsetType = UNSET
+    ttl_ms: float | UnsetType = UNSET
+    error: str | UnsetType = UNSET
+    """Redis's own words, for example WRONGTYPE …"""
+
+
+class MGetAnswer(msgspec.Struct, frozen=True):
+    values: list[Found]
+
+
+class WriteAnswer(msgspec.Struct, frozen=True):
+    """What became of a write or an invalidation."""
+
+    version: str | None
+    """null when nothing had to be recorded, or it was not waited for (`ack: none`)."""
+    acknowledged: dict[str, float]
+    """Node -> milliseconds from the commit to its acknowledgement."""
+    fenced: list[str]
+    """Nodes that did not answer, but can serve nothing old any more."""
+    missing: list[str]
+    """Nodes that had not answered when the time was over."""
+    satisfied: bool
+    """Whether the asked level was reached."""
+
+
+class StreamedRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The data of one `invalidation` event."""
+
+    version: str
+    op: str
+    writer: str
+    """The incarnation of the node that wrote it."""
+    keys: list[Name] = []
+    tags: list[Name] = []
+    prefixes: list[Name] = []
+    all: bool = False
+
+
+class Health(msgspec.Struct, frozen=True):
+    status: str
+    reason: str = ""
+
+
+class NodesAnswer(msgspec.Struct, frozen=True):
+    self: str
+    nodes: list[dict[str, Any]]
+    events: list[dict[str, Any]] | UnsetType = UNSET
+
+
+def found_of(key: Name, value: Value) -> Found:
+    """One row of `/v1/mget`."""
+    text: str | UnsetType = UNSET
+    raw: bytes | UnsetType = UNSET
+    if value.value is not None:
+        try:
+            text = value.value.decode()
+        except UnicodeDecodeError:
+            raw = value.value
+    found = value.value is not None and value.error is None
+    return Found(
+        key=key,
+        found=found,
+        version=str(value.version),
+        source=value.source,
+        age_ms=round(value.age_ms, 3),
+        stale=value.stale,
+        value=text,
+        value_base64=raw,
+        content_type=content_type_of(value.labels) if found else UNSET,
+        ttl_ms=UNSET if value.ttl_ms is None or not found else round(value.ttl_ms, 3),
+        error=UNSET if value.error is None else str(value.error),
+    )
+
+
+def write_answer(result: WriteResult) -> WriteAnswer:
+    return WriteAnswer(
+        version=None if result.version is None else str(result.version),
+        acknowledged={name: round(ms, 3) for name, ms in result.acknowledged.items()},
+        fenced=list(result.fenced),
+        missing=list(result.missing),
+        satisfied=result.satisfied,
+    )
+
+
+def streamed(record: Record, version: str) -> StreamedRecord:
+    return StreamedRecord(
+        version=version,
+        op=Op.NAMES[record.op] if 0 <= record.op < len(Op.NAMES) else str(record.op),
+        writer=record.writer.decode("ascii", "replace"),
+        keys=[name_of(key) for key in record.keys],
+        tags=[name_of(tag) for tag in record.tags],
+        prefixes=[name_of(prefix) for prefix in record.prefixes],
+        all=record.everything,
+    )

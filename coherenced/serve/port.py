@@ -1,0 +1,68 @@
+"""The port through which the serving floors reach the node: what they may ask, and when.
+
+Implemented by `daemon.Daemon` and, in tests, by small fakes. Everything is called
+from the event loop's thread; nothing blocks; callbacks are called exactly once,
+possibly before the call that takes them returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from coherenced.core.l1 import Entry
+from coherenced.core.model import Record
+from coherenced.core.requests import Fault, Outcome, Request
+
+
+class NodePort(Protocol):
+    """What a front end may ask of this host's node."""
+
+    def now_ms(self) -> float:
+        """CLOCK_BOOTTIME in milliseconds: it goes on while the host is suspended (V3)."""
+
+    def hit(self, key: bytes, now_ms: float) -> Entry | None:
+        """The short path: the entry, iff it may be served at `now_ms` under its namespace's bound.
+
+        One direct call, no task, no await. `now_ms` must have been read after the
+        request's bytes arrived. A hit counts itself. `entry.bulk` is the whole RESP
+        bulk string, `entry.value` the bytes; an entry for "not there" has
+        `entry.value is None` and `entry.bulk == b"$-1\\r\\n"`.
+        None: use `submit`.
+        """
+
+    def submit(self, request: Request, done: Callable[[Outcome], None]) -> None:
+        """Everything else. `done` is called once with the outcome. Never raises."""
+
+    def watch(
+        self, watch_id: int, keys: tuple[bytes, ...], done: Callable[[int | Fault], None]
+    ) -> None:
+        """WATCH `keys` on a dedicated upstream connection; `watch_id` 0 opens one. -> its id."""
+
+    def unwatch(self, watch_id: int) -> None:
+        """Give the dedicated connection back (UNWATCH, DISCARD, disconnect; EXEC does it itself)."""
+
+    def nodes(self, done: Callable[[dict[str, Any] | Fault], None]) -> None:
+        """`{"self": name, "nodes": [{name, incarnation, beat, bound_ms, version, live, self,
+        applied, ...}], "events": [{at, event, ...}]}`, read from the roster now."""
+
+    def stats(self) -> dict[str, Any]:
+        """Counters and gauges, nested by tier: JSON-ready."""
+
+    def explain(self, key: bytes) -> dict[str, Any]:
+        """Why `key` would be served from where: JSON-ready."""
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether this node has joined the bus and proved itself current; else why not."""
+
+    def stream(self, listener: Callable[[Record, str], None]) -> Callable[[], None]:
+        """Call `listener(record, version)` for every applied record; returns the way to stop it."""
+
+    def backlog(self, after: str) -> list[tuple[Record, str]] | None:
+        """Recent records after version `after`, oldest first; None when they are no longer held."""
+
+    def metrics(self) -> bytes:
+        """The Prometheus text exposition."""
+
+    def settings(self) -> dict[str, Any]:
+        """The configuration in force, secrets replaced by '***'."""

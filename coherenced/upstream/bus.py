@@ -1,0 +1,248 @@
+"""The subscription: the lane's channel and this node's own acknowledgements, on one connection.
+
+Receiving is the hottest path of a quiet node, so it is one loop from the bytes to the
+callback: parser, decoder, callback, nothing between. What is malformed or forged is
+counted and dropped (the chain of tags decides later what is believed).
+
+Pub/sub loses silently, so silence is not trusted: a connection that has brought nothing
+for a second is asked, and ended when it does not answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any, Final
+
+import hiredis
+
+from coherenced.core.calls import AckReceived, Answer, BusLost, Delivered, Subscribed
+from coherenced.errors import ProtocolError, RedisUnreachable
+from coherenced.upstream.connection import Pipe, pack
+from coherenced.upstream.faults import plain
+from coherenced.upstream.line import Changed, Dialler
+from coherenced.upstream.names import LaneNames
+from coherenced.upstream.settings import ServerSettings
+from coherenced.wire.message import decode_ack, decode_message
+
+SILENCE_S: Final = 1.0
+"""A bus that has brought nothing for so long is asked whether it is there."""
+
+_PING: Final[bytes] = pack((b"PING",))
+
+
+class Subscriber(asyncio.Protocol):
+    """Speaks on a connection from its SUBSCRIBE on."""
+
+    def __init__(
+        self,
+        lane: int,
+        names: LaneNames,
+        incarnation: bytes,
+        timeout_ms: float,
+        answer: Callable[[Answer], None],
+        on_confirmed: Callable[[], None],
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.connection = 0
+        """The core's number of this connection, once it is subscribed."""
+        self.confirmed: asyncio.Future[None] = loop.create_future()
+        self.lost: asyncio.Future[str] = loop.create_future()
+        self.malformed = 0
+        self._lane = lane
+        self._channels = (names.bus, names.ack(incarnation))
+        self._timeout_s = timeout_ms / 1e3
+        self._answer = answer
+        self._on_confirmed = on_confirmed
+        self._loop = loop
+        self._unconfirmed = set(self._channels)
+        self._reader = hiredis.Reader()
+        self._heard_s = loop.time()
+        self._pinged_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._transport: asyncio.Transport | None = None
+        self._kept: object = None
+
+    def take(self, pipe: Pipe) -> None:
+        """Take `pipe`'s connection and subscribe on it."""
+        self._kept = pipe.kept
+        self._transport = pipe.hand_over(self)
+        self._heard_s = self._loop.time()
+        self._transport.write(pack((b"SUBSCRIBE", *self._channels)))
+        self._timer = self._loop.call_later(SILENCE_S, self._check)
+
+    def close(self, reason: str) -> None:
+        """End the connection. Harmless when it has ended."""
+        if self.lost.done():
+            return
+        self.lost.set_result(reason)
+        if not self.confirmed.done():
+            self.confirmed.set_exception(RedisUnreachable(reason))
+            self.confirmed.exception()  # whoever waits is told; nobody waiting is fine
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _check(self) -> None:
+        now_s = self._loop.time()
+        assert self._transport is not None
+        if self._pinged_s > self._heard_s:
+            next_s = self._pinged_s + self._timeout_s - now_s
+            if next_s <= 0:
+                self.close(f"the bus was silent for {SILENCE_S + self._timeout_s:.1f} s")
+                return
+        elif (next_s := self._heard_s + SILENCE_S - now_s) <= 0:
+            self._transport.write(_PING)
+            self._pinged_s = now_s
+            next_s = self._timeout_s
+        self._timer = self._loop.call_later(next_s, self._check)
+
+    # -- asyncio.Protocol --------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        self._heard_s = self._loop.time()
+        reader, answer, lane, connection = self._reader, self._answer, self._lane, self.connection
+        bus = self._channels[0]
+        try:
+            reader.feed(data)
+            while (item := reader.gets()) is not False:
+                if item.__class__ is not list or len(item) != 3:
+                    self._other(item)
+                elif item[0] != b"message" or item[1] != bus:
+                    self._push(*item)
+                else:
+                    try:
+                        message = decode_message(item[2])
+                    except ProtocolError:
+                        self.malformed += 1
+                        continue
+                    if message.lane == lane:
+                        answer(Delivered(lane, connection, message))
+                    else:
+                        self.malformed += 1
+        except hiredis.ProtocolError as error:
+            self.close(f"the server sent bytes that are not its protocol: {error}")
+
+    def _other(self, item: Any) -> None:
+        """What is not about a channel: the reply to PING, or an error."""
+        if isinstance(item, hiredis.ReplyError):
+            self.close(plain(str(item)))
+
+    def _push(self, kind: bytes, channel: bytes, payload: Any) -> None:
+        """What is about a channel but not the lane's message: acknowledgements, confirmations."""
+        if kind == b"message" and channel == self._channels[1]:
+            try:
+                ack = decode_ack(payload)
+            except ProtocolError:
+                self.malformed += 1
+                return
+            self._answer(AckReceived(ack))
+        elif kind == b"subscribe":
+            self._unconfirmed.discard(channel)
+            if not self._unconfirmed and not self.confirmed.done():
+                self.confirmed.set_result(None)
+                self._on_confirmed()
+        elif kind == b"unsubscribe":
+            self.close("the server ended the subscription")
+
+    def eof_received(self) -> None:
+        self.close("the server closed the connection")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.close(f"the connection broke: {exc}" if exc else "the server closed the connection")
+
+
+class Bus:
+    """The lane's subscription as the core knows it: numbered connections, opened when asked."""
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        lane: int,
+        names: LaneNames,
+        node: str,
+        incarnation: bytes,
+        answer: Callable[[Answer], None],
+        changed: Changed,
+    ) -> None:
+        self._settings = settings
+        self._lane = lane
+        self._names = names
+        self._incarnation = incarnation
+        self._answer = answer
+        self._dialler = Dialler(settings, "bus", node, changed)
+        self._subscriber: Subscriber | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._malformed = 0
+
+    @property
+    def malformed(self) -> int:
+        """Messages that were not ones, since the start."""
+        return self._malformed + (self._subscriber.malformed if self._subscriber else 0)
+
+    @property
+    def reconnects(self) -> int:
+        return self._dialler.reconnects
+
+    def open(self, connection: int) -> None:
+        """Open the bus as connection number `connection`, closing the one before."""
+        self._end("another one is opened")
+        self._task = asyncio.get_running_loop().create_task(self._run(connection), name="bus")
+
+    async def close(self) -> None:
+        """End it."""
+        task = self._task
+        self._end("this daemon is stopping")
+        if task is not None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    def _end(self, reason: str) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        if self._subscriber is not None:
+            self._malformed += self._subscriber.malformed
+            self._subscriber.close(reason)
+            self._subscriber = None
+
+    async def _run(self, connection: int) -> None:
+        subscriber = await self._subscribe(connection)
+        reason = await subscriber.lost
+        self._dialler.lost(reason)
+        self._answer(BusLost(self._lane, connection, reason))
+
+    async def _subscribe(self, connection: int) -> Subscriber:
+        """Try until the server has confirmed both channels."""
+
+        def confirmed() -> None:
+            self._dialler.up()
+            self._answer(Subscribed(self._lane, connection))
+
+        while True:
+            pipe = await self._dialler.connect(lambda: None)
+            subscriber = Subscriber(
+                self._lane,
+                self._names,
+                self._incarnation,
+                self._settings.command_timeout_ms,
+                self._answer,
+                confirmed,
+            )
+            subscriber.connection = connection
+            self._subscriber = subscriber
+            subscriber.take(pipe)
+            try:
+                await asyncio.wait_for(
+                    asyncio.shield(subscriber.confirmed), self._settings.command_timeout_ms / 1e3
+                )
+            except (RedisUnreachable, TimeoutError) as error:
+                reason = str(error) or "the subscription was not confirmed in time"
+                self._malformed += subscriber.malformed
+                subscriber.close(reason)
+                self._subscriber = None
+                self._dialler.lost(reason)
+            else:
+                return subscriber

@@ -1,0 +1,251 @@
+"""The core's calls as script arguments, and the scripts' replies as its answers. Pure."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Final
+
+import hiredis
+
+from coherenced.core.calls import Fetch, FetchedAll, Mutate, Mutated, Probe, Probed, RosterRead
+from coherenced.core.model import (
+    EVERYTHING,
+    WANT_ACK,
+    Done,
+    Fetched,
+    Lineage,
+    Member,
+    Mutation,
+    Op,
+    Query,
+    Record,
+    Reply,
+    ReplyError,
+)
+from coherenced.errors import ProtocolError
+from coherenced.upstream.connection import pack
+from coherenced.upstream.names import LaneNames
+from coherenced.upstream.scripts import MUTATE, MUTATE_FREEING, Script
+from coherenced.wire.message import (
+    decode_member,
+    decode_record,
+    encode_body,
+    encode_member_open,
+    message_head,
+)
+
+MOST_MUTATIONS: Final = 10_000
+"""Mutations that one script may hold: the server does nothing else while it runs."""
+MOST_WORDS: Final = 7_000
+"""Words of one command inside a script: the server's Lua has no room for more."""
+
+_KEEPS_LABEL: Final = frozenset(
+    {
+        b"INCR",
+        b"DECR",
+        b"INCRBY",
+        b"DECRBY",
+        b"INCRBYFLOAT",
+        b"APPEND",
+        b"EXPIRE",
+        b"PEXPIRE",
+        b"EXPIREAT",
+        b"PEXPIREAT",
+        b"PERSIST",
+        b"GETEX",
+    }
+)
+"""Commands after which a value is still the cache entry that it was."""
+_SIMPLE: Final = frozenset(b"nzek")
+_REFUSED: Final = b"ERR more than %d words in one atomic command" % MOST_WORDS
+
+_PHASES: Final = {Op.PREPARE: b"p", Op.COMMIT: b"t", Op.ABORT: b"a"}
+
+
+def eval_command(script: Script, names: LaneNames, args: list[Any], whole: bool = False) -> bytes:
+    """The packed EVALSHA, or with `whole` the EVAL that needs no script loaded before."""
+    verb, body = (b"EVAL", script.text) if whole else (b"EVALSHA", script.sha)
+    return pack((verb, body, 2, names.meta, names.log, *args))
+
+
+# -- Mutate -------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=512)
+def _mode(verb: bytes, op: int, is_write: bool, unchanged: bytes, exact: bool) -> bytes:
+    if not is_write:
+        return b"r"
+    mode = unchanged
+    if exact:
+        mode += b"e"
+    if verb.upper() in _KEEPS_LABEL:
+        mode += b"k"
+    if op in _PHASES:
+        mode += _PHASES[op]
+    elif not verb:
+        mode += b"i"
+    elif op == Op.FLUSH:
+        mode += b"f"
+    return mode
+
+
+def _add_mutation(args: list[Any], mutation: Mutation, tag: bytes, body: bytes) -> bytes:
+    """Append one mutation's arguments; its mode."""
+    words = mutation.argv
+    mode = _mode(
+        words[0] if words else b"",
+        mutation.op,
+        mutation.is_write,
+        mutation.unchanged,
+        mutation.exact_integer,
+    )
+    label, expected = mutation.label, mutation.if_version
+    if label is not None:
+        mode += b"l"
+    if expected is not None:
+        mode += b"v"
+    if len(words) > MOST_WORDS:
+        mode, words = mode + b"x", (_REFUSED,)
+    args += (len(words), mode, tag, body)
+    args += words
+    if label is not None:
+        args.append(len(label))
+        args += label
+    if expected is not None:
+        args += (expected.epoch, max(expected.seq, mutation.unchanged_since))
+    if mutation.is_write and mutation.op in _PHASES:
+        args.append(mutation.token)
+        if mutation.op == Op.PREPARE:
+            args.append(mutation.token_ttl_ms)
+    return mode
+
+
+def mutate_args(call: Mutate, names: LaneNames, log_length: int) -> tuple[Script, list[Any]]:
+    """Which script carries the batch out, and its arguments."""
+    args: list[Any] = [message_head(call.lane), call.new_epoch, names.bus, log_length, b"s"]
+    frees, simple, writer = True, True, call.writer
+    for mutation, tag, want_ack in zip(call.mutations, call.tags, call.want_ack, strict=True):
+        flags = (WANT_ACK if want_ack else 0) | (EVERYTHING if mutation.everything else 0)
+        body = encode_body(
+            mutation.op, flags, writer, mutation.keys, mutation.tags, mutation.prefixes
+        )
+        mode = _add_mutation(args, mutation, tag, body)
+        if mode and not _SIMPLE.issuperset(mode):
+            simple = False
+        if not mutation.frees_memory and mutation.is_write:
+            frees = False
+    if not simple:
+        args[4] = b""
+    return (MUTATE_FREEING if frees else MUTATE), args
+
+
+def mutated(call: Mutate, reply: list[Any]) -> Mutated:
+    """Read the reply to a batch."""
+    epoch, seq, tag, roster_version, prev = reply[:5]
+    done = []
+    at = 5
+    for mutation, own_tag in zip(call.mutations, call.tags, strict=True):
+        own_seq, raw = reply[at], reply[at + 1]
+        at += 2
+        value = raw if raw.__class__ is bytes else plain_reply(raw)
+        if mutation.exact_integer and value.__class__ is bytes:
+            value = int(value)
+        if own_seq:
+            done.append(Done(value, own_seq, own_tag, prev))
+            prev = own_tag
+        else:
+            done.append(Done(value, 0, b"", b""))
+    return Mutated(call.call_id, Lineage(epoch, seq, tag), roster_version, tuple(done))
+
+
+def plain_reply(raw: Any) -> Reply:
+    """A reply as the C parser gives it, as the core's own type."""
+    if isinstance(raw, hiredis.ReplyError):
+        return ReplyError(str(raw))
+    if isinstance(raw, list):
+        return [plain_reply(item) for item in raw]
+    return raw  # type: ignore[no-any-return]
+
+
+# -- Fetch ----------------------------------------------------------------------------
+
+
+def fetch_args(call: Fetch) -> list[Any]:
+    """Keys first, then queries: the reply comes in the same order."""
+    keys = [item for item in call.items if item.__class__ is bytes]
+    args: list[Any] = [call.new_epoch, len(keys), *keys]
+    if len(keys) < len(call.items):
+        for item in call.items:
+            if isinstance(item, Query):
+                args += (len(item.argv), len(item.keys), *item.argv, *item.keys)
+    return args
+
+
+def fetched(call: Fetch, reply: list[Any]) -> FetchedAll:
+    """Read the reply to a fetch, back in the order in which it was asked."""
+    results: list[Any] = []
+    at = 3
+    at_query = 3 + 3 * sum(item.__class__ is bytes for item in call.items)
+    for item in call.items:
+        if item.__class__ is bytes:
+            value, ttl_ms, extra = reply[at : at + 3]
+            at += 3
+            results.append(_fetched(value, ttl_ms, extra))
+        else:
+            results.append(plain_reply(reply[at_query]))
+            at_query += 1
+    return FetchedAll(call.call_id, Lineage(reply[0], reply[1], reply[2]), tuple(results))
+
+
+def _fetched(value: Any, ttl_ms: int, extra: Any) -> Fetched:
+    if isinstance(value, hiredis.ReplyError):
+        return Fetched(value=None, error=ReplyError(str(value)))
+    if extra == 0:
+        return Fetched(value, ttl_ms)
+    return Fetched(value, ttl_ms, tuple(extra[1:]), pending=extra[0] == 1)
+
+
+# -- probe, log, roster -----------------------------------------------------------------
+
+
+def probe_args(call: Probe) -> list[Any]:
+    if call.member is None:
+        return [call.new_epoch]
+    return [call.new_epoch, call.member.incarnation, encode_member_open(call.member)]
+
+
+def probed(call: Probe, reply: list[Any]) -> Probed:
+    epoch, seq, tag, roster_version, server_ms = reply
+    return Probed(call.call_id, Lineage(epoch, seq, tag), server_ms, roster_version)
+
+
+def log_page(reply: list[Any]) -> tuple[Lineage, list[Record], list[Reply]]:
+    """Head, records and the replies stored with them. ProtocolError when an entry is none."""
+    epoch, seq, tag, entries = reply
+    records: list[Record] = []
+    replies: list[Reply] = []
+    for entry_id, fields in entries:
+        named = dict(zip(fields[::2], fields[1::2], strict=True))
+        number, _, sub = entry_id.partition(b"-")
+        try:
+            record = decode_record(int(number), named[b"p"], named[b"t"], named[b"b"])
+        except KeyError:
+            raise ProtocolError(f"log entry {entry_id!r} is not a record") from None
+        if sub != b"0":
+            raise ProtocolError(f"log entry {entry_id!r} is not a record")
+        records.append(record)
+        stored = named.get(b"r")
+        replies.append(int(stored) if stored is not None else None)
+    return Lineage(epoch, seq, tag), records, replies
+
+
+def roster_read(call_id: int, reply: list[Any]) -> RosterRead:
+    """The roster. A line that is not one is left out: its node writes it anew with each beat."""
+    version, lines = reply
+    members: list[Member] = []
+    for packed in lines[1::2]:
+        try:
+            members.append(decode_member(packed))
+        except ProtocolError:
+            continue
+    return RosterRead(call_id, version, tuple(members))

@@ -1,0 +1,69 @@
+-- What every script of a lane shares; put before each script's own body.
+--
+-- KEYS[1] the lane's metadata (a hash), KEYS[2] its log (a stream). Everything
+-- else of the lane has the same prefix, `coh:{lane}:`.
+--
+--   meta      e epoch, s sequence, t tag of the last mutation, rv version of the
+--             roster, n nodes in it, lb 1 once a labelled value was stored, pd 1
+--             while there may be pending marks
+--   log       one entry a record, id seq-0: p tag before, t tag, b body, r reply
+--   nodes     the roster: incarnation -> msgpack Member
+--   label:K   the tags of the value under K, and the sequence at which it was written
+--   dead      tag invalidations that labelled values may not know of: t:TAG -> seq,
+--             and * -> seq for everything
+--   prefixes  the same for prefixes: PREFIX -> seq
+--   pending   keys between the two phases of a linearizable write (K6): KEY -> when its
+--             mark ends in ms of the server's clock, a space, the token
+--
+-- A labelled value is a cache entry: dead as soon as a record covers it. A plain
+-- value is the application's own data, whose home is Redis: no invalidation ends it.
+
+--
+-- These functions capture nothing, and what is rare is defined where it is needed: a
+-- script is run as one piece, and a closure costs as much as a Redis command.
+
+local META, LOG = KEYS[1], KEYS[2]
+
+local function server_ms()
+  local now = redis.call('TIME')
+  return tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)
+end
+
+-- W2: a lane without (readable) metadata starts a new epoch, and its log goes: no
+-- node may take what follows for a continuation. `last` is the sequence to go on
+-- from. The roster's version starts from the clock, so that it cannot repeat one
+-- that a node remembers. Labels of an earlier epoch are dead.
+-- -> epoch, sequence, tag, roster version, whether there may be labels
+local function start_epoch(epoch, last)
+  local meta = KEYS[1]
+  local base = string.sub(meta, 1, -5)
+  local had_labels = redis.call('EXISTS', base .. 'dead') == 1
+  redis.call('DEL', meta, KEYS[2], base .. 'dead', base .. 'prefixes', base .. 'pending')
+  local nodes = redis.pcall('HLEN', base .. 'nodes')
+  if type(nodes) == 'table' then
+    redis.call('DEL', base .. 'nodes')
+    nodes = 0
+  end
+  local roster = redis.call('TIME')[1] .. '000'
+  redis.call('HSET', meta, 'e', epoch, 's', string.format('%d', last), 't', epoch,
+    'rv', roster, 'n', tostring(nodes))
+  if had_labels then
+    redis.call('HSET', meta, 'lb', '1')
+    redis.call('HSET', base .. 'dead', '*', '0')
+  end
+  return epoch, last, epoch, roster, had_labels
+end
+
+-- -> epoch, sequence, tag, roster version, whether there are labels, pending marks or not
+local function read_lineage(new_epoch)
+  local m = redis.pcall('HMGET', KEYS[1], 'e', 's', 't', 'rv', 'lb', 'pd')
+  local epoch, seq, tag = m[1], tonumber(m[2] or ''), m[3]
+  if epoch and seq and tag and #epoch == 16 and #tag == 16 then
+    return epoch, seq, tag, m[4] or '0', m[5] == '1', m[6] == '1'
+  elseif m.err and string.sub(m.err, 1, 9) ~= 'WRONGTYPE' then
+    error({err = 'NOTRUN ' .. m.err})
+  elseif new_epoch then
+    return start_epoch(new_epoch, 0)
+  end
+  return '', 0, '', '0', false, false
+end

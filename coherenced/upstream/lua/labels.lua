@@ -1,0 +1,32 @@
+-- Labelled values. -> purge(key, epoch): removes `key` if it is a dead labelled value;
+-- else its label {epoch, sequence, tag...}, or nil when the value is plain. T1: a labelled
+-- value is dead when a record newer than its label covers it.
+local function purge(key, epoch)
+  local base = string.sub(KEYS[1], 1, -5)
+  local packed = redis.pcall('GET', base .. 'label:' .. key)
+  if type(packed) ~= 'string' then
+    return nil
+  end
+  local fine, label = pcall(cmsgpack.unpack, packed)
+  local written = fine and type(label) == 'table' and label[1] == epoch and tonumber(label[2])
+  local dead = not written
+  if not dead then
+    local fields = {'*'}
+    for i = 3, #label do
+      fields[i - 1] = 't:' .. label[i]
+    end
+    for _, at in ipairs(redis.call('HMGET', base .. 'dead', unpack(fields))) do
+      dead = dead or at and tonumber(at) > written
+    end
+    local prefixes = redis.call('HGETALL', base .. 'prefixes')
+    for i = 1, #prefixes, 2 do
+      local prefix = prefixes[i]
+      dead = dead or tonumber(prefixes[i + 1]) > written and string.sub(key, 1, #prefix) == prefix
+    end
+  end
+  if dead then
+    redis.call('UNLINK', key, base .. 'label:' .. key)
+    return nil
+  end
+  return label
+end

@@ -1,0 +1,369 @@
+-- W1: execute and record a batch of mutations, in order, as one atomic step.
+--
+-- ARGV: packed head of the message (array of 5, lane), new epoch, channel, length of the
+-- log, 's' when no mode below has another letter than n z k e, then for each mutation: number
+-- of words of its command (0: a pure invalidation), mode, tag, record body, the words, and
+-- what the mode's letters ask for:
+--   n  a nil reply means that nothing changed    z  so does an integer 0
+--   e  the reply is a 64-bit integer             k  the command keeps the value's label
+--   r  a read in its place inside a transaction: never recorded
+--   i  an invalidation                           f  FLUSHDB
+--   l  label: count, then the tags               v  compare and set: epoch, sequence
+--   p  K6, prepare: token, ttl in ms             t  commit: token        a  abort: token
+--   x  refused by the caller: the words are the error's text
+-- -> epoch, seq, tag, roster version, tag before the batch, then for each mutation its
+--    sequence (0: not recorded) and its reply
+
+local epoch, seq, tag, roster, labelled, pending = read_lineage(ARGV[2])
+local out = {epoch, seq, tag, tonumber(roster), tag}
+local message, recorded, size = '', 0, 0
+local broken, flushed = false, false
+local before, execute, after, finish
+
+if labelled or pending or ARGV[5] ~= 's' then
+  local EVERYTHING, MOST_CHECKED, MOST_TAGS, MOST_PREFIXES = 2, 1000, 100000, 256
+  local LONGEST_MS = 2592000000 -- 30 days
+  local BASE = string.sub(META, 1, -5)
+  local NODES, DEAD, PREFIXES = BASE .. 'nodes', BASE .. 'dead', BASE .. 'prefixes'
+  local PENDING, released, clock = BASE .. 'pending', {}, nil
+
+  -- The byte strings of a msgpack array of bins, and where it ends: the msgpack library
+  -- of the server reads no bins.
+  local function strings_at(body, at)
+    local head, length = string.byte(body, at), 0
+    at = at + 1
+    if head == 220 then
+      length, at = struct.unpack('>I2', body, at)
+    elseif head == 221 then
+      length, at = struct.unpack('>I4', body, at)
+    else
+      length = head - 144
+    end
+    local found = {}
+    for i = 1, length do
+      local kind, bytes = string.byte(body, at), 0
+      if kind == 196 then
+        bytes, at = string.byte(body, at + 1), at + 2
+      elseif kind == 197 then
+        bytes, at = struct.unpack('>I2', body, at + 1)
+      else
+        bytes, at = struct.unpack('>I4', body, at + 1)
+      end
+      found[i] = string.sub(body, at, at + bytes - 1)
+      at = at + bytes
+    end
+    return found, at
+  end
+
+  -- Operation and flags of a body are one byte each, the writer is a short bin.
+  local function parse(body)
+    local keys, at = strings_at(body, 5 + string.byte(body, 4))
+    local tags, prefixes
+    tags, at = strings_at(body, at)
+    prefixes = strings_at(body, at)
+    return {
+      keys = keys, tags = tags, prefixes = prefixes,
+      everything = bit.band(string.byte(body, 2), EVERYTHING) ~= 0,
+    }
+  end
+
+  -- Whether the log proves that nothing after sequence `since` of `in_epoch` touched `keys`.
+  local function unchanged(keys, in_epoch, since)
+    local newer = seq - since
+    if in_epoch ~= epoch or newer < 0 or newer > MOST_CHECKED then
+      return false
+    elseif newer == 0 then
+      return true
+    end
+    local entries = redis.pcall('XRANGE', LOG, string.format('%d-0', since + 1), '+')
+    if entries.err or #entries ~= newer then
+      return false
+    end
+    local mine = {}
+    for _, key in ipairs(keys) do
+      mine[key] = true
+    end
+    for _, entry in ipairs(entries) do
+      local other = parse(entry[2][6])
+      if other.everything or labelled and (#other.tags > 0 or #other.prefixes > 0) then
+        return false
+      end
+      for _, key in ipairs(other.keys) do
+        if mine[key] then
+          return false
+        end
+      end
+    end
+    return true
+  end
+
+  -- T1: labelled values that this invalidation covers are dead from `seq` on.
+  local function bury(covered)
+    local at = string.format('%d', seq)
+    for _, key in ipairs(covered.keys) do
+      if redis.call('UNLINK', BASE .. 'label:' .. key) == 1 then
+        redis.call('UNLINK', key)
+      end
+    end
+    for _, name in ipairs(covered.tags) do
+      redis.call('HSET', DEAD, 't:' .. name, at)
+    end
+    for _, prefix in ipairs(covered.prefixes) do
+      redis.call('HSET', PREFIXES, prefix, at)
+    end
+    if covered.everything or redis.call('HLEN', DEAD) > MOST_TAGS
+      or redis.call('HLEN', PREFIXES) > MOST_PREFIXES then
+      redis.call('DEL', DEAD, PREFIXES)
+      redis.call('HSET', DEAD, '*', at)
+    end
+  end
+
+  -- What a write does to the labels of its keys. A label lives as long as its value, and a
+  -- labelled value never lives without a bound.
+  local function relabel(keys, keeps, tags)
+    for _, key in ipairs(keys) do
+      local name = BASE .. 'label:' .. key
+      local packed = tags and cmsgpack.pack({epoch, seq, unpack(tags)})
+        or keeps and redis.call('GET', name)
+      local ends = packed and redis.call('PTTL', key) or -2
+      if ends == -1 or ends > LONGEST_MS then
+        redis.call('PEXPIRE', key, LONGEST_MS)
+      end
+      if ends == -2 then
+        redis.call('DEL', name)
+      else
+        redis.call('SET', name, packed, 'PXAT', redis.call('PEXPIRETIME', key))
+      end
+    end
+    if tags and not labelled then
+      labelled = true
+      redis.call('HSET', META, 'lb', '1')
+      redis.call('HSETNX', DEAD, '*', '0')
+    end
+  end
+
+  -- K6: the token of the mark on `key`, nil when it bears none that is still alive.
+  local function holder(key)
+    local mark = redis.call('HGET', PENDING, key)
+    local ends, token = string.match(mark or '', '^(%d+) (.*)$')
+    clock = clock or server_ms()
+    if ends and tonumber(ends) > clock then
+      return token
+    elseif mark then
+      redis.call('HDEL', PENDING, key)
+    end
+    return nil
+  end
+
+  -- Why a mutation of `keys` must not be carried out while they are, or are not, pending.
+  local function refusal(mode, keys, token)
+    local ends_it, harmless = string.find(mode, '[ta]'), string.find(mode, '[ri]')
+    for _, key in ipairs(keys) do
+      local held = holder(key)
+      if ends_it and held ~= token then
+        return {err = 'PENDING the mark of this write has expired or was taken away'}
+      elseif held and held ~= token and not harmless then
+        return {err = 'PENDING another write is between its two phases on this key'}
+      end
+    end
+    if ends_it then
+      -- Only when the batch is done: a later command of it may be about the same key.
+      for _, key in ipairs(keys) do
+        released[#released + 1] = key
+      end
+    end
+    return nil
+  end
+
+  local function mark(keys, token, ttl_ms)
+    clock = clock or server_ms()
+    local line = string.format('%d ', clock + tonumber(ttl_ms)) .. token
+    if seq % 64 == 0 then -- marks that dead writers left
+      for _, key in ipairs(redis.call('HKEYS', PENDING)) do
+        holder(key)
+      end
+    end
+    for _, key in ipairs(keys) do
+      redis.call('HSET', PENDING, key, line)
+    end
+    if not pending then
+      pending = true
+      redis.call('HSET', META, 'pd', '1')
+    end
+  end
+
+  finish = function()
+    for _, key in ipairs(released) do
+      redis.call('HDEL', PENDING, key)
+    end
+    if #released > 0 and redis.call('EXISTS', PENDING) == 0 then
+      redis.call('HDEL', META, 'pd')
+    end
+  end
+
+  -- Before the command. -> what the steps after it need, an error reply or nil
+  before = function(mode, body, label, expected, token)
+    local covers = (labelled or pending or label or expected or token) and parse(body)
+    if labelled then
+      for _, key in ipairs(covers.keys) do
+        purge(key, epoch)
+      end
+    end
+    if pending or token then
+      local refused = refusal(mode, covers.keys, token)
+      if refused then
+        return covers, refused
+      end
+    end
+    if expected then
+      local since = tonumber(ARGV[expected + 1])
+      local fine, same = pcall(unchanged, covers.keys, ARGV[expected], since)
+      if not fine or not same then
+        return covers, {err = 'CONFLICT the key has changed since that version'}
+      end
+    end
+    return covers
+  end
+
+  execute = function(mode, first, last)
+    if last < first then
+      return false
+    elseif string.find(mode, 'x', 1, true) then
+      return {err = ARGV[first]}
+    elseif string.find(mode, 'r', 1, true) then
+      return query(first, last)
+    elseif not string.find(mode, 'f', 1, true) then
+      return redis.pcall(unpack(ARGV, first, last))
+    end
+    -- FLUSHDB keeps what is ours: the roster here, the metadata when the batch ends. The
+    -- log starts again with this record, and no labelled value is left.
+    local members = redis.call('HGETALL', NODES)
+    local reply = redis.pcall(unpack(ARGV, first, last))
+    if not reply.err then
+      flushed, labelled, pending = true, false, false
+      for i = 1, #members, 2 do
+        redis.call('HSET', NODES, members[i], members[i + 1])
+      end
+    end
+    return reply
+  end
+
+  after = function(mode, label, covers, token, ttl_ms)
+    if string.find(mode, 'p', 1, true) then
+      mark(covers.keys, token, ttl_ms)
+    elseif string.find(mode, 'i', 1, true) then
+      if labelled then
+        bury(covers)
+      end
+    elseif string.find(mode, 'a', 1, true) then
+      return
+    elseif labelled or label then
+      relabel(covers.keys, string.find(mode, 'k', 1, true), label)
+    end
+  end
+end
+
+local find, format = string.find, string.format
+local i, n, words_in_all = 6, 5, #ARGV
+while i <= words_in_all do
+  local words, mode, new_tag, body = tonumber(ARGV[i]), ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  local first, last = i + 4, i + 3 + words
+  local label, expected, token, ttl_ms, covers, reply
+  i = last + 1
+  if before then
+    if find(mode, 'l', 1, true) then
+      local tags = tonumber(ARGV[i])
+      label = {unpack(ARGV, i + 1, i + tags)}
+      i = i + 1 + tags
+    end
+    if find(mode, 'v', 1, true) then
+      expected, i = i, i + 2
+    end
+    if find(mode, '[pta]') then
+      token, i = ARGV[i], i + 1
+      if find(mode, 'p', 1, true) then
+        ttl_ms, i = ARGV[i], i + 1
+      end
+    end
+    covers, reply = before(mode, body, label, expected, token)
+    if reply == nil then
+      reply = execute(mode, first, last)
+    end
+  else
+    reply = redis.pcall(unpack(ARGV, first, last))
+  end
+
+  -- Is a record due, and which integer goes with it? (W3: a reply that gets lost can be told.)
+  local kind, digits = type(reply), nil
+  local due = kind ~= 'table' or not reply.err
+  if mode ~= '' then
+    due = due and not (find(mode, 'r', 1, true) or reply == false and find(mode, 'n', 1, true)
+      or reply == 0 and find(mode, 'z', 1, true))
+  end
+  if kind == 'number' then
+    digits = format('%d', reply)
+    if find(mode, 'e', 1, true) then
+      -- This language's numbers hold 53 bits: the digits beyond must be read back.
+      if reply >= 9007199254740992 or reply <= -9007199254740992 then
+        digits = redis.call('GET', ARGV[first + 1])
+      end
+      reply = digits
+    end
+  end
+
+  out[n + 1], out[n + 2] = 0, reply
+  if due then
+    local at = seq + 1
+    local id = format('%d-0', at)
+    local added
+    if digits then
+      added = redis.pcall('XADD', LOG, 'MAXLEN', '~', ARGV[4], id, 'p', tag, 't', new_tag,
+        'b', body, 'r', digits)
+    else
+      added = redis.pcall('XADD', LOG, 'MAXLEN', '~', ARGV[4], id, 'p', tag, 't', new_tag,
+        'b', body)
+    end
+    -- A log that refuses the record is not the log of this metadata.
+    broken = broken or type(added) == 'table'
+    seq = at
+    size = size + #body + 48
+    if size <= 4096 then
+      recorded = recorded + 1
+      message = message .. '\153' .. cmsgpack.pack(at) .. '\196\016' .. tag .. '\196\016'
+        .. new_tag .. body
+    end
+    tag = new_tag
+    out[n + 1] = at
+    if after then
+      broken = not pcall(after, mode, label, covers, token, ttl_ms) or broken
+    end
+  end
+  n = n + 2
+end
+
+if finish then
+  broken = not pcall(finish) or broken
+end
+if seq == out[2] then
+  return out
+elseif broken then
+  -- Something was changed that the log does not tell: with a new epoch every node drops
+  -- the lane, which is safe whatever has happened.
+  epoch, seq, tag, roster = start_epoch(ARGV[2], seq)
+  size = 4097
+elseif flushed then
+  redis.call('HSET', META, 'e', epoch, 's', format('%d', seq), 't', tag, 'rv', roster,
+    'lb', labelled and '1' or '0', 'n', tostring(redis.call('HLEN', string.sub(META, 1, -5) .. 'nodes')))
+else
+  redis.call('HSET', META, 's', format('%d', seq), 't', tag)
+end
+
+-- W6: a message that would be too long says "read the log" by carrying no records.
+if size > 4096 then
+  message, recorded = '', 0
+end
+-- A publication that is refused costs time, not coherence: the next probe finds the gap.
+redis.pcall('PUBLISH', ARGV[3], ARGV[1] .. '\196\016' .. epoch .. cmsgpack.pack(seq)
+  .. '\196\016' .. tag .. '\220' .. struct.pack('>I2', recorded) .. message)
+out[1], out[2], out[3], out[4] = epoch, seq, tag, tonumber(roster)
+return out

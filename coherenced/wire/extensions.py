@@ -1,0 +1,281 @@
+"""Planners of the COH. commands, and the form of their answers.
+
+    COH.GET         bulk or nil; META: [value, version, source, age in ms, stale 0 or 1]
+    COH.SET         version; nil with ACK none
+    COH.DEL         [version or nil, how many keys were there]
+    COH.INVALIDATE  [version, [[node, ms until it had acknowledged], ...], [nodes missing]]
+
+Milliseconds in answers are bulk strings with three decimals. An asked level that is not
+reached in time is an error: NOACK committed VERSION missing=NODE,NODE. COH.NODES, COH.STATS
+and COH.EXPLAIN answer one bulk string, JSON, the same that HTTP gives.
+
+Where keys come first (COH.DEL) options are recognised at the end only, each once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
+from typing import Final
+
+import msgspec
+
+from coherenced.core.model import Mutation, Op, ReplyError, Version
+from coherenced.core.requests import Level, Outcome, Read, ReadResult, Write, WriteResult
+from coherenced.errors import UsageError
+from coherenced.wire import resp
+from coherenced.wire.plan import SYNTAX, Bounds, Plan, all_checked, checked, parts, whole_number
+from coherenced.wire.strings import deletions
+
+MAX_MS: Final = 10**15
+MAX_REPLICAS: Final = 1000
+
+
+class _Terms(msgspec.Struct):
+    """ACK level, TIMEOUT ms, REPLICAS n: how a write is to be acknowledged."""
+
+    ack: int | None = None
+    timeout_ms: float | None = None
+    replicas: int = 0
+
+    def take(self, option: bytes, operand: bytes) -> bool:
+        """Whether `option` is one of these; UsageError when its operand is wrong."""
+        if option == b"ACK":
+            try:
+                self.ack = Level.parse(operand.decode("utf-8", "replace"))
+            except ValueError as error:
+                raise UsageError(str(error)) from None
+        elif option == b"TIMEOUT":
+            self.timeout_ms = float(whole_number(operand, 0, MAX_MS))
+        elif option == b"REPLICAS":
+            self.replicas = whole_number(operand, 0, MAX_REPLICAS)
+        else:
+            return False
+        return True
+
+    def write(self, mutations: tuple[Mutation, ...]) -> Write:
+        return Write(mutations, ack=self.ack, timeout_ms=self.timeout_ms, replicas=self.replicas)
+
+
+class _Words:
+    """The options of one command, read from left to right."""
+
+    def __init__(self, words: Sequence[bytes]) -> None:
+        self._words = words
+        self._next = 0
+
+    def option(self) -> bytes | None:
+        """The next word in upper case, or None at the end."""
+        if self._next == len(self._words):
+            return None
+        self._next += 1
+        return self._words[self._next - 1].upper()
+
+    def operand(self) -> bytes:
+        return self.operands(1)[0]
+
+    def operands(self, count: int) -> Sequence[bytes]:
+        end = self._next + count
+        if end > len(self._words):
+            raise UsageError(SYNTAX)
+        taken, self._next = self._words[self._next : end], end
+        return taken
+
+    def list(self) -> Sequence[bytes]:
+        """`n item...`"""
+        return self.operands(whole_number(self.operand(), 1, len(self._words)))
+
+
+def _version(text: bytes) -> Version:
+    try:
+        return Version.parse(text)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def get(argv: Sequence[bytes], bounds: Bounds) -> Plan:
+    """COH.GET key [MAXSTALE ms] [MINVER epoch:seq] [META]"""
+    key = checked(argv[1], bounds)
+    words = _Words(argv[2:])
+    max_staleness_ms: float | None = None
+    min_version: Version | None = None
+    meta = False
+    while (option := words.option()) is not None:
+        if option == b"MAXSTALE":
+            max_staleness_ms = float(whole_number(words.operand(), 0, MAX_MS))
+        elif option == b"MINVER":
+            min_version = _version(words.operand())
+        elif option == b"META":
+            meta = True
+        else:
+            raise UsageError(SYNTAX)
+    request = Read((key,), max_staleness_ms=max_staleness_ms, min_version=min_version)
+    return Plan((request,), compose=_with_meta if meta else None)
+
+
+def _with_meta(outcome: Outcome, resp3: bool) -> bytes:
+    assert isinstance(outcome, ReadResult)
+    value = outcome.values[0]
+    if isinstance(value.error, ReplyError):
+        return resp.error(value.error.text)
+    return resp.array(
+        [
+            resp.reply(value.value, resp3),
+            resp.bulk(value.version.encode()),
+            resp.bulk(value.source.encode()),
+            _milliseconds(value.age_ms),
+            resp.integer(int(value.stale)),
+        ]
+    )
+
+
+def set_(argv: Sequence[bytes], bounds: Bounds) -> Plan:
+    """COH.SET key value [PX ms] [TAGS n t...] [ACK level] [TIMEOUT ms] [REPLICAS n] [IFVER v]"""
+    key, value = checked(argv[1], bounds), argv[2]
+    words = _Words(argv[3:])
+    terms = _Terms()
+    ttl_ms: int | None = None
+    tags: tuple[bytes, ...] = ()
+    if_version: Version | None = None
+    while (option := words.option()) is not None:
+        if option == b"PX":
+            ttl_ms = whole_number(words.operand(), -MAX_MS, MAX_MS)
+            if ttl_ms <= 0:
+                raise UsageError("invalid expire time in 'coh.set' command")
+        elif option == b"TAGS":
+            tags = _checked_tags(words.list(), bounds)
+        elif option == b"IFVER":
+            if_version = _version(words.operand())
+        elif not terms.take(option, words.operand()):
+            raise UsageError(SYNTAX)
+    expiry = () if ttl_ms is None else (b"PX", b"%d" % ttl_ms)
+    mutation = Mutation(
+        (b"SET", key, value, *expiry),
+        keys=(key,),
+        label=tags or None,
+        if_version=if_version,
+        keeps=value,
+        keeps_ttl_ms=None if ttl_ms is None else float(ttl_ms),
+        expected_reply=b"OK",
+        reply_is_known=True,
+    )
+    return Plan((terms.write((mutation,)),), compose=_version_of)
+
+
+def _checked_tags(tags: Sequence[bytes], bounds: Bounds) -> tuple[bytes, ...]:
+    if len(tags) > bounds.max_tags:
+        raise UsageError(f"a value has at most {bounds.max_tags} tags (limits.max_tags)")
+    _check_lengths("tag", tags, bounds)
+    return tuple(dict.fromkeys(tags))
+
+
+def _check_lengths(what: str, names: Sequence[bytes], bounds: Bounds) -> None:
+    for name in names:
+        if not name:
+            raise UsageError(f"a {what} must not be empty")
+        if len(name) > bounds.max_key_bytes:
+            raise UsageError(
+                f"a {what} of {len(name)} bytes is longer than limits.max_key_bytes "
+                f"({bounds.max_key_bytes})"
+            )
+
+
+def delete(argv: Sequence[bytes], bounds: Bounds) -> Plan:
+    """COH.DEL key... [ACK level] [TIMEOUT ms] [REPLICAS n]"""
+    terms = _Terms()
+    names = list(argv[1:])
+    seen: set[bytes] = set()
+    while len(names) > 2:
+        option = names[-2].upper()
+        if option in seen or not terms.take(option, names[-1]):
+            break
+        seen.add(option)
+        del names[-2:]
+    keys = all_checked(names, bounds)
+    return Plan((terms.write(deletions(b"DEL", keys)),), compose=_version_and_count)
+
+
+def invalidate(argv: Sequence[bytes], bounds: Bounds) -> Plan:
+    """COH.INVALIDATE [KEYS n k...] [TAGS n t...] [PREFIXES n p...] [ALL] [ACK level] ..."""
+    words = _Words(argv[1:])
+    terms = _Terms()
+    named: dict[bytes, list[bytes]] = {b"KEYS": [], b"TAGS": [], b"PREFIXES": []}
+    everything = False
+    while (option := words.option()) is not None:
+        if option in named:
+            named[option] += words.list()
+        elif option == b"ALL":
+            everything = True
+        elif not terms.take(option, words.operand()):
+            raise UsageError(SYNTAX)
+    keys, tags, prefixes = named.values()
+    if not (keys or tags or prefixes or everything):
+        raise UsageError("COH.INVALIDATE needs KEYS, TAGS, PREFIXES or ALL")
+    all_checked(keys, bounds)
+    _check_lengths("tag", tags, bounds)
+    _check_lengths("prefix", prefixes, bounds)
+    mutations = invalidations(keys, tags, prefixes, everything)
+    return Plan((terms.write(mutations),), compose=_acknowledgements)
+
+
+def invalidations(
+    keys: Sequence[bytes], tags: Sequence[bytes], prefixes: Sequence[bytes], everything: bool
+) -> tuple[Mutation, ...]:
+    """As few mutations as the bound on names in one allows (W6)."""
+    pieces = list(zip_longest(parts(keys), parts(tags), parts(prefixes), fillvalue=()))
+    return tuple(
+        Mutation(
+            (),
+            op=Op.INVALIDATE,
+            keys=piece[0],
+            tags=piece[1],
+            prefixes=piece[2],
+            everything=everything and i == 0,
+            frees_memory=True,
+        )
+        for i, piece in enumerate(pieces or [((), (), ())])
+    )
+
+
+# -- answers ---------------------------------------------------------------------------
+
+
+def _recorded(
+    form: Callable[[WriteResult, bytes], bytes],
+) -> Callable[[Outcome, bool], bytes]:
+    """An error reply first; else `form` with the version written for the protocol."""
+
+    def compose(outcome: Outcome, resp3: bool) -> bytes:
+        assert isinstance(outcome, WriteResult)
+        for reply in outcome.replies:
+            if isinstance(reply, ReplyError):
+                return resp.error(reply.text)
+        version = outcome.version
+        return form(outcome, resp.nil(resp3) if version is None else resp.bulk(version.encode()))
+
+    return compose
+
+
+def _milliseconds(ms: float) -> bytes:
+    return resp.bulk(b"%.3f" % ms)
+
+
+@_recorded
+def _version_of(result: WriteResult, version: bytes) -> bytes:
+    return version
+
+
+@_recorded
+def _version_and_count(result: WriteResult, version: bytes) -> bytes:
+    count = sum(reply for reply in result.replies if isinstance(reply, int))
+    return resp.array([version, resp.integer(count)])
+
+
+@_recorded
+def _acknowledgements(result: WriteResult, version: bytes) -> bytes:
+    acknowledged = [
+        resp.array([resp.bulk(name.encode()), _milliseconds(ms)])
+        for name, ms in result.acknowledged.items()
+    ]
+    missing = [resp.bulk(name.encode()) for name in result.missing]
+    return resp.array([version, resp.array(acknowledged), resp.array(missing)])

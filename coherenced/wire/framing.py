@@ -1,0 +1,377 @@
+"""Requests out of a byte stream: arrays of bulk strings, or inline commands, within bounds.
+
+Two readers of the same grammar. The quick one is hiredis' C parser: it takes a
+chunk that starts at a request's start and looks harmless, which is all but all
+of them. The careful one is plain Python, knows every bound and Redis's error
+texts, and takes what the quick one must not see or cannot finish:
+
+* a request that is not complete yet: its announced lengths are checked as soon
+  as they are read, so nothing beyond a bound is ever waited for or kept;
+* array headers of a million elements and more: hiredis would allocate the list
+  before its first element arrives (3 thousand million of them take 24 GB of
+  address space and seconds to free);
+* inline commands, empty and nil arrays, nested types, malformed frames.
+
+After each chunk hiredis holds nothing: whether a chunk ended inside a request is
+seen by counting its asterisks, since every request needs one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+import hiredis
+import msgspec
+
+MAX_LINE_BYTES: Final = 64 * 1024
+"""Of an inline command or of a length line, as in Redis."""
+UNAUTHENTICATED_ARGUMENTS: Final = 10
+UNAUTHENTICATED_BULK_BYTES: Final = 16_384
+
+_MORE: Final = object()
+_STAR: Final = ord("*")
+_PAIRS: Final = b"*2\r\n$"
+_pack: Final[Callable[[tuple[bytes, ...]], bytes]] = hiredis.pack_command  # its stub: a 1-tuple
+_SUSPICIOUS: Final = re.compile(rb"\*(?:\d{7}|[^1-9])")
+_INTEGER: Final = re.compile(rb"-?[1-9]\d{0,17}\Z|0\Z")
+_SPACES: Final = b" \t\n\v\f\r"
+_ESCAPES: Final = {
+    ord("n"): 10,
+    ord("r"): 13,
+    ord("t"): 9,
+    ord("b"): 8,
+    ord("a"): 7,
+}
+_HEX: Final = b"0123456789abcdefABCDEF"
+
+
+class FrameLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """The bounds of one request."""
+
+    max_arguments: int = 1_048_576
+    max_bulk_bytes: int = 64 * 1024 * 1024
+    """Of one argument: the largest value."""
+    max_query_bytes: int = 128 * 1024 * 1024
+    """Of one request as a whole."""
+
+
+class RequestReader:
+    """One connection's requests. `error` is set by the first malformed one, for good."""
+
+    __slots__ = (
+        "_arguments",
+        "_before",
+        "_buffer",
+        "_feed",
+        "_gets",
+        "_left",
+        "_length",
+        "_limits",
+        "_need",
+        "_position",
+        "error",
+        "trusted",
+    )
+
+    def __init__(self, limits: FrameLimits, trusted: bool = True) -> None:
+        self._limits = limits
+        self.trusted = trusted
+        """False until the client has authenticated: small requests only."""
+        self.error = ""
+        """`Protocol error: …` as Redis words it; nothing is read any more."""
+        self._buffer = bytearray()
+        """What the careful reader holds; empty: the quick one may take the next chunk."""
+        self._position = 0
+        self._need = 0
+        """The careful reader can go no further before the buffer has this length."""
+        self._before = 0
+        """Bytes of the request under way that were already taken out of the buffer."""
+        self._left = 0
+        """Arguments that are still to come; 0: at a request's start."""
+        self._length = -1
+        """Of the argument under way; -1: not known yet."""
+        self._arguments: list[bytes] = []
+        self._renew()
+
+    def _renew(self) -> None:
+        reader = hiredis.Reader(notEnoughData=_MORE)
+        self._feed, self._gets = reader.feed, reader.gets
+
+    @property
+    def held_bytes(self) -> int:
+        """Of a request that is not complete yet."""
+        return self._before + len(self._buffer) - self._position
+
+    def feed(self, data: bytes) -> list[list[bytes]]:
+        """The requests that `data` completes, in order. Look at `error` afterwards.
+
+        A request of the quick reader may hold things that are no bytes: see `malformed`.
+        """
+        if self._buffer or self._left or self.error:
+            return self._resume(data)
+        stars = data.count(b"*")
+        if (
+            not stars
+            or data[0] != _STAR
+            or (stars != data.count(_PAIRS) and _SUSPICIOUS.search(data) is not None)
+            or b">" in data
+            or b"~" in data
+            or not self.trusted
+        ):
+            return self._careful(data)
+        self._feed(data)
+        try:
+            requests = list(iter(self._gets, _MORE))
+        except (hiredis.HiredisError, MemoryError, UnicodeError):
+            self._renew()
+            return self._careful(data)
+        if len(requests) == stars:
+            return requests
+        return self._split(data, requests, stars)
+
+    def _split(self, data: bytes, requests: list[list[bytes]], stars: int) -> list[list[bytes]]:
+        """The chunk ends inside a request, or there are asterisks in arguments.
+
+        With exactly one asterisk too many, and none in the last complete request, the
+        last asterisk begins either that request or the incomplete one.
+        """
+        self._renew()
+        tail = data.rfind(b"*")
+        if len(requests) == stars - 1:
+            last = requests[-1] if requests else []
+            plain = last.__class__ is list and all(
+                argument.__class__ is bytes and b"*" not in argument for argument in last
+            )
+            if not last or (plain and not data.startswith(pack(last), tail)):
+                return requests + self._careful(data[tail:])
+        return self._careful(data)
+
+    # -- the careful reader -----------------------------------------------------------
+
+    def _resume(self, data: bytes) -> list[list[bytes]]:
+        """Finish the request under way; the quick reader takes what follows it."""
+        if self.error:
+            return []
+        buffer = self._buffer
+        buffer += data
+        if len(buffer) < self._need:
+            return []
+        requests = self._parse(1)
+        if buffer and not self._left and not self._need and not self.error:
+            rest = bytes(buffer)
+            buffer.clear()
+            requests += self.feed(rest)
+        return requests
+
+    def _careful(self, data: bytes) -> list[list[bytes]]:
+        self._buffer += data
+        return self._parse(len(data))
+
+    def _parse(self, limit: int) -> list[list[bytes]]:
+        """At most `limit` requests; the buffer then starts with what was not taken."""
+        requests: list[list[bytes]] = []
+        try:
+            while len(requests) < limit:
+                request = self._next()
+                if request is None:
+                    break
+                self._before = self._need = 0
+                if request:
+                    requests.append(request)
+        except _Malformed as malformed:
+            self.error = f"Protocol error: {malformed}"
+            self._buffer.clear()
+            self._arguments = []
+            return requests
+        taken = self._position
+        if self._left:
+            self._before += taken
+        if self._need:
+            self._need -= taken
+        del self._buffer[:taken]
+        self._position = 0
+        return requests
+
+    def _next(self) -> list[bytes] | None:
+        """One request ([] for one that asks nothing); None: more bytes are needed."""
+        buffer = self._buffer
+        if not self._left:
+            if self._position == len(buffer):
+                return None
+            if buffer[self._position] != _STAR:
+                return self._inline()
+            line = self._line("too big mbulk count string")
+            if line is None:
+                return None
+            count = _number(line[1:])
+            if count is None or count > self._limits.max_arguments:
+                raise _Malformed("invalid multibulk length")
+            if count > UNAUTHENTICATED_ARGUMENTS and not self.trusted:
+                raise _Malformed("unauthenticated multibulk length")
+            if count <= 0:
+                return []
+            self._left = count
+            self._arguments = []
+        while self._left:
+            argument = self._argument()
+            if argument is None:
+                return None
+            self._arguments.append(argument)
+            self._left -= 1
+        request, self._arguments = self._arguments, []
+        return request
+
+    def _argument(self) -> bytes | None:
+        if self._length < 0:
+            line = self._line("too big bulk count string")
+            if line is None:
+                return None
+            if line[:1] != b"$":
+                raise _Malformed(f"expected '$', got '{line[:1].decode('latin-1')}'")
+            self._length = self._checked_length(line)
+        end = self._position + self._length
+        if len(self._buffer) < end + 2:
+            self._need = end + 2
+            return None
+        argument = _slice(self._buffer, self._position, end)
+        self._position = end + 2
+        self._length = -1
+        return argument
+
+    def _checked_length(self, line: bytes) -> int:
+        length = _number(line[1:])
+        limits = self._limits
+        if length is None or length < 0:
+            raise _Malformed("invalid bulk length")
+        if length > UNAUTHENTICATED_BULK_BYTES and not self.trusted:
+            raise _Malformed("unauthenticated bulk length")
+        if length > limits.max_bulk_bytes:
+            raise _Malformed(
+                f"invalid bulk length: {length} bytes are more than "
+                f"limits.max_value_bytes ({limits.max_bulk_bytes})"
+            )
+        if self._before + self._position + length > limits.max_query_bytes:
+            raise _Malformed(
+                f"request larger than listen.max_query_bytes ({limits.max_query_bytes})"
+            )
+        return length
+
+    def _line(self, too_long: str) -> bytes | None:
+        """Up to the next line end; None: it has not arrived."""
+        buffer, start = self._buffer, self._position
+        end = buffer.find(b"\r\n", start, start + MAX_LINE_BYTES)
+        if end < 0:
+            if len(buffer) - start > MAX_LINE_BYTES:
+                raise _Malformed(too_long)
+            self._need = len(buffer) + 1
+            return None
+        self._position = end + 2
+        return bytes(buffer[start:end])
+
+    def _inline(self) -> list[bytes] | None:
+        buffer, start = self._buffer, self._position
+        end = buffer.find(b"\n", start, start + MAX_LINE_BYTES)
+        if end < 0:
+            if len(buffer) - start > MAX_LINE_BYTES:
+                raise _Malformed("too big inline request")
+            self._need = len(buffer) + 1
+            return None
+        self._position = end + 1
+        words = split_words(bytes(buffer[start:end]).removesuffix(b"\r"))
+        if words is None:
+            raise _Malformed("unbalanced quotes in request")
+        return words
+
+
+class _Malformed(Exception):
+    """Redis's words for what is wrong with the frame."""
+
+
+def pack(arguments: list[bytes]) -> bytes:
+    """The request as a client sends it."""
+    return _pack(tuple(arguments))
+
+
+def malformed(request: Any) -> str:
+    """Why a request of the quick reader is none: `Protocol error: …`; '' when it is one."""
+    if request.__class__ is not list:
+        return "Protocol error: expected '*'"
+    for argument in request:
+        if argument is None:
+            return "Protocol error: invalid bulk length"
+        if argument.__class__ is not bytes:
+            return f"Protocol error: expected '$', got '{_type_byte(argument)}'"
+    return ""
+
+
+def _type_byte(argument: object) -> str:
+    kinds = ((bool, "#"), (int, ":"), (float, ","), (dict, "%"), (list, "*"), (Exception, "-"))
+    return next((byte for kind, byte in kinds if isinstance(argument, kind)), "?")
+
+
+def split_words(line: bytes) -> list[bytes] | None:
+    """An inline command's words, quoted as in redis-cli; None when a quote is not closed."""
+    words: list[bytes] = []
+    i = 0
+    while True:
+        while i < len(line) and line[i] in _SPACES:
+            i += 1
+        if i == len(line):
+            return words
+        word = bytearray()
+        while i < len(line) and line[i] not in _SPACES:
+            quote = line[i : i + 1]
+            if quote in (b'"', b"'"):
+                end = _quoted(line, i + 1, quote, word)
+                if end < 0:
+                    return None
+                i = end
+                break
+            word += quote
+            i += 1
+        words.append(bytes(word))
+
+
+def _quoted(line: bytes, i: int, quote: bytes, word: bytearray) -> int:
+    """Add what stands in quotes to `word`; the index after the closing one, or -1."""
+    while i < len(line):
+        c = line[i]
+        if c == quote[0]:
+            i += 1
+            return i if i == len(line) or line[i] in _SPACES else -1
+        if c == ord("\\") and i + 1 < len(line):
+            following = line[i + 1]
+            if quote == b"'":
+                if following == quote[0]:
+                    word.append(following)
+                    i += 2
+                    continue
+            elif (
+                following == ord("x")
+                and len(digits := line[i + 2 : i + 4].strip()) == 2
+                and (digits[0] in _HEX and digits[1] in _HEX)
+            ):
+                word.append(int(digits, 16))
+                i += 4
+                continue
+            else:
+                word.append(_ESCAPES.get(following, following))
+                i += 2
+                continue
+        word.append(c)
+        i += 1
+    return -1
+
+
+def _number(text: bytes) -> int | None:
+    """A whole number as Redis reads it: no spaces, no plus, no leading zeros."""
+    return int(text) if _INTEGER.match(text) is not None else None
+
+
+def _slice(buffer: bytearray, start: int, end: int) -> bytes:
+    if end - start < 4096:
+        return bytes(buffer[start:end])
+    with memoryview(buffer) as view:
+        return bytes(view[start:end])

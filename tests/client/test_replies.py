@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import pytest
+
+from coherenced.client.replies import Version, error_from, text_of
+from coherenced.errors import (
+    CoherencedError,
+    CommandError,
+    Conflict,
+    Indeterminate,
+    NotAcknowledged,
+    ProtocolError,
+    RedisUnreachable,
+)
+
+VERSION = "0f1e2d3c4b5a6978:42"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "said"),
+    [
+        ("UNAVAILABLE Redis is down", RedisUnreachable, "Redis is down"),
+        ("INDETERMINATE the reply was lost", Indeterminate, "the reply was lost"),
+        ("CONFLICT the key has changed", Conflict, "the key has changed"),
+        ("WRONGTYPE Operation against", CommandError, "WRONGTYPE Operation against"),
+        ("ERR unknown command", CommandError, "ERR unknown command"),
+        ("", CommandError, ""),
+    ],
+)
+def test_error_replies_become_errors(text: str, kind: type[CoherencedError], said: str) -> None:
+    error = error_from(text)
+    assert type(error) is kind
+    assert str(error) == said
+
+
+def test_noack_carries_the_version_and_who_is_missing() -> None:
+    error = error_from(f"NOACK committed {VERSION} missing=b,c acknowledged=a fenced=d later=words")
+    assert isinstance(error, NotAcknowledged)
+    assert (error.version, error.missing) == (VERSION, ("b", "c"))
+    assert (error.acknowledged, error.fenced) == (("a",), ("d",))
+    assert str(error) == f"committed at {VERSION}, but not acknowledged in time by b, c"
+
+
+@pytest.mark.parametrize("text", ["NOACK", "NOACK committed", "NOACK missing=", "NOACK missing=,"])
+def test_a_short_noack_is_no_crash(text: str) -> None:
+    error = error_from(text)
+    assert isinstance(error, NotAcknowledged)
+    assert error.missing == ()
+
+
+def test_a_version_is_text_with_parts() -> None:
+    version = Version(VERSION)
+    assert version == VERSION
+    assert (version.epoch, version.seq) == ("0f1e2d3c4b5a6978", 42)
+    assert not Version()
+    assert (Version().epoch, Version().seq) == ("", 0)
+
+
+def test_a_reply_of_another_shape_is_a_protocol_error() -> None:
+    assert text_of(b"a") == text_of("a") == "a"
+    with pytest.raises(ProtocolError, match="another version"):
+        text_of(7)

@@ -1,0 +1,1 @@
+"""Real daemons, real servers, real faults, and the histories that clients record meanwhile."""

@@ -1,0 +1,232 @@
+"""A node for the front ends' tests: a dictionary behind `NodePort`, with every mood on a switch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from coherenced.core.l1 import Entry
+from coherenced.core.lane import Lane
+from coherenced.core.model import EVERYTHING, Mutation, Op, Record, ReplyError, Version
+from coherenced.core.requests import (
+    Fault,
+    FaultKind,
+    Level,
+    Outcome,
+    Read,
+    ReadResult,
+    Request,
+    Source,
+    Value,
+    Write,
+    WriteResult,
+)
+
+EPOCH = b"0f1e2d3c4b5a6978"
+
+
+class FakePort:
+    """Answers at once, unless `held` is a list: then callbacks wait in it."""
+
+    def __init__(self) -> None:
+        self.clock_ms = 1_000_000.0
+        self.lane = Lane(0)
+        self.lane.epoch = EPOCH
+        self.lane.verified_at_ms = self.clock_ms
+        self.l1: dict[bytes, Entry] = {}
+        self.redis: dict[bytes, tuple[bytes, tuple[bytes, ...], int]] = {}
+        """key -> value, labels, sequence of its last change."""
+        self.wrong_type: set[bytes] = set()
+        self.fault: Fault | None = None
+        self.reply_error: ReplyError | None = None
+        self.stale = False
+        self.missing: tuple[str, ...] = ()
+        self.is_ready = (True, "")
+        self.held: list[Callable[[], None]] | None = None
+        self.requests: list[Request] = []
+        self.listeners: list[Callable[[Record, str], None]] = []
+        self.history: list[tuple[Record, str]] = []
+        self.hits = 0
+
+    # -- NodePort ---------------------------------------------------------------------
+
+    def now_ms(self) -> float:
+        return self.clock_ms
+
+    def hit(self, key: bytes, now_ms: float) -> Entry | None:
+        entry = self.l1.get(key)
+        if entry is None or now_ms >= entry.deadline_ms:
+            return None
+        if now_ms - self.lane.verified_at_ms > entry.bound_ms:
+            return None
+        self.hits += 1
+        return entry
+
+    def submit(self, request: Request, done: Callable[[Outcome], None]) -> None:
+        self.requests.append(request)
+        if self.held is not None:
+            self.held.append(lambda: done(self._outcome(request)))
+        else:
+            done(self._outcome(request))
+
+    def watch(self, watch_id: int, keys: tuple[bytes, ...], done: Any) -> None:
+        raise NotImplementedError
+
+    def unwatch(self, watch_id: int) -> None:
+        raise NotImplementedError
+
+    def nodes(self, done: Callable[[dict[str, Any] | Fault], None]) -> None:
+        if self.fault is not None:
+            done(self.fault)
+            return
+        names = [("a", True), ("b", True), ("c", False)]
+        nodes = [
+            {
+                "name": name,
+                "incarnation": name * 16,
+                "beat": 7,
+                "bound_ms": 1000,
+                "version": "0.1.0",
+                "live": live,
+                "self": name == "a",
+                "applied": f"{EPOCH.decode()}:{self.lane.applied}",
+            }
+            for name, live in names
+        ]
+        events = [{"at": "2026-01-02T03:04:05", "event": "bus_connected", "text": "connected"}]
+        done({"self": "a", "nodes": nodes, "events": events})
+
+    def stats(self) -> dict[str, Any]:
+        return {"node": {"name": "a"}, "l1": {"hits": self.hits}}
+
+    def explain(self, key: bytes) -> dict[str, Any]:
+        return {"key": key.decode("utf-8", "backslashreplace"), "in_l1": key in self.l1}
+
+    def ready(self) -> tuple[bool, str]:
+        return self.is_ready
+
+    def stream(self, listener: Callable[[Record, str], None]) -> Callable[[], None]:
+        self.listeners.append(listener)
+        return lambda: self.listeners.remove(listener)
+
+    def backlog(self, after: str) -> list[tuple[Record, str]] | None:
+        versions = [version for _, version in self.history]
+        if after not in versions:
+            return None
+        return self.history[versions.index(after) + 1 :]
+
+    def metrics(self) -> bytes:
+        return b"# HELP coherenced_ready x\n# TYPE coherenced_ready gauge\ncoherenced_ready 1.0\n"
+
+    def settings(self) -> dict[str, Any]:
+        return {"redis": {"password": "***"}}
+
+    # -- moods ------------------------------------------------------------------------
+
+    def cache(self, key: bytes, value: bytes | None, labels: tuple[bytes, ...] = ()) -> Entry:
+        """Put an entry straight into L1, current now, for 60 s."""
+        deadline_ms = self.clock_ms + 60_000.0
+        entry = Entry(key, value, self.lane, self.lane.applied, deadline_ms, 1000.0, labels)
+        self.l1[key] = entry
+        return entry
+
+    def release(self) -> None:
+        held, self.held = self.held or [], None
+        for answer in held:
+            answer()
+
+    def record(self, op: int, keys: tuple[bytes, ...] = (), **fields: Any) -> str:
+        """Apply one more record and tell every listener."""
+        self.lane.applied += 1
+        sequence = self.lane.applied
+        tag = b"%016x" % sequence
+        record = Record(
+            sequence,
+            b"%016x" % (sequence - 1),
+            tag,
+            op,
+            EVERYTHING if fields.pop("everything", False) else 0,
+            b"a" * 16,
+            keys,
+            **fields,
+        )
+        version = str(Version(EPOCH, sequence))
+        self.history.append((record, version))
+        for key in keys:
+            self.l1.pop(key, None)
+        for listener in list(self.listeners):
+            listener(record, version)
+        return version
+
+    # -- outcomes ---------------------------------------------------------------------
+
+    def _outcome(self, request: Request) -> Outcome:
+        if self.fault is not None:
+            return self.fault
+        if isinstance(request, Read):
+            return ReadResult(tuple(self._value(key) for key in request.keys))
+        assert isinstance(request, Write)
+        return self._write(request)
+
+    def _value(self, key: bytes) -> Value:
+        version = Version(EPOCH, self.lane.applied)
+        if key in self.wrong_type:
+            error = ReplyError("WRONGTYPE Operation against a key holding the wrong kind of value")
+            return Value(None, version, Source.L2, 0.0, error=error)
+        value, labels, _ = self.redis.get(key, (None, (), 0))
+        if self.stale:
+            return Value(value, version, Source.L1, 7_300.0, stale=True, labels=labels)
+        self.cache(key, value, labels)
+        return Value(value, version, Source.L2, 0.0, ttl_ms=60_000.0, labels=labels)
+
+    def _write(self, write: Write) -> Outcome:
+        if self.reply_error is not None:
+            return WriteResult((self.reply_error,), None, {})
+        replies = [self._execute(mutation) for mutation in write.mutations]
+        version = Version(EPOCH, self.lane.applied)
+        if write.ack == Level.NONE:
+            return WriteResult(tuple(replies), None, {})
+        if all(reply in (None, 0) for reply in replies) and write.mutations[0].argv:
+            return WriteResult(tuple(replies), None, {})
+        acknowledged = {"a": 0.0, "b": 0.4123}
+        acknowledged = {n: ms for n, ms in acknowledged.items() if n not in self.missing}
+        return WriteResult(
+            tuple(replies),
+            version,
+            acknowledged,
+            missing=self.missing,
+            satisfied=not self.missing,
+        )
+
+    def _execute(self, mutation: Mutation) -> Any:
+        if not mutation.argv:
+            self.record(
+                Op.INVALIDATE,
+                mutation.keys,
+                tags=mutation.tags,
+                prefixes=mutation.prefixes,
+                everything=mutation.everything,
+            )
+            return b"OK"
+        key = mutation.keys[0]
+        there = self.redis.get(key)
+        if mutation.if_version is not None and (
+            mutation.if_version.epoch != EPOCH
+            or there is None
+            or there[2] > mutation.if_version.seq
+        ):
+            return ReplyError("CONFLICT the key has changed since that version")
+        if mutation.argv[0] == b"DEL":
+            if there is None:
+                return 0
+            del self.redis[key]
+            self.record(Op.DELETE, (key,))
+            return 1
+        if (b"NX" in mutation.argv[3:] and there) or (b"XX" in mutation.argv[3:] and not there):
+            return None
+        self.record(Op.WRITE, (key,))
+        self.redis[key] = (mutation.argv[2], mutation.label or (), self.lane.applied)
+        return b"OK"
+
+
+UNAVAILABLE = Fault(FaultKind.UNAVAILABLE, "connection refused by 127.0.0.1:6379")

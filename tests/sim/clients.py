@@ -1,0 +1,311 @@
+"""Clients: seeded workloads, one request at a time each, everything they see checked.
+
+Every written value is unique, so the truth can say when it was committed and
+until when Redis held it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import Final
+
+import msgspec
+
+from coherenced.core.model import Mutation, Op, Version
+from coherenced.core.requests import (
+    Fault,
+    Level,
+    Outcome,
+    Read,
+    ReadResult,
+    Write,
+    WriteResult,
+)
+from tests.sim.history import ReadOp, WriteOp
+from tests.sim.host import Host
+from tests.sim.world import World
+
+TAGS: Final = (b"red", b"blue")
+COUNTER: Final = b"n:"
+"""Keys with this prefix are only ever incremented."""
+
+
+def set_mutation(key: bytes, value: bytes, ttl_ms: int | None = None) -> Mutation:
+    argv: tuple[bytes, ...] = (b"SET", key, value)
+    if ttl_ms is not None:
+        argv += (b"PX", b"%d" % ttl_ms)
+    return Mutation(
+        argv,
+        keys=(key,),
+        keeps=value,
+        keeps_ttl_ms=ttl_ms,
+        expected_reply=b"OK",
+        reply_is_known=True,
+    )
+
+
+class Mix(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client does, as weights, and how often."""
+
+    think_ms: float = 8.0
+    reads: float = 60.0
+    zero_reads: float = 8.0
+    multi_reads: float = 4.0
+    token_reads: float = 4.0
+    loose_reads: float = 4.0
+    """Reads that allow more staleness than the node's own bound."""
+    sets: float = 12.0
+    ttl_sets: float = 3.0
+    tagged_sets: float = 2.0
+    deletes: float = 2.0
+    increments: float = 3.0
+    invalidations: float = 2.0
+    tag_invalidations: float = 1.0
+    prefix_invalidations: float = 0.5
+    everything: float = 0.2
+    flushes: float = 0.1
+    transactions: float = 2.0
+    compare_and_set: float = 2.0
+    appends: float = 1.0
+    levels: tuple[int, ...] = (Level.REDIS, Level.REDIS, Level.ALL, Level.NONE, 2, Level.QUORUM)
+
+
+class Client:
+    """One session on one host."""
+
+    def __init__(self, world: World, name: str, host: Host, keys: list[bytes], mix: Mix) -> None:
+        self.world = world
+        self.name = name
+        self.host = host
+        self.keys = keys
+        self.mix = mix
+        self.random = Random(f"client {name} {world.seed}")
+        self.stopped = False
+        self.done = 0
+        self.last_version: dict[bytes, Version] = {}
+        self.waits_for: ReadOp | WriteOp | None = None
+        self._written = 0
+        host.clients.append(self)
+        kinds: dict[Callable[[], None], float] = {
+            self._read: mix.reads,
+            self._read_zero: mix.zero_reads,
+            self._read_many: mix.multi_reads,
+            self._read_token: mix.token_reads,
+            self._read_loosely: mix.loose_reads,
+            self._set: mix.sets,
+            self._set_ttl: mix.ttl_sets,
+            self._set_tagged: mix.tagged_sets,
+            self._delete: mix.deletes,
+            self._increment: mix.increments,
+            self._invalidate: mix.invalidations,
+            self._invalidate_tag: mix.tag_invalidations,
+            self._invalidate_prefix: mix.prefix_invalidations,
+            self._invalidate_everything: mix.everything,
+            self._flush: mix.flushes,
+            self._transaction: mix.transactions,
+            self._compare_and_set: mix.compare_and_set,
+            self._append: mix.appends,
+        }
+        self._kinds = list(kinds)
+        self._weights = list(kinds.values())
+
+    def start(self) -> None:
+        self.world.after(self.random.random() * self.mix.think_ms, self.next)
+
+    def next(self) -> None:
+        if self.stopped:
+            return
+        host = self.host
+        if host.node is None or not host.node.ready:
+            self.world.after(5.0, self.next)  # it serves its sockets only once it is ready
+            return
+        self.random.choices(self._kinds, self._weights)[0]()
+
+    def _again(self) -> None:
+        self.done += 1
+        think_ms = self.random.expovariate(1.0 / self.mix.think_ms)
+        self.world.after(think_ms, self.next)
+
+    def _key(self) -> bytes:
+        # Some keys are hot: the first is as likely as all others together.
+        return self.keys[0] if self.random.random() < 0.4 else self.random.choice(self.keys)
+
+    # -- reads -------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        self.read((self._key(),), None)
+
+    def _read_zero(self) -> None:
+        self.read((self._key(),), 0.0)
+
+    def _read_many(self) -> None:
+        count = self.random.randint(2, min(4, len(self.keys))) if len(self.keys) > 1 else 1
+        self.read(tuple(self.random.sample(self.keys, count)), self.random.choice((None, 0.0)))
+
+    def _read_loosely(self) -> None:
+        self.read((self._key(),), 5.0 * self.world.namespaces.largest_bound_ms)
+
+    def _read_token(self) -> None:
+        if not self.world.tokens:
+            self.read((self._key(),), None)
+            return
+        key, version, commit_ms = self.random.choice(self.world.tokens)
+        self.read((key,), None, version, commit_ms)
+
+    def read(
+        self,
+        keys: tuple[bytes, ...],
+        bound_ms: float | None,
+        token: Version | None = None,
+        token_ms: float = float("-inf"),
+    ) -> None:
+        host, world = self.host, self.world
+        bounds = [world.namespaces.for_key(key).max_staleness_ms for key in keys]
+        effective_ms = max(bounds) if bound_ms is None else bound_ms
+        op = ReadOp(self.name, host.name, host.incarnation, keys, effective_ms, world.now_ms)
+        op.token_ms = token_ms
+        world.history.unanswered += 1
+        if bound_ms is None and token is None and len(keys) == 1 and not host.paused:
+            entry = host.hit(keys[0])
+            if entry is not None:
+                world.history.end_hit(op, entry.value, world.now_ms)
+                self._again()
+                return
+
+        def done(outcome: Outcome) -> None:
+            assert isinstance(outcome, ReadResult | Fault)
+            world.history.end_read(op, outcome, world.now_ms)
+            if isinstance(outcome, ReadResult):
+                for key, value in zip(keys, outcome.values, strict=True):
+                    self.last_version[key] = value.version
+            self._again()
+
+        host.submit(Read(keys, max_staleness_ms=bound_ms, min_version=token), self._once(op, done))
+
+    # -- writes ------------------------------------------------------------------------
+
+    def _value(self) -> bytes:
+        self._written += 1
+        return f"{self.name}.{self._written}".encode()
+
+    def _level(self) -> int:
+        return self.random.choice(self.mix.levels)
+
+    def _set(self) -> None:
+        value = self._value()
+        self.write("set", (set_mutation(self._key(), value),), value)
+
+    def _set_ttl(self) -> None:
+        value = self._value()
+        ttl_ms = self.random.randint(1, 400)
+        self.write("set", (set_mutation(self._key(), value, ttl_ms),), value)
+
+    def _set_tagged(self) -> None:
+        value = self._value()
+        tags = tuple(self.random.sample(TAGS, self.random.randint(1, 2)))
+        plain = set_mutation(self._key(), value)
+        self.write("set tagged", (msgspec.structs.replace(plain, label=tags),), value)
+
+    def _delete(self) -> None:
+        keys = tuple(self.random.sample(self.keys, min(len(self.keys), self.random.randint(1, 2))))
+        mutation = Mutation((b"DEL", *keys), Op.DELETE, keys, unchanged=b"z", frees_memory=True)
+        self.write("delete", (mutation,), self._value())
+
+    def _increment(self) -> None:
+        key = COUNTER + b"%d" % self.random.randint(1, 2)
+        mutation = Mutation((b"INCR", key), keys=(key,), exact_integer=True)
+        self.write("incr", (mutation,), self._value())
+
+    def _append(self) -> None:
+        key = self._key()
+        mutation = Mutation((b"APPEND", key, b"+"), keys=(key,))
+        self.write("append", (mutation,), self._value())
+
+    def _invalidate(self) -> None:
+        mutation = Mutation((), Op.INVALIDATE, (self._key(),), frees_memory=True)
+        self.write("invalidate", (mutation,), self._value())
+
+    def _invalidate_tag(self) -> None:
+        tag = self.random.choice(TAGS)
+        mutation = Mutation((), Op.INVALIDATE, tags=(tag,), frees_memory=True)
+        self.write("invalidate tag", (mutation,), self._value())
+
+    def _invalidate_prefix(self) -> None:
+        mutation = Mutation((), Op.INVALIDATE, prefixes=(b"k",), frees_memory=True)
+        self.write("invalidate prefix", (mutation,), self._value())
+
+    def _invalidate_everything(self) -> None:
+        mutation = Mutation((), Op.INVALIDATE, everything=True, frees_memory=True)
+        self.write("invalidate all", (mutation,), self._value())
+
+    def _flush(self) -> None:
+        mutation = Mutation(
+            (b"FLUSHDB",), Op.FLUSH, everything=True, frees_memory=True,
+            expected_reply=b"OK", reply_is_known=True,
+        )  # fmt: skip
+        self.write("flushdb", (mutation,), self._value())
+
+    def _transaction(self) -> None:
+        value = self._value()
+        chosen = self.random.sample(self.keys, min(len(self.keys), 2))
+        mutations = tuple(set_mutation(key, value + b"/" + key) for key in chosen)
+        self.write("transaction", mutations, value, atomic=True)
+
+    def _compare_and_set(self) -> None:
+        key = self._key()
+        version = self.last_version.get(key)
+        if version is None:
+            self._read()
+            return
+        value = self._value()
+        mutation = msgspec.structs.replace(set_mutation(key, value), if_version=version)
+        self.write("compare-and-set", (mutation,), value)
+
+    def write(
+        self, what: str, mutations: tuple[Mutation, ...], mark: bytes, *, atomic: bool = False
+    ) -> None:
+        host, world = self.host, self.world
+        keys = tuple(dict.fromkeys(key for m in mutations for key in m.keys))
+        level = self._level()
+        op = WriteOp(self.name, host.name, host.incarnation, keys, mark, what, level, world.now_ms)
+        for number, mutation in enumerate(mutations):
+            if mutation.if_version is None:
+                world.mark(mutation, mark if number == 0 else mark + b"#%d" % number)
+        world.history.unanswered += 1
+
+        def done(outcome: Outcome) -> None:
+            assert isinstance(outcome, WriteResult | Fault)
+            world.history.end_write(op, outcome, world.now_ms)
+            self._remember(op, outcome)
+            self._again()
+
+        host.submit(Write(mutations, atomic=atomic, ack=level), self._once(op, done))
+
+    def _remember(self, op: WriteOp, outcome: WriteResult | Fault) -> None:
+        times = self.world.truth.committed.get(op.value)
+        if isinstance(outcome, WriteResult) and outcome.version is not None and times and op.keys:
+            self.world.tokens.append((op.keys[0], outcome.version, times[-1]))
+
+    def _once(
+        self, op: ReadOp | WriteOp, done: Callable[[Outcome], None]
+    ) -> Callable[[Outcome], None]:
+        answered = False
+
+        def once(outcome: Outcome) -> None:
+            nonlocal answered
+            if answered:
+                raise AssertionError(f"answered twice: {op}")
+            answered = True
+            self.waits_for = None
+            done(outcome)
+
+        self.waits_for = op
+        return once
+
+    def host_crashed(self) -> None:
+        """The request under way will never be answered: the client goes on all the same."""
+        if self.waits_for is not None:
+            self.waits_for = None
+            self.world.history.unanswered -= 1
+            self._again()

@@ -1,0 +1,269 @@
+"""What the clients did and saw, and whether every promise of every level was kept.
+
+Each operation is noted with its true start and end. A read must have returned
+something that Redis really held at some moment in a window that ends with the
+read; each promise only moves the window's beginning:
+
+    bounded(B)      not earlier than B before the read began
+    B = 0           not before the read began (so it is linearizable: per key, the
+                    server's order is the order of all writes)
+    session         not before what this session has already seen or written
+    ack=all         not before the commit of any such write that had returned
+    token           not before the commit that the token names
+
+Writes: an answer "done" means committed once, inside the call; "nothing was
+done" means never committed; anything else may be either, but never twice.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from typing import Final
+
+from coherenced.core.requests import Fault, FaultKind, Level, ReadResult, WriteResult
+from tests.sim.truth import Truth
+
+DRIFT: Final = 1.01
+"""Node clocks run apart by less than this: a bound of B ms on one is less than that elsewhere."""
+ROUNDING_MS: Final = 0.01
+
+
+class Violation(Exception):
+    """A promise was broken; the text says which, by whom and when."""
+
+
+class ReadOp:
+    __slots__ = (
+        "bound_ms", "end_ms", "host", "incarnation", "keys", "outcome", "session", "source",
+        "start_ms", "token_ms", "values",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        session: str,
+        host: str,
+        incarnation: int,
+        keys: tuple[bytes, ...],
+        bound_ms: float,
+        start_ms: float,
+    ) -> None:
+        self.session = session
+        self.host = host
+        self.incarnation = incarnation
+        self.keys = keys
+        self.bound_ms = bound_ms
+        self.start_ms = start_ms
+        self.end_ms = float("inf")
+        self.token_ms = float("-inf")
+        self.values: tuple[bytes | None, ...] | None = None
+        self.source = ""
+        self.outcome = "unanswered"
+
+    def __str__(self) -> str:
+        keys = b",".join(self.keys).decode()
+        return (
+            f"read {keys} by {self.session} on {self.host} at {self.start_ms:.2f}.."
+            f"{self.end_ms:.2f} (B={self.bound_ms:g}) -> {self.values} from {self.source}"
+        )
+
+
+class WriteOp:
+    __slots__ = (
+        "end_ms", "fault", "host", "incarnation", "keys", "level", "result", "session",
+        "start_ms", "value", "what",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        session: str,
+        host: str,
+        incarnation: int,
+        keys: tuple[bytes, ...],
+        value: bytes,
+        what: str,
+        level: int,
+        start_ms: float,
+    ) -> None:
+        self.session = session
+        self.host = host
+        self.incarnation = incarnation
+        self.keys = keys
+        self.value = value
+        """Unique mark of this write, by which the truth knows it; b"" when it leaves none."""
+        self.what = what
+        self.level = level
+        self.start_ms = start_ms
+        self.end_ms = float("inf")
+        self.result: WriteResult | None = None
+        self.fault: Fault | None = None
+
+    def __str__(self) -> str:
+        keys = b",".join(self.keys).decode()
+        told = self.fault.kind if self.fault else "done" if self.result else "unanswered"
+        return (
+            f"{self.what} {keys} {self.value!r} by {self.session} on {self.host} at "
+            f"{self.start_ms:.2f}..{self.end_ms:.2f} ack={Level.name(self.level)} -> {told}"
+        )
+
+
+class History:
+    """Operations in the order they ended, each checked as it ends."""
+
+    def __init__(self, truth: Truth) -> None:
+        self.truth = truth
+        self.reads: list[ReadOp] = []
+        self.writes: list[WriteOp] = []
+        self.unanswered = 0
+        self.faults: dict[str, int] = {}
+        self.checked: dict[str, int] = {}
+        """Level -> how many operations were checked against it."""
+        self._seen: dict[tuple[str, int, bytes], float] = {}
+        """(session, node incarnation, key) -> the session's reads go no further back."""
+        self._acked: dict[bytes, list[tuple[float, float]]] = {}
+        """key -> (when an ack=all write had returned, latest such commit), both rising."""
+
+    # -- reads ---------------------------------------------------------------------
+
+    def end_read(self, op: ReadOp, outcome: ReadResult | Fault, now_ms: float) -> None:
+        op.end_ms = now_ms
+        self.unanswered -= 1
+        if isinstance(outcome, Fault):
+            op.outcome = outcome.kind
+            self._count_fault(outcome)
+            return
+        op.values = tuple(value.value for value in outcome.values)
+        op.source = ",".join(value.source for value in outcome.values)
+        op.outcome = "done"
+        self.reads.append(op)
+        for key, value in zip(op.keys, outcome.values, strict=True):
+            if value.error is None and not value.stale:
+                self.check_read(op, key, value.value)
+
+    def end_hit(self, op: ReadOp, value: bytes | None, now_ms: float) -> None:
+        op.end_ms = now_ms
+        self.unanswered -= 1
+        op.values = (value,)
+        op.source = "hit"
+        op.outcome = "done"
+        self.reads.append(op)
+        self.check_read(op, op.keys[0], value)
+
+    def check_read(self, op: ReadOp, key: bytes, value: bytes | None) -> None:
+        timeline = self.truth.timeline(key)
+        if op.bound_ms > 0:
+            level, from_ms = "bounded", op.start_ms - op.bound_ms * DRIFT - ROUNDING_MS
+        else:
+            level, from_ms = "linearizable", op.start_ms
+        session = (op.session, op.incarnation, key)
+        for name, since_ms in (
+            (level, from_ms),
+            ("token", op.token_ms),
+            ("session", self._seen.get(session, float("-inf"))),
+            ("ack=all", self._acknowledged_before(key, op.start_ms)),
+        ):
+            if since_ms == float("-inf"):
+                continue
+            self.checked[name] = self.checked.get(name, 0) + 1
+            if timeline.when_was(value, since_ms, op.end_ms) is None:
+                raise Violation(
+                    f"{name}: {op}: Redis did not hold {key!r}={value!r} at any time in "
+                    f"{since_ms:.2f}..{op.end_ms:.2f}; it held {describe(self.truth, key)}"
+                )
+            from_ms = max(from_ms, since_ms)
+        first = timeline.when_was(value, from_ms, op.end_ms)
+        if first is None:
+            raise Violation(
+                f"all promises together: {op}: not in {from_ms:.2f}..{op.end_ms:.2f}; "
+                f"{key!r} held {describe(self.truth, key)}"
+            )
+        if first > self._seen.get(session, float("-inf")):
+            self._seen[session] = first
+
+    def _acknowledged_before(self, key: bytes, start_ms: float) -> float:
+        acked = self._acked.get(key)
+        if not acked:
+            return float("-inf")
+        place = bisect_left(acked, (start_ms, float("-inf")))
+        return acked[place - 1][1] if place else float("-inf")
+
+    # -- writes --------------------------------------------------------------------
+
+    def end_write(self, op: WriteOp, outcome: WriteResult | Fault, now_ms: float) -> None:
+        op.end_ms = now_ms
+        self.unanswered -= 1
+        self.writes.append(op)
+        if isinstance(outcome, Fault):
+            op.fault = outcome
+            self._count_fault(outcome)
+        else:
+            op.result = outcome
+        times = self.truth.committed.get(op.value, [])
+        if op.value:
+            self._check_claim(op, times)
+        if not times:
+            return
+        for key in op.keys:
+            self._wrote(op, key, times[-1])
+        done = op.result is not None and op.result.satisfied
+        if op.level == Level.ALL and done:
+            self.checked["ack=all write"] = self.checked.get("ack=all write", 0) + 1
+            for key in op.keys:
+                self._note_acked(key, now_ms, times[-1])
+
+    def _wrote(self, op: WriteOp, key: bytes, commit_ms: float) -> None:
+        session = (op.session, op.incarnation, key)
+        self._seen[session] = max(self._seen.get(session, float("-inf")), commit_ms)
+
+    def _note_acked(self, key: bytes, end_ms: float, commit_ms: float) -> None:
+        acked = self._acked.setdefault(key, [])
+        latest = max((c for e, c in acked if e <= end_ms), default=commit_ms)
+        insort(acked, (end_ms, max(latest, commit_ms)))
+
+    def _check_claim(self, op: WriteOp, times: list[float]) -> None:
+        """W3: what the writer is told is so."""
+        self.checked["write"] = self.checked.get("write", 0) + 1
+        if len(times) > 1:
+            raise Violation(f"applied twice: {op}: committed at {times}")
+        if op.result is not None and not op.result.aborted:
+            changed = op.result.version is not None
+            if changed and not times:
+                raise Violation(f"write: {op}: told it is done, but it was never committed")
+            if changed and not op.start_ms <= times[0] <= op.end_ms:
+                raise Violation(f"write: {op}: committed at {times[0]:.2f}, outside the call")
+            if not changed and times and op.level != Level.NONE:
+                raise Violation(f"write: {op}: told nothing changed, but it was committed")
+        elif op.fault is not None and op.fault.kind in NOTHING_DONE and times:
+            raise Violation(f"write: {op}: told nothing was done, but it was committed at {times}")
+        elif (
+            op.fault is not None and op.fault.kind == FaultKind.APPLIED_UNKNOWN_REPLY and not times
+        ):
+            raise Violation(f"write: {op}: told it was applied, but it was not")
+
+    def check_claims_again(self) -> None:
+        """At the end: nothing that was refused, or committed once, has been committed since."""
+        for op in self.writes:
+            times = self.truth.committed.get(op.value, [])
+            if op.value and op.level != Level.NONE:
+                self._check_claim(op, times)
+            if op.value and len(times) > 1:
+                raise Violation(f"applied twice: {op}: committed at {times}")
+
+    def _count_fault(self, fault: Fault) -> None:
+        self.faults[fault.kind] = self.faults.get(fault.kind, 0) + 1
+
+
+NOTHING_DONE: Final = frozenset(
+    {
+        FaultKind.UNAVAILABLE,
+        FaultKind.OUT_OF_MEMORY,
+        FaultKind.CONFLICT,
+        FaultKind.OVERLOADED,
+        FaultKind.STOPPING,
+    }
+)
+
+
+def describe(truth: Truth, key: bytes, last: int = 6) -> str:
+    """The latest states of a key, for people."""
+    states = truth.timeline(key).states[-last:]
+    return " ".join(f"[{s.at_ms:.2f}: {s.value!r}]" for s in states)

@@ -1,0 +1,533 @@
+"""The modelled Redis: every call of the core answered in one atomic step.
+
+    server = Server()
+    answer, messages, acks = server.execute(call, now_ms)
+
+One `Server` is one process: its data, the lane's metadata, log, roster and
+labels. `Server.copy()` is a replica or a dump file; `fenced`, `out_of_memory`
+and `loading` are what a real server may be in. It knows nothing of connections
+and of time: both are the world's.
+
+Two laws of the protocol are the server's part, and so their switches are here.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import msgspec
+
+from coherenced.core.calls import (
+    Answer,
+    Call,
+    Failed,
+    Failure,
+    Fetch,
+    FetchedAll,
+    Leave,
+    Left,
+    Logged,
+    Mutate,
+    Mutated,
+    Probe,
+    Probed,
+    ReadLog,
+    ReadRoster,
+    Reap,
+    ReplicasReached,
+    Resolve,
+    RosterRead,
+    SendAck,
+    WaitReplicas,
+)
+from coherenced.core.model import (
+    EVERYTHING,
+    WANT_ACK,
+    Acknowledgement,
+    Done,
+    Fetched,
+    Lineage,
+    Member,
+    Message,
+    Mutation,
+    Op,
+    Query,
+    Record,
+    Reply,
+    ReplyError,
+)
+from tests.sim.redis_commands import Keyspace
+
+LOG_LENGTH: Final = 10_000
+MESSAGE_BYTES: Final = 4096
+RECORD_OVERHEAD_BYTES: Final = 48
+LABELLED_LIVE_MS: Final = 30 * 24 * 3600 * 1000
+"""A labelled value never lives without a bound: labels must not pile up for ever."""
+FENCED_TEXT: Final = "NOREPLICAS Not enough good replicas to write."
+OOM_TEXT: Final = "OOM command not allowed when used memory > 'maxmemory'."
+KEEPS_LABEL: Final = frozenset(
+    {
+        b"APPEND", b"DECR", b"DECRBY", b"EXPIRE", b"EXPIREAT", b"GETEX", b"INCR", b"INCRBY",
+        b"INCRBYFLOAT", b"PERSIST", b"PEXPIRE", b"PEXPIREAT",
+    }
+)  # fmt: skip
+"""Commands that change a value in place: its tags stay."""
+MOST_CHECKED: Final = 1000
+"""Compare-and-set looks at no more records than this."""
+MOST_WORDS: Final = 7_000
+TOO_MANY_WORDS: Final = ReplyError(f"ERR more than {MOST_WORDS} words in one atomic command")
+MARK_GONE: Final = ReplyError("PENDING the mark of this write has expired or was taken away")
+MARKED: Final = ReplyError("PENDING another write is between its two phases on this key")
+CONFLICT: Final = ReplyError("CONFLICT the key has changed since that version")
+
+
+class ServerLaws(msgspec.Struct, frozen=True, kw_only=True):
+    """The server's part of the protocol. All on, but in the tests that prove they matter."""
+
+    fenced_probe: bool = True
+    """V2: a server that may not accept writes refuses probes and fetches too."""
+    atomic_script: bool = True
+    """W1: the record and the change of the data are one atomic step."""
+
+
+class Executed(NamedTuple):
+    """What one call did: its answer (None: it wants none), and what it published."""
+
+    answer: Answer | None
+    messages: tuple[Message, ...] = ()
+    acks: tuple[tuple[bytes, Acknowledgement], ...] = ()
+    """(incarnation of the writer, acknowledgement) pairs."""
+
+
+class LogEntry(NamedTuple):
+    record: Record
+    reply: Reply
+
+
+class Server:
+    """One Redis process with one lane (0) and one database."""
+
+    def __init__(self, laws: ServerLaws | None = None, log_length: int = LOG_LENGTH) -> None:
+        self.laws = laws or ServerLaws()
+        self.log_length = log_length
+        self.space = Keyspace()
+        self.lineage: Lineage | None = None
+        self.roster_version = 0
+        self.roster_count = 0
+        """How many nodes the metadata says are on the roster."""
+        self.log: list[LogEntry] = []
+        self.roster: dict[bytes, Member] = {}
+        self.labels: dict[bytes, tuple[bytes, int, tuple[bytes, ...]]] = {}
+        """key -> (epoch and sequence it was labelled at, its tags)."""
+        self.labelled = False
+        """Whether any value was ever labelled: only then invalidations are remembered."""
+        self.dead_tags: dict[bytes, int] = {}
+        """tag -> the sequence of its last invalidation; `*` is everything."""
+        self.dead_prefixes: dict[bytes, int] = {}
+        self.dead_before = 0
+        """Labels older than this sequence are dead: everything was invalidated there."""
+        self.pending: dict[bytes, tuple[int, bytes]] = {}
+        """K6: key -> (when its mark ends by this server's clock, token)."""
+        self.fenced = False
+        """It may not accept writes: cut off from its replicas, demoted, or its disk is broken."""
+        self.out_of_memory = False
+        self.clock_offset_ms = 0.0
+        self.unapplied: list[tuple[Mutation, bytes]] = []
+        """With `atomic_script` off: changes of the data that come later than their records."""
+
+    def copy(self) -> Server:
+        """A replica, a dump file: the same data, independent from now on."""
+        other = Server(self.laws, self.log_length)
+        other.space = self.space.copy()
+        other.lineage = self.lineage
+        other.roster_version = self.roster_version
+        other.roster_count = self.roster_count
+        other.log = list(self.log)
+        other.roster = dict(self.roster)
+        other.labels = dict(self.labels)
+        other.labelled = self.labelled
+        other.dead_tags = dict(self.dead_tags)
+        other.dead_prefixes = dict(self.dead_prefixes)
+        other.dead_before = self.dead_before
+        other.pending = dict(self.pending)
+        other.clock_offset_ms = self.clock_offset_ms
+        return other
+
+    # -- what may happen to a server -----------------------------------------------
+
+    def flush_all(self) -> None:
+        """FLUSHALL by an operator: the data and everything of ours."""
+        self.space.items.clear()
+        self.lineage = None
+        self.log.clear()
+        self.roster.clear()
+        self.labels.clear()
+        self.labelled = False
+        self._forget_invalidations()
+        self.pending.clear()
+
+    def lose_metadata(self) -> None:
+        """The metadata hash is deleted or evicted; the log and the data stay."""
+        self.lineage = None
+
+    def lose_roster(self) -> None:
+        """The roster hash is deleted or evicted: who was on it is unknown."""
+        self.roster.clear()
+        self.roster_count = -1
+
+    def trim(self, keep: int) -> None:
+        """XTRIM: only the last `keep` records stay."""
+        self.log = self.log[len(self.log) - keep :] if keep else []
+
+    # -- the calls -------------------------------------------------------------------
+
+    def execute(self, call: Call, now_ms: float) -> Executed:
+        """Carry out one call atomically. `now_ms` is the world's time."""
+        self.space.now_ms = int(now_ms + self.clock_offset_ms)
+        match call:
+            case Probe():
+                return Executed(self._refused(call.call_id) or self._probe(call))
+            case Fetch():
+                return Executed(self._refused(call.call_id) or self._fetch(call))
+            case Mutate():
+                return self._mutate(call)
+            case ReadLog():
+                return Executed(self._read_log(call.call_id, call.start_seq, call.limit))
+            case Resolve():
+                return Executed(self._read_log(call.call_id, call.start_seq, len(self.log)))
+            case ReadRoster():
+                return Executed(
+                    RosterRead(call.call_id, self.roster_version, tuple(self.roster.values()))
+                )
+            case Reap():
+                member = self.roster.get(call.incarnation)
+                if member is not None and member.beat == call.beat and not self.fenced:
+                    self._remove_member(call.incarnation)
+                return Executed(None)
+            case Leave():
+                if self.fenced:
+                    return Executed(_unreachable(call.call_id))
+                if call.incarnation in self.roster:
+                    self._remove_member(call.incarnation)
+                return Executed(Left(call.call_id))
+            case SendAck():
+                return Executed(None, acks=((call.writer, call.ack),))
+            case WaitReplicas():
+                return Executed(ReplicasReached(call.call_id, 0))
+        raise AssertionError(f"not a call of the server: {call!r}")
+
+    def _remove_member(self, incarnation: bytes) -> None:
+        del self.roster[incarnation]
+        if self.lineage is not None:
+            self.roster_count -= 1
+            self.roster_version += 1
+
+    def _refused(self, call_id: int) -> Failed | None:
+        return _unreachable(call_id) if self.fenced and self.laws.fenced_probe else None
+
+    def _live_lineage(self, new_epoch: bytes) -> Lineage:
+        """W2: metadata that is gone starts a new epoch, and takes the log with it."""
+        if self.lineage is None:
+            self._start_epoch(new_epoch, 0)
+        assert self.lineage is not None
+        return self.lineage
+
+    def _start_epoch(self, new_epoch: bytes, last_seq: int) -> None:
+        """`last_seq`: the sequence to go on from. The roster's version starts from the clock,
+        so that it does not repeat one that a node remembers."""
+        self.lineage = Lineage(new_epoch, last_seq, new_epoch)
+        self.log.clear()
+        self.pending.clear()
+        self._forget_invalidations()
+        self.roster_version = self.space.now_ms // 1000 * 1000
+        self.roster_count = len(self.roster)
+
+    def _forget_invalidations(self) -> None:
+        self.dead_tags.clear()
+        self.dead_prefixes.clear()
+        self.dead_before = 0
+
+    def _probe(self, call: Probe) -> Probed:
+        self._live_lineage(call.new_epoch)
+        if call.member is not None:
+            self._join(msgspec.structs.replace(call.member, seen_ms=self.space.now_ms), call)
+        assert self.lineage is not None
+        return Probed(call.call_id, self.lineage, self.space.now_ms, self.roster_version)
+
+    def _join(self, member: Member, call: Probe) -> None:
+        """K2. A roster that was lost is a new epoch: who holds what is unknown (K7)."""
+        added = member.incarnation not in self.roster
+        self.roster[member.incarnation] = member
+        if not added:
+            return
+        self.roster_count += 1
+        if self.roster_count == len(self.roster):
+            self.roster_version += 1
+            return
+        assert self.lineage is not None
+        self._start_epoch(call.new_epoch, self.lineage.seq)
+
+    def _fetch(self, call: Fetch) -> FetchedAll:
+        lineage = self._live_lineage(call.new_epoch)
+        results = tuple(
+            self._query(item) if isinstance(item, Query) else self.fetched(item)
+            for item in call.items
+        )
+        return FetchedAll(call.call_id, lineage, results)
+
+    def _query(self, query: Query) -> Reply:
+        for key in query.keys:
+            self._purge(key)
+        return self.space.execute(query.argv)
+
+    def fetched(self, key: bytes) -> Fetched:
+        """What a fill of `key` reads now."""
+        labels = self._purge(key)
+        value = self.space.string(key)
+        pending = self._holder(key) is not None
+        if isinstance(value, ReplyError):
+            return Fetched(None, error=value)
+        if value is None:
+            return Fetched(None, pending=pending)
+        return Fetched(value, self.space.ttl_ms(key), labels, pending)
+
+    def _purge(self, key: bytes) -> tuple[bytes, ...]:
+        """T1: forget `key` if it is a labelled value that a record has covered. -> its tags."""
+        label = self.labels.get(key)
+        if label is None or self.lineage is None:
+            return ()
+        epoch, since, tags = label
+        alive = (
+            self.space.peek(key) is not None
+            and epoch == self.lineage.epoch
+            and self.dead_before <= since
+            and all(self.dead_tags.get(tag, 0) <= since for tag in tags)
+            and not any(
+                seq > since and key.startswith(prefix) for prefix, seq in self.dead_prefixes.items()
+            )
+        )
+        if alive:
+            return tags
+        del self.labels[key]
+        self.space.items.pop(key, None)
+        return ()
+
+    def _read_log(self, call_id: int, start_seq: int, limit: int) -> Answer:
+        if self.lineage is None:
+            return Failed(call_id, Failure.UNREACHABLE, "the lane has no metadata")
+        entries = [entry for entry in self.log if entry.record.seq >= start_seq][:limit]
+        return Logged(
+            call_id,
+            self.lineage,
+            tuple(entry.record for entry in entries),
+            tuple(entry.reply for entry in entries),
+        )
+
+    # -- mutations ---------------------------------------------------------------------
+
+    def _mutate(self, call: Mutate) -> Executed:
+        if self.fenced:
+            return Executed(_unreachable(call.call_id))
+        if self.out_of_memory and not all(m.frees_memory or not m.is_write for m in call.mutations):
+            return Executed(Failed(call.call_id, Failure.OUT_OF_MEMORY, OOM_TEXT))
+        self._live_lineage(call.new_epoch)
+        done: list[Done] = []
+        records: list[Record] = []
+        released: list[bytes] = []
+        for mutation, tag, want_ack in zip(call.mutations, call.tags, call.want_ack, strict=True):
+            reply, record = self._one(mutation, tag, call.writer, want_ack, released)
+            if record is None:
+                done.append(Done(reply, 0, b"", b""))
+            else:
+                records.append(record)
+                done.append(Done(reply, record.seq, record.tag, record.prev))
+        for key in released:  # only now: a later command of the batch may be about the same key
+            self.pending.pop(key, None)
+        lineage = self.lineage
+        assert lineage is not None
+        del self.log[: max(0, len(self.log) - self.log_length)]
+        answer = Mutated(call.call_id, lineage, self.roster_version, tuple(done))
+        if not records:
+            return Executed(answer)
+        size = sum(_body_bytes(record) + RECORD_OVERHEAD_BYTES for record in records)
+        small = size <= MESSAGE_BYTES
+        message = Message(
+            call.lane, lineage.epoch, lineage.seq, lineage.tag, tuple(records) if small else ()
+        )
+        return Executed(answer, (message,))
+
+    def _one(
+        self,
+        mutation: Mutation,
+        tag: bytes,
+        writer: bytes,
+        want_ack: bool,
+        released: list[bytes],
+    ) -> tuple[Reply, Record | None]:
+        """Execute one mutation and record it. -> its reply, and its record if there is one."""
+        for key in mutation.keys:
+            self._purge(key)
+        refused = self._refusal(mutation, released)
+        if refused is not None:
+            return refused, None
+        if mutation.if_version is not None and not self._unchanged_since(mutation):
+            return CONFLICT, None
+        reply = self._run(mutation, tag)
+        if not mutation.is_write or isinstance(reply, ReplyError):
+            return reply, None
+        if (mutation.unchanged == b"n" and reply is None) or (
+            mutation.unchanged == b"z" and reply == 0
+        ):
+            return reply, None
+        if mutation.op == Op.FLUSH:
+            self._flushed()
+        record = self._append(mutation, tag, writer, want_ack)
+        kept = reply if isinstance(reply, int) else None
+        self.log.append(LogEntry(record, kept))
+        self._label(mutation, record)
+        return reply, record
+
+    def _run(self, mutation: Mutation, tag: bytes) -> Reply:
+        if not mutation.argv:
+            return None
+        if len(mutation.argv) > MOST_WORDS:
+            return TOO_MANY_WORDS
+        if mutation.is_write and not self.laws.atomic_script:
+            self.unapplied.append((mutation, tag))
+            return self.copy().space.execute(mutation.argv)
+        return self.space.execute(mutation.argv)
+
+    def _holder(self, key: bytes) -> bytes | None:
+        """K6: the token of the mark on `key`, None when it bears none that is still alive."""
+        ends_ms, token = self.pending.get(key, (0, b""))
+        if ends_ms > self.space.now_ms:
+            return token
+        self.pending.pop(key, None)
+        return None
+
+    def _refusal(self, mutation: Mutation, released: list[bytes]) -> ReplyError | None:
+        """K6: why this must not be done while its keys are, or are not, pending."""
+        ends_it = mutation.is_write and mutation.op in (Op.COMMIT, Op.ABORT)
+        harmless = not mutation.is_write or mutation.op == Op.INVALIDATE
+        token = mutation.token if mutation.op in (Op.PREPARE, Op.COMMIT, Op.ABORT) else None
+        for key in mutation.keys:
+            held = self._holder(key)
+            if ends_it and held != token:
+                return MARK_GONE
+            if held is not None and held != token and not harmless:
+                return MARKED
+        if ends_it:
+            released.extend(mutation.keys)
+        return None
+
+    def _flushed(self) -> None:
+        """FLUSHDB keeps the metadata and the roster; the log starts again with its record."""
+        self.log.clear()
+        self.labels.clear()
+        self.labelled = False
+        self._forget_invalidations()
+        self.pending.clear()
+
+    def _append(self, mutation: Mutation, tag: bytes, writer: bytes, want_ack: bool) -> Record:
+        lineage = self.lineage
+        assert lineage is not None
+        flags = (WANT_ACK if want_ack else 0) | (EVERYTHING if mutation.everything else 0)
+        record = Record(
+            lineage.seq + 1,
+            lineage.tag,
+            tag,
+            mutation.op,
+            flags,
+            writer,
+            mutation.keys,
+            mutation.tags,
+            mutation.prefixes,
+        )
+        self.lineage = Lineage(lineage.epoch, record.seq, tag)
+        return record
+
+    def _label(self, mutation: Mutation, record: Record) -> None:
+        """What a recorded mutation does to labels: an invalidation ends them, a write replaces."""
+        if mutation.op == Op.PREPARE:
+            mark = (self.space.now_ms + mutation.token_ttl_ms, mutation.token)
+            self.pending.update((key, mark) for key in mutation.keys)
+            return
+        if not mutation.argv:
+            if mutation.op != Op.ABORT:
+                self._bury(record)
+            return
+        assert self.lineage is not None
+        for key in mutation.keys:
+            kept = self.labels.pop(key, None) if mutation.argv[0].upper() in KEEPS_LABEL else None
+            tags = mutation.label or (kept[2] if kept is not None else ())
+            self.labels.pop(key, None)
+            item = self.space.peek(key)
+            if not tags or item is None:
+                continue
+            latest_ms = self.space.now_ms + LABELLED_LIVE_MS
+            item.expire_ms = min(item.expire_ms or latest_ms, latest_ms)
+            self.labels[key] = (
+                (self.lineage.epoch, record.seq, tags) if mutation.label else kept or (b"", 0, ())
+            )
+        self.labelled = self.labelled or bool(mutation.label)
+
+    def _bury(self, record: Record) -> None:
+        if not self.labelled:
+            return
+        for key in record.keys:
+            if self.labels.pop(key, None) is not None:
+                self.space.items.pop(key, None)
+        for tag in record.tags:
+            self.dead_tags[tag] = record.seq
+        for prefix in record.prefixes:
+            self.dead_prefixes[prefix] = record.seq
+        if record.everything:
+            self._forget_invalidations()
+            self.dead_before = record.seq
+
+    def _unchanged_since(self, mutation: Mutation) -> bool:
+        """Compare-and-set: no record after `unchanged_since` covers the key, as the log shows."""
+        version, lineage = mutation.if_version, self.lineage
+        assert version is not None
+        assert lineage is not None
+        if version.epoch != lineage.epoch:
+            return False
+        since = max(version.seq, mutation.unchanged_since)
+        later = [e.record for e in self.log if e.record.seq > since]
+        if len(later) != lineage.seq - since or len(later) > MOST_CHECKED:
+            return False
+        return not any(
+            record.everything
+            or (self.labelled and (record.tags or record.prefixes))
+            or any(key in record.keys for key in mutation.keys)
+            for record in later
+        )
+
+    def catch_up_data(self) -> None:
+        """With `atomic_script` off: the changes of the data that their records announced."""
+        due, self.unapplied = self.unapplied, []
+        for mutation, _ in due:
+            self.space.execute(mutation.argv)
+
+    # -- for the world ---------------------------------------------------------------------
+
+    def foreign(self, *argv: bytes) -> Reply:
+        """A command of an application that does not go through coherenced: no record."""
+        return self.space.execute(argv)
+
+
+def _unreachable(call_id: int) -> Failed:
+    return Failed(call_id, Failure.UNREACHABLE, FENCED_TEXT)
+
+
+def _body_bytes(record: Record) -> int:
+    """What the writer packs for the script: all of a record but its place in the chain."""
+    parts = (
+        record.op,
+        record.flags,
+        record.writer,
+        record.keys,
+        record.tags,
+        record.prefixes,
+    )
+    return sum(len(msgspec.msgpack.encode(part)) for part in parts)

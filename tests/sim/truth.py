@@ -1,0 +1,130 @@
+"""What really happened: every state that the lane's data has ever been in.
+
+The simulator sees every commit of the modelled server at its true time. So
+there is nothing to infer from a history: how old a value is that some node
+served is looked up here, exactly.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from coherenced.core.model import Lineage, Record
+from tests.sim.redis_model import Server
+
+
+class State(NamedTuple):
+    """What one key held from `at_ms` on, until its next state or its expiry."""
+
+    at_ms: float
+    index: int
+    value: bytes | None
+    dies_ms: float
+    """World time from which Redis treats it as expired; infinity when it has no TTL."""
+
+
+class Timeline:
+    """All states of one key, oldest first. It begins absent."""
+
+    __slots__ = ("indexes", "states", "times")
+
+    def __init__(self) -> None:
+        self.states = [State(float("-inf"), -1, None, float("inf"))]
+        self.times = [float("-inf")]
+        self.indexes = [-1]
+
+    def add(self, state: State) -> None:
+        self.states.append(state)
+        self.times.append(state.at_ms)
+        self.indexes.append(state.index)
+
+    def at_index(self, index: int) -> State:
+        """The state just after commit number `index`."""
+        return self.states[bisect_right(self.indexes, index) - 1]
+
+    def when_was(self, value: bytes | None, from_ms: float, to_ms: float) -> float | None:
+        """The earliest time in [from_ms, to_ms] at which the key held `value`; None if never."""
+        if from_ms > to_ms:
+            return None
+        place = max(0, bisect_left(self.times, from_ms) - 1)
+        for at in range(place, len(self.states)):
+            state = self.states[at]
+            if state.at_ms > to_ms:
+                return None
+            ends_ms = self.times[at + 1] if at + 1 < len(self.states) else float("inf")
+            if state.value == value:
+                earliest = max(state.at_ms, from_ms)
+                if earliest <= min(ends_ms, state.dies_ms, to_ms):
+                    return earliest
+            if value is None and state.dies_ms < ends_ms:
+                earliest = max(state.dies_ms, from_ms)
+                if earliest <= min(ends_ms, to_ms):
+                    return earliest
+        return None
+
+    def now(self, now_ms: float) -> bytes | None:
+        state = self.states[-1]
+        return None if now_ms >= state.dies_ms else state.value
+
+
+class Truth:
+    """The history of the authoritative server. `observe` is called after each of its steps."""
+
+    def __init__(self) -> None:
+        self.keys: dict[bytes, Timeline] = {}
+        self.index = 0
+        """How many commits there have been."""
+        self.commit_times: list[float] = [float("-inf")]
+        """Index -> when that commit happened."""
+        self.positions: dict[Lineage, int] = {}
+        """Lineage -> the last commit at which the log stood there."""
+        self.by_seq: dict[tuple[bytes, int], list[int]] = {}
+        self.records: list[tuple[float, bytes, Record]] = []
+        self.committed: dict[bytes, list[float]] = {}
+        """Each written value -> when it was committed. More than one time is a double apply."""
+
+    def timeline(self, key: bytes) -> Timeline:
+        found = self.keys.get(key)
+        if found is None:
+            found = self.keys[key] = Timeline()
+        return found
+
+    def observe(self, server: Server, keys: Iterable[bytes] | None, now_ms: float) -> None:
+        """Something was committed: note what `keys` hold now (None: every key ever seen)."""
+        self.index += 1
+        self.commit_times.append(now_ms)
+        if keys is None:
+            keys = list(dict.fromkeys([*self.keys, *server.space.items]))
+        for key in keys:
+            self._note(server, key, now_ms)
+        self.place(server)
+
+    def place(self, server: Server) -> None:
+        """Remember that the log stands where it stands after the last commit."""
+        lineage = server.lineage
+        if lineage is not None and self.positions.get(lineage) != self.index:
+            self.positions[lineage] = self.index
+            self.by_seq.setdefault((lineage.epoch, lineage.seq), []).append(self.index)
+
+    def _note(self, server: Server, key: bytes, now_ms: float) -> None:
+        value = server.fetched(key).value
+        timeline = self.timeline(key)
+        dies_ms = float("inf")
+        item = server.space.items.get(key)
+        if value is not None and item is not None and item.expire_ms is not None:
+            dies_ms = item.expire_ms + 1 - server.clock_offset_ms
+        last = timeline.states[-1]
+        alive = None if now_ms >= last.dies_ms else last.value
+        if alive != value or (value is not None and dies_ms != last.dies_ms):
+            timeline.add(State(now_ms, self.index, value, dies_ms))
+
+    def note_written(self, value: bytes, now_ms: float) -> None:
+        self.committed.setdefault(value, []).append(now_ms)
+
+    def next_commit_ms(self, index: int) -> float:
+        """When the commit after `index` happened; infinity when there was none."""
+        if index + 1 < len(self.commit_times):
+            return self.commit_times[index + 1]
+        return float("inf")

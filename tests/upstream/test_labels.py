@@ -1,0 +1,182 @@
+"""Labelled values (T1): cache entries in Redis that die of their tags; plain values never do."""
+
+from __future__ import annotations
+
+import pytest
+
+from coherenced.core.model import Mutation, Query
+from tests.servers import Server
+from tests.upstream.lanes import FLUSH, NAMES, Lane, delete, incr, invalidate, set_, write
+
+DAY_MS = 86_400_000
+DEAD = b"coh:{0}:dead"
+PREFIXES = b"coh:{0}:prefixes"
+
+
+def label_key(key: bytes) -> bytes:
+    return b"coh:{0}:label:" + key
+
+
+def labelled(key: bytes, *tags: bytes, px: bytes | None = None) -> Mutation:
+    options = (b"PX", px) if px else ()
+    return set_(key, b"value", *options, label=tags)
+
+
+def alive(lane: Lane, key: bytes) -> bool:
+    return lane.fetch(key).value is not None
+
+
+def test_labels_are_read_with_the_value(lane: Lane) -> None:
+    lane.mutate(labelled(b"a", b"t", b"\xff\x00"), set_(b"plain", b"1"))
+    assert lane.fetch(b"a").labels == (b"t", b"\xff\x00")
+    assert lane.fetch(b"plain").labels == ()
+    assert lane.fetch(b"missing").labels == ()
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        invalidate(b"a"),
+        invalidate(tags=(b"x", b"t")),
+        invalidate(prefixes=(b"zz", b"a")),
+        invalidate(everything=True),
+    ],
+    ids=["key", "tag", "prefix", "everything"],
+)
+def test_a_labelled_value_dies_of_what_covers_it(lane: Lane, record: Mutation) -> None:
+    lane.mutate(labelled(b"a", b"t"), labelled(b"b", b"u"), set_(b"ab", b"plain"))
+    lane.mutate(record)
+    assert not alive(lane, b"a")
+    assert alive(lane, b"b") == (not record.everything)
+    assert alive(lane, b"ab"), "a plain value lives in Redis: no invalidation ends it"
+    assert lane.server.command("EXISTS", b"a", label_key(b"a")) == 0
+    # Written again afterwards it lives, and what is older does not touch it.
+    lane.mutate(labelled(b"a", b"t"))
+    assert alive(lane, b"a")
+
+
+def test_a_dead_value_is_absent_for_every_command(lane: Lane) -> None:
+    keys = [b"a%d" % i for i in range(8)]
+    lane.mutate(*(labelled(key, b"t") for key in keys), invalidate(tags=(b"t",)))
+    exists = Query((b"EXISTS", keys[0]), (keys[0],))
+    assert lane.fetch_all(exists).results == (0,)
+    assert lane.reply(incr(keys[1])) == 1
+    assert lane.reply(write(b"APPEND", keys[2], b"x")) == 1
+    assert lane.reply(write(b"SET", keys[3], b"x", b"NX", unchanged=b"n")) == b"OK"
+    assert lane.reply(delete(keys[4])) == 0
+    read = Mutation((b"STRLEN", keys[5]), keys=(keys[5],), is_write=False)
+    assert lane.reply(read) == 0
+    assert lane.reply(write(b"EXPIRE", keys[6], b"9", unchanged=b"z")) == 0
+    assert lane.reply(write(b"SET", keys[7], b"new", b"GET")) is None
+    assert alive(lane, keys[7])
+
+
+def test_a_plain_write_makes_a_value_plain(lane: Lane) -> None:
+    for verb in (b"SET", b"GETSET"):
+        lane.mutate(labelled(b"a", b"t"), write(verb, b"a", b"plain"))
+        lane.mutate(invalidate(tags=(b"t",)))
+        assert lane.fetch(b"a").value == b"plain"
+        assert lane.server.command("EXISTS", label_key(b"a")) == 0
+
+
+def test_what_changes_a_value_in_place_keeps_its_label(lane: Lane) -> None:
+    lane.mutate(set_(b"n", b"1", label=(b"t",)), incr(b"n"), write(b"APPEND", b"n", b"0"))
+    found = lane.fetch(b"n")
+    assert (found.value, found.labels) == (b"20", (b"t",))
+    lane.mutate(invalidate(tags=(b"t",)))
+    assert not alive(lane, b"n")
+
+
+def test_a_label_lives_as_long_as_its_value(lane: Lane) -> None:
+    server = lane.server
+
+    def ends(key: bytes) -> tuple[int, int]:
+        value, label = server.commands(["PEXPIRETIME", key], ["PEXPIRETIME", label_key(key)])
+        assert value == label
+        return value, server.command("PTTL", key)
+
+    lane.mutate(labelled(b"a", b"t", px=b"50000"))
+    assert 0 < ends(b"a")[1] <= 50_000
+    lane.mutate(write(b"PEXPIRE", b"a", b"90000"))
+    assert 50_000 < ends(b"a")[1] <= 90_000
+    lane.mutate(write(b"GETEX", b"a", b"PX", b"70000"))
+    assert 50_000 < ends(b"a")[1] <= 70_000
+    lane.mutate(write(b"PERSIST", b"a"))
+    assert 29 * DAY_MS < ends(b"a")[1] <= 30 * DAY_MS
+    lane.mutate(write(b"PEXPIRE", b"a", b"%d" % (90 * DAY_MS)))
+    assert 29 * DAY_MS < ends(b"a")[1] <= 30 * DAY_MS
+    lane.mutate(labelled(b"b", b"t"))
+    assert 29 * DAY_MS < ends(b"b")[1] <= 30 * DAY_MS
+    lane.mutate(write(b"EXPIRE", b"a", b"-1"))
+    assert server.command("EXISTS", b"a", label_key(b"a")) == 0
+
+
+def test_a_foreign_delete_leaves_no_dead_label_in_the_way(lane: Lane) -> None:
+    lane.mutate(labelled(b"a", b"t"))
+    lane.server.command("DEL", b"a")
+    assert not alive(lane, b"a")
+    lane.mutate(set_(b"a", b"1"))
+    lane.mutate(invalidate(tags=(b"t",)))
+    assert alive(lane, b"a")
+
+
+def test_nothing_is_kept_while_there_are_no_labels(lane: Lane) -> None:
+    lane.mutate(set_(b"a", b"1"), invalidate(b"a", tags=(b"t",), prefixes=(b"p",)))
+    assert lane.server.command("EXISTS", DEAD, PREFIXES) == 0
+
+
+def test_many_prefixes_become_everything(lane: Lane) -> None:
+    lane.mutate(labelled(b"a", b"t"))
+    lane.mutate(*(invalidate(prefixes=(b"p%d" % i,)) for i in range(256)))
+    assert alive(lane, b"a")
+    lane.mutate(invalidate(prefixes=(b"one more",)))
+    assert not alive(lane, b"a")
+    assert lane.server.command("EXISTS", PREFIXES) == 0
+    assert lane.server.command("HLEN", DEAD) == 1
+    lane.mutate(labelled(b"a", b"t"))
+    assert alive(lane, b"a")
+
+
+def test_many_tags_become_everything(lane: Lane) -> None:
+    lane.mutate(labelled(b"a", b"t"))
+    crowd = [x for i in range(100_000) for x in (f"t:{i}", "1")]
+    for at in range(0, len(crowd), 10_000):
+        lane.server.command("HSET", DEAD, *crowd[at : at + 10_000])
+    assert alive(lane, b"a")
+    lane.mutate(invalidate(tags=(b"one more",)))
+    assert not alive(lane, b"a")
+    assert lane.server.command("HLEN", DEAD) == 1
+
+
+def test_a_new_epoch_ends_all_labelled_values(lane: Lane) -> None:
+    lane.mutate(labelled(b"a", b"t"), set_(b"plain", b"1"))
+    lane.server.command("DEL", NAMES.meta)
+    found = lane.fetch_all(b"a", b"plain", new_epoch=b"f" * 16)
+    assert [f.value for f in found.results] == [None, b"1"]
+
+
+def test_a_label_that_is_nonsense_ends_its_value(lane: Lane) -> None:
+    lane.mutate(labelled(b"a", b"t"), labelled(b"b", b"t"))
+    lane.server.command("SET", label_key(b"a"), b"\xc1junk")
+    lane.server.command("SET", label_key(b"b"), b"\x01")
+    assert not alive(lane, b"a")
+    assert not alive(lane, b"b")
+
+
+def test_flushdb_ends_the_bookkeeping_too(lane: Lane) -> None:
+    lane.mutate(labelled(b"a", b"t"), invalidate(tags=(b"t",)))
+    lane.mutate(FLUSH)
+    assert lane.server.command("EXISTS", DEAD) == 0
+    lane.mutate(labelled(b"a", b"t"))
+    assert lane.fetch(b"a").labels == (b"t",)
+    lane.mutate(invalidate(tags=(b"t",)))
+    assert not alive(lane, b"a")
+
+
+def test_a_value_without_tags_can_be_labelled(server: Server) -> None:
+    lane = Lane(server)
+    lane.mutate(labelled(b"a"))
+    assert lane.fetch(b"a").labels == ()
+    lane.mutate(invalidate(b"a"))
+    assert not alive(lane, b"a")
+    lane.close()
