@@ -17,19 +17,30 @@ import secrets
 import signal
 import socket
 from collections.abc import Callable
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
+import msgspec
 import uvloop
 
 import coherenced
-from coherenced.config import Config, Loaded, describe, diff, load
+from coherenced.config import Config, Diff, Loaded, Redis, describe, diff
 from coherenced.core.node import Node, Settings
 from coherenced.core.policy import Namespaces, Policy
+from coherenced.embedded import EmbeddedServer
 from coherenced.errors import CoherencedError, ConfigError, RedisUnreachable
 from coherenced.host import Host
 from coherenced.notify import Notifier
 from coherenced.observe import logs
+from coherenced.observe.stats import FrontSection, NodeStats
 from coherenced.paths import Paths, prepare_runtime_dir
+from coherenced.serve.http import HttpFront, serve_http
+from coherenced.serve.http_limits import HttpLimits
+from coherenced.serve.listeners import open_sockets
+from coherenced.serve.resp import RespFront, serve_resp
+from coherenced.serve.resp_settings import RespSettings
+from coherenced.upstream.check import inspect
+from coherenced.upstream.link import Link
 
 JOIN_PATIENCE_S: Final = 2.0
 """How long clients wait in the socket's backlog for the node to join, before they are told."""
@@ -73,7 +84,9 @@ def policies(config: Config) -> tuple[Policy, list[tuple[str, Policy]]]:
             max_age_ms=pick(space.max_age_ms, default.max_age_ms),
             negative_max_age_ms=pick(space.negative_max_age_ms, default.negative_max_age_ms),
             linearizable=space.linearizable,
-            spool=default.spool if space.on_unavailable is None else space.on_unavailable == "spool",
+            spool=default.spool
+            if space.on_unavailable is None
+            else space.on_unavailable == "spool",
         )
         rules.append((space.match, policy))
     return default, rules
@@ -106,7 +119,9 @@ class Daemon:
             http = await serve_http(host, sockets.http, http_limits(config))
             opened.push_async_callback(http.close)
             await self._join(host)
-            resp = await serve_resp(host, sockets.resp, resp_limits(config))
+            resp = await serve_resp(
+                host, sockets.resp, self._resp_settings(host, settings), host.hit_latency.observe
+            )
             opened.push_async_callback(resp.close)
             host.fronts = partial(_fill_fronts, resp, http)
             await self._live(opened, host, paths)
@@ -119,7 +134,7 @@ class Daemon:
 
     # -- opening ----------------------------------------------------------------------
 
-    def _open_server(self, opened: contextlib.AsyncExitStack, paths: Paths) -> RedisSection:
+    def _open_server(self, opened: contextlib.AsyncExitStack, paths: Paths) -> Redis:
         """The configured server's settings, or a private server's that runs until we stop."""
         settings = self.config.redis
         if settings.url:
@@ -131,7 +146,7 @@ class Daemon:
         self._log.info(f"no redis.url is configured: {verb} in {paths.runtime_dir}")
         return msgspec.structs.replace(settings, url=url)
 
-    async def _check_server(self, settings: RedisSection) -> None:
+    async def _check_server(self, settings: Redis) -> None:
         """Too old a server is refused at once; one that is not there yet is waited for."""
         try:
             facts = await inspect(settings)
@@ -141,7 +156,7 @@ class Daemon:
         for advice in facts.warnings:
             self._log.warning(advice)
 
-    def _open_node(self, opened: contextlib.AsyncExitStack, settings: RedisSection) -> Host:
+    def _open_node(self, opened: contextlib.AsyncExitStack, settings: Redis) -> Host:
         config = self.config
         name = config.node.name or socket.gethostname()
         node = Node(
@@ -182,6 +197,14 @@ class Daemon:
         finally:
             joined.cancel()
             stopping.cancel()
+
+    def _resp_settings(self, host: Host, settings: Redis) -> RespSettings:
+        return RespSettings.of(
+            self.config,
+            node=host.node.settings.name,
+            version=coherenced.__version__,
+            database=settings.endpoint().db,
+        )
 
     # -- running ----------------------------------------------------------------------
 
@@ -243,12 +266,17 @@ class Daemon:
             self._log.error("not reloaded: the configuration is wrong", detail=str(error))
             self._notify.ready("not reloaded: the configuration is wrong")
             return
-        change = diff(self.config, fresh)
-        self._apply(fresh, change)
+        try:
+            change = diff(self.config, fresh)
+        except ConfigError as error:
+            self._log.error("not reloaded", detail=str(error))
+            self._notify.ready("not reloaded")
+            return
+        self._apply(change)
         self._notify.ready()
 
-    def _apply(self, fresh: Config, change: Diff) -> None:
-        host = self._host
+    def _apply(self, change: Diff) -> None:
+        host, fresh = self._host, change.config
         assert host is not None
         default, rules = policies(fresh)
         bound_ms = Namespaces(default, rules).largest_bound_ms
@@ -262,7 +290,7 @@ class Daemon:
         logs.configure(fresh.log.level, fresh.log.format)
         self.config = fresh
         host.report(
-            "reloaded", {"changed": [c.key for c in change.reloadable], "needs_restart": stays}
+            "reloaded", {"changed": [c.key for c in change.reloaded], "needs_restart": stays}
         )
 
 
@@ -278,7 +306,10 @@ def http_limits(config: Config) -> HttpLimits:
 
 
 def _fill_fronts(resp: RespFront, http: HttpFront, stats: NodeStats) -> None:
-    stats.fronts = {"resp": resp.section(), "http": http.section()}
+    stats.fronts = {
+        "resp": msgspec.convert(resp.stats(), FrontSection),
+        "http": msgspec.convert(http.stats(), FrontSection),
+    }
 
 
 def run(loaded: Loaded, reload: Callable[[], Loaded] | None = None) -> int:

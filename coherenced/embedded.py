@@ -145,7 +145,7 @@ class EmbeddedServer:
                     stdout=log,
                     stderr=log,
                     start_new_session=True,  # Ctrl-C is for the daemon, which stops it in turn
-                    preexec_fn=_die_with_parent(os.getpid()),
+                    preexec_fn=die_with_parent(os.getpid()),
                 )
             except OSError as error:
                 raise StartError(
@@ -206,8 +206,8 @@ def _arguments(directory: Path, socket_path: Path) -> list[str]:
     return [word for name, value in options.items() for word in (f"--{name}", value)]
 
 
-def _die_with_parent(parent: int) -> Callable[[], None] | None:
-    """What the child does before it becomes the server: ask to be told when its parent dies."""
+def die_with_parent(parent: int) -> Callable[[], None] | None:
+    """For `preexec_fn`: the child asks for SIGTERM when the thread `parent` forked it from dies."""
     if sys.platform != "linux":
         return None
     libc = ctypes.CDLL(None)  # loaded here: the child should do as little as possible

@@ -8,6 +8,7 @@ reading and writing core state: races are removed by shape.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -20,9 +21,8 @@ from coherenced.core.calls import (
     Answer,
     Call,
     Delivered,
-    FetchedAll,
     Fetch,
-    Mutate,
+    FetchedAll,
     Mutated,
 )
 from coherenced.core.l1 import Entry
@@ -94,6 +94,7 @@ class Host:
         self._own_commits: dict[bytes, float] = {}
         self._left = asyncio.Event()
         self._ready = asyncio.Event()
+        self._drained: asyncio.Event | None = None
         self._metrics = Metrics(self.take_stats)
 
     # -- lifecycle ------------------------------------------------------------------
@@ -109,9 +110,14 @@ class Host:
 
     async def drain(self, patience_ms: float) -> None:
         """Wait until every accepted request is answered, at most `patience_ms`."""
-        deadline_ms = boottime_ms() + patience_ms
-        while (self._waiting or not self.node.writes.idle) and boottime_ms() < deadline_ms:
-            await asyncio.sleep(0.005)
+        self._drained = asyncio.Event()
+        self._check_drained()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._drained.wait(), patience_ms / 1e3)
+
+    def _check_drained(self) -> None:
+        if self._drained is not None and not self._waiting and self.node.writes.idle:
+            self._drained.set()
 
     async def leave(self, patience_ms: float) -> None:
         """Leave the roster: from now on this node serves nothing."""
@@ -136,13 +142,15 @@ class Host:
             while inbox:
                 for effect in step(inbox.popleft(), boottime_ms()):
                     if effect.__class__ is Settled:
-                        done = self._waiting.pop(effect.request_id, None)  # type: ignore[union-attr]
+                        done = self._waiting.pop(effect.request_id, None)
                         if done is not None:
-                            done(effect.outcome)  # type: ignore[union-attr]
+                            done(effect.outcome)
                     else:
                         self._carry_out(effect)
         finally:
             self._busy = False
+        if self._drained is not None:
+            self._check_drained()
         self._arm()
 
     def answer(self, answer: Answer) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 from coherenced.client.address import Address
 from coherenced.client.faults import unreachable
 from coherenced.errors import CommandError, DaemonUnreachable, ProtocolError
+
+_BROKEN: Final = (http.client.HTTPException, TimeoutError, ConnectionError)
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -39,20 +42,53 @@ class Event(NamedTuple):
     data: Any
 
 
-def ask(path: str, target: str, timeout_s: float = 5.0) -> Any:
-    """GET `target`, a JSON document. Raises `DaemonUnreachable`, or `CommandError` for an error."""
+class Answer(NamedTuple):
+    """One HTTP answer, whole."""
+
+    status: int
+    headers: dict[str, str]
+    """Names in lower case."""
+    body: bytes
+
+    def document(self) -> Any:
+        """The JSON in it. Raises `CommandError` with its words when it is an error."""
+        try:
+            document = json.loads(self.body)
+        except ValueError:
+            raise ProtocolError(f"the daemon's HTTP answer ({self.status}) is not JSON") from None
+        if self.status < 400:
+            return document
+        problem = document if isinstance(document, dict) else {}
+        raise CommandError(
+            f"the daemon answered {self.status}: {problem.get('title', 'error')}: "
+            f"{problem.get('detail', 'no reason given')}"
+        )
+
+
+def exchange(
+    path: str,
+    method: str,
+    target: str,
+    body: bytes | None = None,
+    headers: Mapping[str, str] = MappingProxyType({}),
+    timeout_s: float = 5.0,
+) -> Answer:
+    """One request on a connection of its own. Raises `DaemonUnreachable`."""
     connection = UnixConnection(path, timeout_s)
     try:
-        connection.request("GET", target)
+        connection.request(method, target, body, dict(headers))
         response = connection.getresponse()
-        body = response.read()
-    except (http.client.HTTPException, TimeoutError, ConnectionError) as error:
-        if isinstance(error, DaemonUnreachable):
-            raise
+        named = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, named, response.read())
+    except _BROKEN as error:
         raise _no_answer(path, error) from None
     finally:
         connection.close()
-    return _document(response.status, body)
+
+
+def ask(path: str, target: str, timeout_s: float = 5.0) -> Any:
+    """GET `target`, a JSON document. Raises `DaemonUnreachable`, or `CommandError` for an error."""
+    return exchange(path, "GET", target, timeout_s=timeout_s).document()
 
 
 def listen(path: str, target: str, after: str = "") -> Iterator[Event]:
@@ -66,12 +102,10 @@ def listen(path: str, target: str, after: str = "") -> Iterator[Event]:
         connection.request("GET", target, headers=headers)
         response = connection.getresponse()
         if response.status != 200:
-            _document(response.status, response.read())
+            Answer(response.status, {}, response.read()).document()
         yield Event("", "open", None)
         yield from _events(response)
-    except (http.client.HTTPException, TimeoutError, ConnectionError) as error:
-        if isinstance(error, DaemonUnreachable):
-            raise
+    except _BROKEN as error:
         raise _no_answer(path, error) from None
     finally:
         connection.close()
@@ -96,19 +130,9 @@ def _events(response: http.client.HTTPResponse) -> Iterator[Event]:
             fields[field] = value.removeprefix(" ")
 
 
-def _document(status: int, body: bytes) -> Any:
-    try:
-        document = json.loads(body)
-    except ValueError:
-        raise ProtocolError(f"the daemon's HTTP answer ({status}) is not JSON") from None
-    if status >= 400:
-        title = document.get("title", "") if isinstance(document, dict) else ""
-        detail = document.get("detail", "") if isinstance(document, dict) else ""
-        raise CommandError(f"the daemon answered {status}: {title}; {detail}")
-    return document
-
-
 def _no_answer(path: str, error: Exception) -> DaemonUnreachable:
+    if isinstance(error, DaemonUnreachable):
+        return error  # it could not even be connected to
     return DaemonUnreachable(
         f"the daemon gave no answer on {path} ({type(error).__name__}: {error}): "
         "'coherenced doctor' looks for the reason"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, BinaryIO, Final, NamedTuple
 
@@ -20,7 +20,7 @@ from coherenced.cli.options import (
 from coherenced.cli.output import duration as in_units
 from coherenced.cli.output import json_name, note, print_json, print_table
 from coherenced.cli.output import shown as as_text
-from coherenced.client.replies import Invalidation, Version, not_acknowledged
+from coherenced.client.replies import Version, not_acknowledged
 from coherenced.errors import CoherencedError, NotAcknowledged
 
 BATCH: Final = 200
@@ -39,8 +39,20 @@ class Targets(NamedTuple):
     everything: bool = False
 
 
-Send = Callable[[Targets], Invalidation]
-"""Carries one message out; raises `NotAcknowledged` when it is committed but not acknowledged."""
+class Outcome(NamedTuple):
+    """What became of one message."""
+
+    version: str
+    acknowledged: Mapping[str, float | None]
+    """Node to milliseconds from the commit to its acknowledgement (None: not known)."""
+    missing: Iterable[str] = ()
+    fenced: Iterable[str] = ()
+    satisfied: bool = True
+    """Whether the asked level was reached in time; if not, it is committed all the same."""
+
+
+Send = Callable[[Targets], Outcome]
+"""Carries one message out."""
 
 
 class Tally:
@@ -49,40 +61,29 @@ class Tally:
     def __init__(self) -> None:
         self.keys = self.tags = self.prefixes = 0
         self.everything = False
-        self.version = Version()
+        self.version = ""
         self.late = False
         self.acknowledged: dict[str, float | None] | None = None
         """Who acknowledged every message, and the longest that took in ms (None: not known)."""
         self.missing: dict[str, None] = {}
         self.fenced: dict[str, None] = {}
 
-    def count(self, targets: Targets) -> None:
+    def add(self, targets: Targets, outcome: Outcome) -> None:
         self.keys += len(targets.keys)
         self.tags += len(targets.tags)
         self.prefixes += len(targets.prefixes)
         self.everything |= targets.everything
-
-    def done(self, result: Invalidation) -> None:
-        self._took(result.version, dict(result.acknowledged))
-        self.missing.update(dict.fromkeys(result.missing))
-        self.fenced.update(dict.fromkeys(result.fenced))
-
-    def was_late(self, error: NotAcknowledged) -> None:
-        self.late = True
-        self._took(Version(error.version), dict.fromkeys(error.acknowledged))
-        self.missing.update(dict.fromkeys(error.missing))
-        self.fenced.update(dict.fromkeys(error.fenced))
-
-    def _took(self, version: Version, acknowledged: dict[str, float | None]) -> None:
-        self.version = version or self.version
-        held = self.acknowledged
-        if held is not None:
-            acknowledged = {
-                node: None if ms is None or held[node] is None else max(ms, held[node] or 0.0)
-                for node, ms in acknowledged.items()
-                if node in held
+        self.version = outcome.version or self.version
+        self.late |= not outcome.satisfied
+        self.missing.update(dict.fromkeys(outcome.missing))
+        self.fenced.update(dict.fromkeys(outcome.fenced))
+        took, held = outcome.acknowledged, self.acknowledged
+        if held is None:
+            self.acknowledged = dict(took)
+        else:
+            self.acknowledged = {
+                node: _longer(ms, took[node]) for node, ms in held.items() if node in took
             }
-        self.acknowledged = acknowledged
 
     def what(self) -> str:
         """`3 keys, 1 tag`."""
@@ -93,6 +94,10 @@ class Tally:
             if count
         ]
         return ", ".join(["everything"] * self.everything + words) or "nothing"
+
+
+def _longer(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else max(one, other)
 
 
 @click.command("invalidate")
@@ -153,7 +158,7 @@ def invalidate(
     if via == "redis" or redis_url is not None:
         from coherenced.cli.direct import through_redis
 
-        tally = through_redis(messages, redis_url, ack, timeout, send_all)
+        tally = through_redis(messages, redis_url, ack, timeout)
     else:
         tally = through_daemon(messages, ack, timeout)
     return report(tally, as_json)
@@ -191,15 +196,20 @@ def through_daemon(messages: Iterable[Targets], ack: str | None, timeout: float 
     """Send by the local daemon."""
     with connect() as cache:
 
-        def send(targets: Targets) -> Invalidation:
-            return cache.invalidate(
-                targets.keys,
-                tags=targets.tags,
-                prefixes=targets.prefixes,
-                everything=targets.everything,
-                ack=ack,
-                timeout=timeout,
-            )
+        def send(targets: Targets) -> Outcome:
+            try:
+                done = cache.invalidate(
+                    targets.keys,
+                    tags=targets.tags,
+                    prefixes=targets.prefixes,
+                    everything=targets.everything,
+                    ack=ack,
+                    timeout=timeout,
+                )
+            except NotAcknowledged as late:
+                took = dict.fromkeys(late.acknowledged)
+                return Outcome(late.version, took, late.missing, late.fenced, False)
+            return Outcome(done.version, done.acknowledged, done.missing, done.fenced)
 
         return send_all(messages, send)
 
@@ -210,17 +220,14 @@ def send_all(messages: Iterable[Targets], send: Send) -> Tally:
     shows_progress = sys.stderr.isatty()
     for number, targets in enumerate(messages):
         try:
-            tally.done(send(targets))
-        except NotAcknowledged as late:
-            tally.was_late(late)
+            tally.add(targets, send(targets))
         except CoherencedError:
             if number:
                 note(f"stopped: before the error, {tally.what()} had been invalidated")
             raise
-        tally.count(targets)
         if shows_progress and number:
             print(f"\r{tally.what()} … ", end="", file=sys.stderr, flush=True)
-    if shows_progress and tally.keys > BATCH:
+    if shows_progress:
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
     return tally
 
@@ -252,7 +259,7 @@ def report(tally: Tally, as_json: bool) -> int:
         if rows:
             print_table(["node", "", "after"], rows)
     if tally.late:
-        raise not_acknowledged(tally.version, missing, (), tuple(tally.fenced))
+        raise not_acknowledged(Version(tally.version), missing, (), tuple(tally.fenced))
     return 0
 
 
@@ -263,12 +270,12 @@ def _describe(messages: Iterable[Targets], as_json: bool) -> None:
     count = 0
     for targets in messages:
         count += 1
-        tally.count(targets)
+        tally.add(targets, Outcome("", {}))
         for kind, names in shown.items():
             names += getattr(targets, kind)[: SHOWN - len(names)]
     if as_json:
         listed: dict[str, Any] = {k: [json_name(one) for one in v] for k, v in shown.items()}
-        counts = {"keys": tally.keys, "tags": tally.tags, "prefixes": tally.prefixes}
+        counts = {kind: getattr(tally, kind) for kind in shown}
         print_json(
             {"dry_run": True, "messages": count, "all": tally.everything, "counts": counts}
             | {"first": listed}

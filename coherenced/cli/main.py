@@ -96,7 +96,7 @@ def run(arguments: list[str]) -> int:
     except click.ClickException as error:
         where = getattr(error, "ctx", None)
         advice = f" (see '{where.command_path} --help')" if where is not None else ""
-        return _failed(f"{error.format_message()}{advice}", error.exit_code)
+        return _failed(f"{error.format_message().rstrip('.')}{advice}", error.exit_code)
     except CoherencedError as error:
         return _failed(str(error), error.exit_code)
     except BrokenPipeError:

@@ -35,6 +35,7 @@ def serve(
     from coherenced.config import Loaded, load, parse_assignment
 
     flags = dict(map(parse_assignment, settings))
+    socket = socket or click.get_current_context().find_root().obj  # `coherenced --socket S serve`
     named = {"redis.url": redis, "listen.socket": socket, "listen.http": http, "node.name": node}
     flags |= {key: value for key, value in named.items() if value is not None}
 

@@ -77,47 +77,46 @@ def tiers(told: dict[str, Any]) -> list[list[str]]:
 
 def facts(told: dict[str, Any]) -> list[list[str]]:
     """The figures beside the tiers: what, how much."""
-    l1, writes, acks = told.get("l1", {}), told.get("writes", {}), told.get("acks", {})
-    derived, process = told.get("derived", {}), told.get("process", {})
+    l1, lanes = _Figures(told.get("l1")), told.get("lanes", [])
+    writes, acks = _Figures(told.get("writes")), _Figures(told.get("acks"))
+    process, derived = _Figures(told.get("process")), told.get("derived", {})
     latencies = derived.get("latency_ms", {})
-    lanes = told.get("lanes", [])
-    lag = latencies.get("invalidation") or {}
-    acknowledgement = latencies.get("acknowledgement") or {}
-    return [
-        [
-            "memory",
-            f"{size(l1.get('bytes'))} of {size(l1.get('max_bytes'))} in {number(l1.get('entries'))}"
-            f" entries; the process holds {size(process.get('rss_bytes'))}",
-        ],
-        [
-            "left L1",
-            f"{number(l1.get('invalidated'))} invalidated, {number(l1.get('evictions'))} evicted, "
-            f"{number(l1.get('expirations'))} expired",
-        ],
-        [
-            "writes",
-            f"{number(writes.get('committed'))} committed, {number(writes.get('refused'))} refused, "
-            f"{number(writes.get('indeterminate'))} indeterminate",
-        ],
-        [
-            "acknowledgements",
-            f"{number(acks.get('waits'))} waited for, {number(acks.get('timeouts'))} late, "
-            f"p50 {in_units(acknowledgement.get('p50'))}, p99 {in_units(acknowledgement.get('p99'))}",
-        ],
-        [
-            "invalidations",
-            f"{number(sum(lane.get('records', 0) for lane in lanes))} applied, "
-            f"lag p50 {in_units(lag.get('p50'))}, p99 {in_units(lag.get('p99'))}",
-        ],
-        [
-            "gaps",
-            f"{number(sum(lane.get('gaps_found', 0) for lane in lanes))} found, "
-            f"{number(sum(lane.get('gaps_repaired', 0) for lane in lanes))} repaired, "
-            f"{number(sum(lane.get('drops', 0) for lane in lanes))} times all dropped",
-        ],
-        ["proved current", f"{in_units(derived.get('verified_age_ms'))} ago"],
-        ["connections", number(derived.get("connections"))],
-    ]
+    all_lanes = _Figures(
+        {
+            what: sum(lane.get(what, 0) for lane in lanes)
+            for what in ("records", "gaps_found", "gaps_repaired", "drops")
+        }
+    )
+    figures = {
+        "memory": f"{size(l1['bytes'])} of {size(l1['max_bytes'])} in {l1:entries}; "
+        f"the process holds {size(process['rss_bytes'])}",
+        "left L1": f"{l1:invalidated}, {l1:evictions}, {l1:expirations}",
+        "writes": f"{writes:committed}, {writes:refused}, {writes:indeterminate}",
+        "acknowledgements": f"{acks:waits}, {acks:timeouts}; {_p(latencies, 'acknowledgement')}",
+        "invalidations": f"{all_lanes:records}; back over the bus {_p(latencies, 'invalidation')}",
+        "gaps": f"{all_lanes:gaps_found}, {all_lanes:gaps_repaired}, {all_lanes:drops}",
+        "proved current": f"{in_units(derived.get('verified_age_ms'))} ago",
+        "connections": number(derived.get("connections")),
+    }
+    return [[what, figure] for what, figure in figures.items()]
+
+
+class _Figures:
+    """One section: `f"{l1:evictions}"` is `3 evictions`, and a figure that is not told is `-`."""
+
+    def __init__(self, section: dict[str, Any] | None) -> None:
+        self._section = section or {}
+
+    def __getitem__(self, name: str) -> float | None:
+        return self._section.get(name)
+
+    def __format__(self, name: str) -> str:
+        return f"{number(self[name])} {name.replace('_', ' ')}"
+
+
+def _p(latencies: dict[str, Any], name: str) -> str:
+    figures = latencies.get(name) or {}
+    return f"p50 {in_units(figures.get('p50'))}, p99 {in_units(figures.get('p99'))}"
 
 
 def _headline(told: dict[str, Any]) -> str:

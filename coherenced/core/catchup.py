@@ -63,7 +63,7 @@ class Catchup:
     ) -> None:
         self.lane = lane
         self.connection = 0
-        self.subscribed = False
+        self.subscribed = self.was_subscribed = False
         self.streaming = False
         self.gaps = self.repaired = self.drops = self.forks = self.duplicates = 0
         self.stale_messages = self.pause_alarms = self.probes = self.probe_failures = 0
@@ -108,7 +108,7 @@ class Catchup:
     def on_subscribed(self, answer: Subscribed) -> None:
         if answer.connection != self.connection:
             return
-        self.subscribed = True
+        self.subscribed = self.was_subscribed = True
         self._box.event("bus_connected", lane=self.lane.index)
         self._send_probe(beat=True)  # A3: only after the confirmation
 

@@ -2,86 +2,87 @@
 
 The bound is exact to this formula, per entry:
 
-    len(key) + len(bulk) + ENTRY_BYTES + sum(len(tag) + TAG_BYTES for tag in tags)
+    len(key) + len(bulk) + ENTRY_BYTES
+    and, where it has tags: TAG_BYTES + sum(len(tag) + TAG_BYTES for tag in tags)
 
 where `bulk` is the stored RESP reply (the value and its framing) and the two
-constants are what CPython 3.11 was measured to need for the bookkeeping (the
-entry object, its numbers, two bytes headers, its share of the hash table).
-Each remembered evicted key costs GHOST_BYTES more.
+constants are what CPython 3.11 was measured to need for the bookkeeping: the
+entry object, its two numbers, two bytes headers, its share of the hash table.
+The table of lately evicted keys adds GHOST_BYTES for each of its cells.
 
 Eviction: Yang et al., "FIFO queues are all you need for cache eviction", SOSP
-2023: a small FIFO (a tenth of the bytes) filters one-hit wonders, a main FIFO
-with re-insertion keeps what is used, and a ghost list remembers what left the
-small queue. A hit only increments a two-bit counter.
+2023: a small FIFO filters one-hit wonders, a main FIFO with re-insertion keeps
+what is used, and a ghost table remembers what was evicted lately. A hit only
+increments a two-bit counter. Chosen by replaying traces (tests/core/test_eviction.py):
+a small queue of a twentieth, one hit to pass it, and the first fill of an empty
+cache going straight to the main queue.
 
 The queues are rings threaded through the entries themselves, so an invalidated
-entry leaves at once and whole: no tombstones.
+entry leaves at once and whole: no tombstones. Entries are invisible to the
+cyclic garbage collector (`gc=False`): a million of them do not lengthen its
+pauses, and in return a ring is taken apart by hand.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import Final
+from array import array
+from typing import TYPE_CHECKING, Final, cast
 from zlib import crc32
+
+import msgspec
 
 from coherenced.core.lane import Lane
 
-ENTRY_BYTES: Final = 368
+ENTRY_BYTES: Final = 352
 TAG_BYTES: Final = 48
-GHOST_BYTES: Final = 120
-SMALL_SHARE: Final = 0.1
+GHOST_BYTES: Final = 8
+SMALL_SHARE: Final = 0.05
 MAX_FREQUENCY: Final = 3
+SECOND_CHANCES: Final = 100
+"""Entries that one eviction may spare because they were used: it must end soon."""
 
 NIL_BULK: Final = b"$-1\r\n"
 
 
-class Entry:
-    """One cached key. `bulk` is its RESP reply as it is sent; NIL_BULK means "not there" (F4)."""
+class Entry(msgspec.Struct, gc=False, eq=False):
+    """One cached key. Made from its value; what is kept is the reply to a GET as it is sent."""
 
-    __slots__ = (
-        "as_of",
-        "bound_ms",
-        "bulk",
-        "deadline_ms",
-        "frequency",
-        "in_main",
-        "key",
-        "lane",
-        "next",
-        "prev",
-        "size",
-        "tags",
-    )
+    key: bytes
+    bulk: bytes
+    """The RESP bulk string; NIL_BULK means "not there" (F4)."""
+    lane: Lane
+    as_of: int
+    """F1: the lane's sequence at which the value was read or written."""
+    deadline_ms: float
+    """F1: never served at or after this local time."""
+    bound_ms: float
+    """V3: served only while `now - lane.verified_at_ms <= bound_ms`; negative: never so."""
+    tags: tuple[bytes, ...] = ()
+    frequency: int = 0
+    in_main: bool = False
+    prev: Entry = cast("Entry", None)
+    """`prev` and `next` are set only while the entry is in a ring: no cycle outlives it."""
+    next: Entry = cast("Entry", None)
 
-    prev: Entry
-    next: Entry
+    if TYPE_CHECKING:
 
-    def __init__(
-        self,
-        key: bytes,
-        value: bytes | None,
-        lane: Lane,
-        as_of: int,
-        deadline_ms: float,
-        bound_ms: float,
-        tags: tuple[bytes, ...] = (),
-    ) -> None:
-        self.key = key
+        def __init__(
+            self,
+            key: bytes,
+            value: bytes | None,
+            lane: Lane,
+            as_of: int,
+            deadline_ms: float,
+            bound_ms: float,
+            tags: tuple[bytes, ...] = (),
+        ) -> None: ...
+
+    def __post_init__(self) -> None:
+        value = cast("bytes | None", self.bulk)
         self.bulk = NIL_BULK if value is None else b"$%d\r\n%b\r\n" % (len(value), value)
-        self.lane = lane
-        self.as_of = as_of
-        """F1: the lane's sequence at which the value was read or written."""
-        self.deadline_ms = deadline_ms
-        """F1: never served at or after this local time."""
-        self.bound_ms = bound_ms
-        """V3: served only while `now - lane.verified_at_ms <= bound_ms`; negative: never so."""
-        self.tags = tags
-        self.size = len(key) + len(self.bulk) + ENTRY_BYTES
-        if tags:
-            self.size += sum(len(tag) + TAG_BYTES for tag in tags)
-        self.frequency = 0
-        self.in_main = False
-        # `prev` and `next` exist only while the entry is in a ring: no cycle outlives it.
+
+    def __repr__(self) -> str:
+        return f"Entry({self.key!r}, as_of={self.as_of}, {len(self.bulk)} bytes)"
 
     @property
     def value(self) -> bytes | None:
@@ -90,6 +91,14 @@ class Entry:
             return None
         return bulk[bulk.index(b"\n") + 1 : -2]
 
+    @property
+    def size(self) -> int:
+        """What it counts for in the bound, by the formula at the top."""
+        size = len(self.key) + len(self.bulk) + ENTRY_BYTES
+        if self.tags:
+            size += TAG_BYTES + sum(len(tag) + TAG_BYTES for tag in self.tags)
+        return size
+
     def covered(self) -> bool:
         """T1: whether one of its tags was invalidated after it was read."""
         tag_seq = self.lane.tag_seq
@@ -97,19 +106,78 @@ class Entry:
         return any(tag_seq.get(tag, 0) > as_of for tag in self.tags)
 
 
-def _ring(lane: Lane) -> Entry:
-    ring = Entry(b"", None, lane, 0, 0.0, 0.0)
+_NOWHERE: Final = Lane(-1)
+
+
+def _ring() -> Entry:
+    ring = Entry(b"", None, _NOWHERE, 0, 0.0, 0.0)
     ring.prev = ring.next = ring
     return ring
 
 
+class Ghosts:
+    """Which keys were evicted lately, as hashes: eight bytes a cell, two cells to choose from.
+
+    A cell holds when (counted in evictions) and what; forgetting happens by
+    being overwritten or by being too old. A wrong answer (two keys of one hash)
+    costs a place in the main queue, nothing else.
+    """
+
+    __slots__ = ("_cells", "_clock")
+
+    def __init__(self) -> None:
+        self._cells: array[int] = array("Q")
+        self._clock = 0
+
+    def __len__(self) -> int:
+        """Cells, full or not."""
+        return len(self._cells)
+
+    def remember(self, key: bytes, window: int) -> None:
+        """`key` has been evicted. `window`: how many evictions it is to be remembered for."""
+        if window > len(self._cells):
+            self._cells = _zeros(1 << max(window - 1, 15).bit_length())
+        self._clock += 1
+        if self._clock >> 32:
+            self._cells, self._clock = _zeros(len(self._cells)), 1
+        cells = self._cells
+        mark = crc32(key)
+        place = mark & (len(cells) - 1)
+        if cells[place ^ 1] < cells[place]:
+            place ^= 1
+        cells[place] = self._clock << 32 | mark
+
+    def forget(self, key: bytes, window: int) -> bool:
+        """Whether `key` was among the last `window` evicted; it is not any more."""
+        cells = self._cells
+        if not cells:
+            return False
+        mark = crc32(key)
+        oldest = max(self._clock - window, 0) << 32
+        place = mark & (len(cells) - 1)
+        for at in (place, place ^ 1):
+            cell = cells[at]
+            if cell & 0xFFFFFFFF == mark and cell > oldest:
+                cells[at] = 0
+                return True
+        return False
+
+    def clear(self) -> None:
+        self._cells = array("Q")
+
+
+def _zeros(count: int) -> array[int]:
+    return array("Q", bytes(8 * count))
+
+
 class L1:
-    """Bounded in bytes. Every method is O(1) but `drop_prefix`, `drop_lane` and `sweep`."""
+    """Bounded in bytes. Every method is O(1) but the drops of many and `sweep`."""
 
     __slots__ = (
         "_ghosts",
         "_hand",
         "_main",
+        "_max_bulk_bytes",
         "_small",
         "_small_bytes",
         "bytes_used",
@@ -117,22 +185,20 @@ class L1:
         "evictions",
         "expirations",
         "max_bytes",
-        "max_value_bytes",
     )
 
     def __init__(self, max_bytes: int, max_value_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self.max_value_bytes = max_value_bytes
         self.entries: dict[bytes, Entry] = {}
         self.bytes_used = 0
-        """Law: equals the sum of entry sizes plus GHOST_BYTES per ghost, never above max_bytes."""
+        """Law: the sum of entry sizes plus GHOST_BYTES per ghost cell, never above max_bytes."""
         self.evictions = 0
         self.expirations = 0
-        anchor = Lane(-1)
-        self._small = _ring(anchor)
-        self._main = _ring(anchor)
+        self._max_bulk_bytes = len(b"$%d\r\n\r\n" % max_value_bytes) + max_value_bytes
+        self._small = _ring()
+        self._main = _ring()
         self._small_bytes = 0
-        self._ghosts: OrderedDict[int, None] = OrderedDict()
+        self._ghosts = Ghosts()
         self._hand: Entry | None = None
 
     def __len__(self) -> int:
@@ -140,7 +206,8 @@ class L1:
 
     def put(self, entry: Entry) -> bool:
         """Store it, replacing an older entry of its key; False if it is too large or outdated."""
-        if len(entry.bulk) > self.max_value_bytes + 32 or entry.size > self.max_bytes:
+        size = entry.size
+        if len(entry.bulk) > self._max_bulk_bytes or size > self.max_bytes:
             self.remove(entry.key)
             return False
         old = self.entries.get(entry.key)
@@ -148,18 +215,21 @@ class L1:
             if old.lane is entry.lane and old.as_of > entry.as_of:
                 return False  # A6: what is already newer stays
             entry.frequency = old.frequency
-            to_main = old.in_main
+            entry.in_main = old.in_main
+            following = old.next  # a new value is no use: it takes the place of the old one
             self._discard(old)
         else:
-            to_main = self._forget_ghost(crc32(entry.key))
+            # Until something had to be evicted there is nothing to protect from newcomers.
+            filling = not self.evictions and self._small_bytes > self.max_bytes * SMALL_SHARE
+            entry.in_main = self._ghosts.forget(entry.key, len(self.entries)) or filling
+            following = self._main if entry.in_main else self._small
         self.entries[entry.key] = entry
-        self.bytes_used += entry.size
-        self._link(self._main if to_main else self._small, entry)
-        entry.in_main = to_main
-        if not to_main:
-            self._small_bytes += entry.size
+        self.bytes_used += size
+        if not entry.in_main:
+            self._small_bytes += size
+        _link(entry, following)
         if self.bytes_used > self.max_bytes:
-            self._evict()
+            self._evict(entry)
         return True
 
     def remove(self, key: bytes) -> bool:
@@ -179,29 +249,23 @@ class L1:
 
     def drop_prefix(self, lane: Lane, prefix: bytes, seq: int | None = None) -> int:
         """Forget the lane's keys under `prefix` (those older than record `seq`, if given)."""
-        doomed = [
-            e
-            for key, e in self.entries.items()
-            if key.startswith(prefix) and e.lane is lane and (seq is None or e.as_of < seq)
-        ]
-        for entry in doomed:
-            self._discard(entry)
-        return len(doomed)
+        return self._discard_all(
+            [
+                e
+                for key, e in self.entries.items()
+                if key.startswith(prefix) and e.lane is lane and (seq is None or e.as_of < seq)
+            ]
+        )
 
     def drop_tagged(self, lane: Lane) -> int:
-        doomed = [e for e in self.entries.values() if e.tags and e.lane is lane]
-        for entry in doomed:
-            self._discard(entry)
-        return len(doomed)
+        """Forget the lane's entries that have tags."""
+        return self._discard_all([e for e in self.entries.values() if e.tags and e.lane is lane])
 
     def drop_lane(self, lane: Lane, seq: int | None = None) -> int:
         """Forget the lane's entries (A5), or those older than `seq` (a record for everything)."""
-        doomed = [
-            e for e in self.entries.values() if e.lane is lane and (seq is None or e.as_of < seq)
-        ]
-        for entry in doomed:
-            self._discard(entry)
-        return len(doomed)
+        return self._discard_all(
+            [e for e in self.entries.values() if e.lane is lane and (seq is None or e.as_of < seq)]
+        )
 
     def sweep(self, now_ms: float, keep_stale_ms: float, limit: int) -> int:
         """Visit the next `limit` entries and forget the expired ones.
@@ -231,82 +295,89 @@ class L1:
 
     # -- the rings ---------------------------------------------------------------
 
-    def _link(self, ring: Entry, entry: Entry) -> None:
-        last = ring.prev
-        last.next = entry
-        entry.prev = last
-        entry.next = ring
-        ring.prev = entry
-
     def _unlink(self, entry: Entry) -> None:
+        following = entry.next
         if entry is self._hand:
-            self._hand = entry.next
-        entry.prev.next = entry.next
-        entry.next.prev = entry.prev
-        if not entry.in_main:
-            self._small_bytes -= entry.size
+            self._hand = following
+        entry.prev.next = following
+        following.prev = entry.prev
 
     def _discard(self, entry: Entry) -> None:
         self._unlink(entry)
-        del entry.prev, entry.next
+        entry.prev = entry.next = cast("Entry", None)
         del self.entries[entry.key]
-        self.bytes_used -= entry.size
+        size = entry.size
+        self.bytes_used -= size
+        if not entry.in_main:
+            self._small_bytes -= size
 
-    def _evict(self) -> None:
+    def _discard_all(self, doomed: list[Entry]) -> int:
+        for entry in doomed:
+            self._discard(entry)
+        return len(doomed)
+
+    def _evict(self, newcomer: Entry) -> None:
+        """Make room. What has just been put stays in any case: it is there for a reader."""
+        small, main = self._small, self._main
         small_target = self.max_bytes * SMALL_SHARE
+        chances = SECOND_CHANCES
         while self.bytes_used > self.max_bytes:
-            if self._small_bytes > small_target or self._main.next is self._main:
-                if self._small.next is self._small:
-                    self._drop_oldest_ghost()
-                    continue
-                self._evict_small()
+            first, oldest = small.next, main.next
+            if first is newcomer:
+                first = newcomer.next
+            if oldest is newcomer:
+                oldest = newcomer.next
+            if first is not small and (oldest is main or self._small_bytes > small_target):
+                entry = first
+            elif oldest is not main:
+                entry = oldest
+            else:  # nothing is left but the newcomer: even the memory of others gives way
+                self.bytes_used -= GHOST_BYTES * len(self._ghosts)
+                self._ghosts.clear()
+                continue
+            if entry.frequency == 0 or chances == 0:
+                self._evict_one(entry)
+                continue
+            chances -= 1
+            self._unlink(entry)
+            if entry.in_main:
+                entry.frequency -= 1
             else:
-                self._evict_main()
+                entry.frequency = 0
+                entry.in_main = True
+                self._small_bytes -= entry.size
+            _link(entry, main)
 
-    def _evict_small(self) -> None:
-        entry = self._small.next
-        if entry.frequency > 1:
-            self._unlink(entry)
-            entry.in_main = True
-            entry.frequency = 0
-            self._link(self._main, entry)
-            return
+    def _evict_one(self, entry: Entry) -> None:
+        window = len(self.entries)
+        from_small = not entry.in_main
         self._discard(entry)
         self.evictions += 1
-        self._remember_ghost(crc32(entry.key))
-
-    def _evict_main(self) -> None:
-        entry = self._main.next
-        if entry.frequency > 0:
-            entry.frequency -= 1
-            self._unlink(entry)
-            self._link(self._main, entry)
-            return
-        self._discard(entry)
-        self.evictions += 1
-
-    # -- the ghosts: hashes of keys that left the small queue unused ------------------
-
-    def _remember_ghost(self, mark: int) -> None:
-        if mark in self._ghosts:
-            return
-        self._ghosts[mark] = None
-        self.bytes_used += GHOST_BYTES
-        if len(self._ghosts) > max(len(self.entries), 16):
-            self._drop_oldest_ghost()
-
-    def _forget_ghost(self, mark: int) -> bool:
-        if mark not in self._ghosts:
-            return False
-        del self._ghosts[mark]
-        self.bytes_used -= GHOST_BYTES
-        return True
-
-    def _drop_oldest_ghost(self) -> None:
-        if self._ghosts:
-            self._ghosts.popitem(last=False)
-            self.bytes_used -= GHOST_BYTES
+        if from_small:
+            ghosts = self._ghosts
+            before = len(ghosts)
+            ghosts.remember(entry.key, window)
+            self.bytes_used += GHOST_BYTES * (len(ghosts) - before)
 
     def measured_bytes(self) -> int:
         """`bytes_used` counted anew, for the invariant check."""
         return sum(e.size for e in self.entries.values()) + GHOST_BYTES * len(self._ghosts)
+
+    def __del__(self) -> None:
+        # The collector does not see entries: their rings would outlive the store.
+        for ring in (self._small, self._main):
+            entry = ring.next
+            ring.prev = ring.next = cast("Entry", None)
+            while entry is not ring:
+                following = entry.next
+                entry.prev = entry.next = cast("Entry", None)
+                entry = following
+
+
+def _link(entry: Entry, following: Entry) -> None:
+    """Put `entry` into a ring, just before `following` (a ring itself: at its end)."""
+    last = following.prev
+    last.next = entry
+    entry.prev = last
+    entry.next = following
+    following.prev = entry

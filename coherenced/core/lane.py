@@ -175,7 +175,7 @@ class Lane:
         itself held until an answer from this position or later confirms it."""
         if self.unconfirmed is not None:
             held_id, held_ms, position = self.unconfirmed
-            if seq < position:
+            if seq < position or call_id < held_id:
                 return
             self._prove(held_id, held_ms)
         self.unconfirmed = (call_id, sent_ms, self.applied)

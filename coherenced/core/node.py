@@ -182,6 +182,8 @@ class Node:
         box.timers.run(now_ms)
         kind = given.__class__
         if kind is Delivered:
+            if not self.laws.ack_after_applied:
+                self._acknowledge_unseen(given)  # type: ignore[arg-type]
             self.catchup.on_delivered(given)  # type: ignore[arg-type]
         elif kind is Submit:
             self._submit(given)  # type: ignore[arg-type]
@@ -199,8 +201,9 @@ class Node:
 
     @property
     def ready(self) -> bool:
-        """Joined, anchored, and proved current at least once in this lineage."""
-        return self.lane.proved_call_id > 0 and not self.stopped
+        """Subscribed, on the roster, and proved current at least once in this lineage."""
+        joined = self.lane.proved_call_id > 0 and self.catchup.was_subscribed
+        return joined and not self.stopped
 
     @property
     def waiting(self) -> int:
@@ -358,6 +361,21 @@ class Node:
         for writer in writers:
             self.acks_sent += 1
             self.box.emit(SendAck(lane.index, writer, ack))
+
+    def _acknowledge_unseen(self, given: Delivered) -> None:
+        """What K1 forbids: to acknowledge what has arrived but is not applied."""
+        message, settings = given.message, self.settings
+        for record in message.records:
+            if record.wants_ack and record.writer != settings.incarnation:
+                ack = Acknowledgement(
+                    settings.incarnation,
+                    settings.name,
+                    message.lane,
+                    message.epoch,
+                    record.seq,
+                    record.tag,
+                )
+                self.box.emit(SendAck(message.lane, record.writer, ack))
 
     def _sweep(self) -> None:
         if self.stopped:

@@ -17,7 +17,7 @@ from urllib.parse import unquote_to_bytes
 
 from coherenced.core.model import Version
 from coherenced.core.requests import Level, Read
-from coherenced.serve.http_limits import HttpLimits
+from coherenced.serve.http_limits import MAX_ACK_TIMEOUT_MS, HttpLimits
 from coherenced.serve.problem import Problem, bad
 
 RESERVED: Final = b"coh:"
@@ -42,14 +42,19 @@ READ_HEADERS: Final = (
 """Headers that change what a GET of a key is answered with (or where its request ends). A request
 without any of them is *plain*: see `http_short`."""
 
-_ENCODED: Final = re.compile(r"(?:[!$&'()*+,\-.0-9:;=@A-Z_a-z~]|%[0-9A-Fa-f]{2})+")
-_DIRECTIVE: Final = re.compile(
-    r"\s*([!#$%&'*+.^_`|~0-9A-Za-z-]+)(?:=(?:\"([^\"]*)\"|([^\s,\"]*)))?\s*(?:,|$)"
-)
-_ETAG: Final = re.compile(r"\s*((?:W/)?\"[\x21\x23-\x7e\x80-\xff]*\")\s*(?:,|$)")
-_TYPE: Final = re.compile(
-    r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:[ \t]*;[ -~\t]*)?"
-)
+ENCODED_PATTERN: Final = r"(?:[!$&'()*+,\-.0-9:;=@A-Z_a-z~]|%[0-9A-Fa-f]{2})+"
+TAG_PATTERN: Final = ENCODED_PATTERN.replace("+,", "+")
+"""The same without the comma, which separates tags."""
+ETAG_PATTERN: Final = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
+VERSION_PATTERN: Final = r"^[0-9a-f]{16}:[0-9]{1,18}$"
+_TOKEN: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+MEDIA_TYPE_PATTERN: Final = rf"^{_TOKEN}/{_TOKEN}(?:[ \t]*;[ -~]*)?$"
+
+_ENCODED: Final = re.compile(ENCODED_PATTERN)
+_TAG: Final = re.compile(TAG_PATTERN)
+_DIRECTIVE: Final = re.compile(rf"\s*({_TOKEN})(?:=(?:\"([^\"]*)\"|([^\s,\"]*)))?\s*(?:,|$)")
+_ETAG: Final = re.compile(rf"\s*({ETAG_PATTERN})\s*(?:,|$)")
+_TYPE: Final = re.compile(MEDIA_TYPE_PATTERN)
 
 
 def key_of(encoded: str, limits: HttpLimits) -> bytes:
@@ -164,8 +169,8 @@ def ack_of(headers: Mapping[str, str]) -> int | None:
         raise bad(str(error), "Coherenced-Ack") from None
 
 
-def timeout_of(headers: Mapping[str, str], limits: HttpLimits) -> float | None:
-    return _milliseconds(headers, "Coherenced-Timeout-Ms", limits.max_ack_timeout_ms)
+def timeout_of(headers: Mapping[str, str]) -> float | None:
+    return _milliseconds(headers, "Coherenced-Timeout-Ms", MAX_ACK_TIMEOUT_MS)
 
 
 def ttl_of(headers: Mapping[str, str]) -> int | None:
@@ -181,7 +186,7 @@ def tags_of(headers: Mapping[str, str], limits: HttpLimits) -> tuple[bytes, ...]
     tags = []
     for part in text.split(","):
         part = part.strip()
-        if _ENCODED.fullmatch(part) is None:
+        if _TAG.fullmatch(part) is None:
             raise bad(
                 "tags are separated by commas; bytes other than letters, digits and - . _ ~ : "
                 "are written %XX",
@@ -236,7 +241,7 @@ class Condition(NamedTuple):
     must_exist: bool = False
     must_be_absent: bool = False
     hopeless: bool = False
-    """If-Match names nothing that is a version of ours: it can never hold."""
+    """It can never hold: If-Match names no version of ours, or contradicts If-None-Match."""
 
     @property
     def any(self) -> bool:
@@ -265,7 +270,7 @@ def write_condition(headers: Mapping[str, str], *, absent_allowed: bool) -> Cond
         if none_match.strip() != "*" or not absent_allowed:
             raise bad("only PUT with If-None-Match: * is supported on writes", "If-None-Match")
         if match is not None:
-            raise bad("If-Match and If-None-Match contradict each other", "If-None-Match")
+            return Condition(hopeless=True)  # there, and not there
         return Condition(must_be_absent=True)
     if match is None:
         return Condition()

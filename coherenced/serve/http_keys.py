@@ -117,7 +117,7 @@ async def put(context: Context, request: web.BaseRequest, encoded: str) -> web.S
     condition = write_condition(headers, absent_allowed=True)
     ttl_s = ttl_of(headers)
     labels = content_type_label(headers.get("Content-Type")) + tags_of(headers, limits)
-    ack, timeout_ms = ack_of(headers), timeout_of(headers, limits)
+    ack, timeout_ms = ack_of(headers), timeout_of(headers)
     _refuse_hopeless(condition)
     value = await context.body(request, limits.max_value_bytes)
     mutation = set_mutation(key, value, None if ttl_s is None else ttl_s * 1000, labels, condition)
@@ -159,7 +159,7 @@ async def delete(context: Context, request: web.BaseRequest, encoded: str) -> we
     key = key_of(encoded, limits)
     headers = request.headers
     condition = write_condition(headers, absent_allowed=False)
-    ack, timeout_ms = ack_of(headers), timeout_of(headers, limits)
+    ack, timeout_ms = ack_of(headers), timeout_of(headers)
     _refuse_hopeless(condition)
     mutation = Mutation(
         argv=(b"DEL", key),
@@ -182,7 +182,9 @@ async def delete(context: Context, request: web.BaseRequest, encoded: str) -> we
 def _refuse_hopeless(condition: Condition) -> None:
     if condition.hopeless:
         raise Problem(
-            "precondition-failed", "If-Match names no version of ours", pointer="If-Match"
+            "precondition-failed",
+            "it cannot hold: If-Match names no version of ours, or contradicts If-None-Match",
+            pointer="If-Match",
         )
 
 

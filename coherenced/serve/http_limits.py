@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
+
+MAX_ACK_TIMEOUT_MS: Final = 3_600_000
+"""The longest time a writer may ask to wait for acknowledgements."""
 
 
 class HttpLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,7 +29,6 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True):
     """A body that takes longer to arrive is refused with 408."""
     idle_timeout_ms: float = 75_000.0
     """A connection without a request for this long is closed."""
-    max_ack_timeout_ms: float = 3_600_000.0
     max_listeners: int = 256
     """Open event streams."""
     listener_queue: int = 2_048

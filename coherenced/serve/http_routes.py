@@ -10,19 +10,24 @@ from aiohttp import web
 
 from coherenced.serve import http_bulk, http_keys, http_node, http_pages, http_schema, http_stream
 from coherenced.serve.http_context import JSON_TYPE, Context
+from coherenced.serve.http_headers import ETAG_PATTERN, TAG_PATTERN, VERSION_PATTERN
+from coherenced.serve.http_limits import MAX_ACK_TIMEOUT_MS
 from coherenced.serve.problem import Problem
 
 Handler = Callable[[Context, web.BaseRequest, str], Awaitable[web.StreamResponse]]
 """The context, the request, and the last, still encoded part of a path that ends in a key."""
 
 ANY_BYTES: Final = "*/*"
-_TEXT: Final[dict[str, Any]] = {"type": "string"}
 _VERSION: Final[dict[str, Any]] = {
     "type": "string",
-    "pattern": "^[0-9a-f]{16}:[0-9]{1,18}$",
+    "pattern": VERSION_PATTERN,
     "examples": ["0f1e2d3c4b5a6978:42"],
 }
-_MILLISECONDS: Final[dict[str, Any]] = {"type": "integer", "minimum": 0, "maximum": 3_600_000}
+_MILLISECONDS: Final[dict[str, Any]] = {
+    "type": "integer",
+    "minimum": 0,
+    "maximum": MAX_ACK_TIMEOUT_MS,
+}
 
 
 class Parameter(msgspec.Struct, frozen=True):
@@ -62,7 +67,7 @@ KEY: Final = Parameter(
     "key",
     "path",
     "The key's bytes, percent-encoded; a / is written %2F.",
-    {"type": "string", "minLength": 1, "maxLength": 1000, "pattern": "^[^/?#]+$"},
+    {"type": "string", "minLength": 1},
     True,
 )
 _MIN_VERSION: Final = Parameter(
@@ -82,16 +87,13 @@ _READ_CACHE_CONTROL: Final = Parameter(
     "Cache-Control",
     "header",
     "max-age, no-cache, only-if-cached, stale-if-error.",
-    {
-        "type": "string",
-        "pattern": "^(no-cache|only-if-cached|max-age=[0-9]{1,6}|stale-if-error=[0-9]{1,6})$",
-    },
+    {"type": "string", "examples": ["max-age=5", "no-cache", "stale-if-error=60"]},
 )
 _TTL: Final = Parameter(
     "Cache-Control",
     "header",
     "max-age: the value's time to live in Redis, in seconds.",
-    {"type": "string", "pattern": "^max-age=[1-9][0-9]{0,6}$"},
+    {"type": "string", "examples": ["max-age=600"]},
 )
 _ACK: Final = Parameter(
     "Coherenced-Ack",
@@ -106,16 +108,23 @@ _TAGS: Final = Parameter(
     "Coherenced-Tags",
     "header",
     "Tags of the value, separated by commas, percent-encoded.",
-    {"type": "string", "pattern": "^[0-9A-Za-z:._-]{1,40}(, ?[0-9A-Za-z:._-]{1,40}){0,5}$"},
+    {"type": "string", "pattern": rf"^{TAG_PATTERN}(?: *, *{TAG_PATTERN})*$"},
+)
+_ETAGS: Final = {"type": "string", "pattern": rf"^(?:\*|{ETAG_PATTERN}(?: *, *{ETAG_PATTERN})*)$"}
+_READ_IF_MATCH: Final = Parameter(
+    "If-Match", "header", "Only if the value is at one of these versions.", _ETAGS
+)
+_READ_IF_NONE_MATCH: Final = Parameter(
+    "If-None-Match", "header", "304 if the value is still at one of these versions.", _ETAGS
 )
 _IF_MATCH: Final = Parameter(
-    "If-Match", "header", "Only if the key is still at this version (* : if it is there).", _TEXT
-)
-_IF_NONE_MATCH: Final = Parameter(
-    "If-None-Match",
+    "If-Match",
     "header",
-    "GET: 304 if the version is this one. PUT: * only if it is absent.",
-    _TEXT,
+    "Only if the key has not changed since this version (*: only if it is there).",
+    {"type": "string", "pattern": rf"^(?:\*|{ETAG_PATTERN})$"},
+)
+_IF_ABSENT: Final = Parameter(
+    "If-None-Match", "header", "*: only if the key is not there.", {"enum": ["*"]}
 )
 _LAST_EVENT_ID: Final = Parameter(
     "Last-Event-ID", "header", "The version after which to go on.", _VERSION
@@ -156,7 +165,14 @@ ROUTES: Final[tuple[Route, ...]] = (
             304: Answer("The value is still at the version that If-None-Match names."),
         },
         _READ_PROBLEMS,
-        (KEY, _MAX_STALENESS, _MIN_VERSION, _READ_CACHE_CONTROL, _IF_NONE_MATCH, _IF_MATCH),
+        (
+            KEY,
+            _MAX_STALENESS,
+            _MIN_VERSION,
+            _READ_CACHE_CONTROL,
+            _READ_IF_NONE_MATCH,
+            _READ_IF_MATCH,
+        ),
     ),
     Route(
         "PUT",
@@ -166,7 +182,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "The body's bytes become the value; every node drops its copy.",
         {200: _WRITTEN, 202: _NOT_EVERYWHERE},
         _WRITE_PROBLEMS,
-        (KEY, _TTL, _TAGS, _ACK, _ACK_TIMEOUT, _IF_MATCH, _IF_NONE_MATCH),
+        (KEY, _TTL, _TAGS, _ACK, _ACK_TIMEOUT, _IF_MATCH, _IF_ABSENT),
         ANY_BYTES,
     ),
     Route(

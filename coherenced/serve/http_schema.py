@@ -6,28 +6,57 @@ JSON has no bytes. A key, a tag or a prefix is a string when it is UTF-8, else
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from coherenced.core.model import Op, Record
 from coherenced.core.requests import Value, WriteResult
-from coherenced.serve.http_headers import content_type_of
+from coherenced.serve.http_headers import (
+    MAX_TYPE_CHARS,
+    MEDIA_TYPE_PATTERN,
+    VERSION_PATTERN,
+    content_type_of,
+)
+from coherenced.serve.http_limits import MAX_ACK_TIMEOUT_MS
 
 
 class Binary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bytes that are not UTF-8."""
 
-    base64: bytes
+    base64: Annotated[bytes, Meta(min_length=1)]
 
 
 Name = str | Binary
-"""A key, tag or prefix."""
-AckLevel = str | Annotated[int, Meta(ge=1, le=9999)]
+"""A key."""
+Label = Annotated[str, Meta(min_length=1)] | Binary
+"""A tag or a prefix."""
+AckLevel = (
+    Annotated[str, Meta(extra_json_schema={"pattern": "^(none|redis|quorum|all|[1-9][0-9]{0,3})$"})]
+    | Annotated[float, Meta(ge=1, le=9999, multiple_of=1)]
+)
+Milliseconds = Annotated[float, Meta(ge=0, le=1e12)]
+AckTimeout = Annotated[float, Meta(ge=0, le=MAX_ACK_TIMEOUT_MS)]
+VersionText = Annotated[str, Meta(extra_json_schema={"pattern": VERSION_PATTERN})]
+MediaType = Annotated[
+    str, Meta(extra_json_schema={"pattern": MEDIA_TYPE_PATTERN, "maxLength": MAX_TYPE_CHARS})
+]
+
+RULES: Final[dict[str, dict[str, Any]]] = {
+    "Item": {"oneOf": [{"required": ["value"]}, {"required": ["value_base64"]}]},
+    "Invalidate": {
+        "anyOf": [
+            {"required": [name], "properties": {name: {"minItems": 1}}}
+            for name in ("keys", "tags", "prefixes")
+        ]
+        + [{"required": ["all"], "properties": {"all": {"const": True}}}]
+    },
+}
+"""What a body must also obey and its type cannot say, as JSON Schema; the handlers check it."""
 
 
-def bytes_of(name: Name) -> bytes:
+def bytes_of(name: Name | Label) -> bytes:
     return name.encode() if isinstance(name, str) else name.base64
 
 
@@ -43,9 +72,9 @@ def name_of(raw: bytes) -> Name:
 
 class MGet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keys: Annotated[list[Name], Meta(min_length=1)]
-    max_staleness_ms: Annotated[float, Meta(ge=0, le=1e12)] | None = None
-    min_version: str | None = None
-    stale_if_error_ms: Annotated[float, Meta(ge=0, le=1e12)] | None = None
+    max_staleness_ms: Milliseconds | None = None
+    min_version: VersionText | None = None
+    stale_if_error_ms: Milliseconds | None = None
 
 
 class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,9 +83,9 @@ class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key: Name
     value: str | UnsetType = UNSET
     value_base64: bytes | UnsetType = UNSET
-    ttl_ms: Annotated[int, Meta(ge=1, le=10**15)] | None = None
-    tags: list[Name] = []
-    content_type: str | None = None
+    ttl_ms: Annotated[float, Meta(ge=1, le=1e15)] | None = None
+    tags: list[Label] = []
+    content_type: MediaType | None = None
 
 
 class MSet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,16 +93,16 @@ class MSet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     atomic: bool = False
     """All in one step, or none: at most 200 entries."""
     ack: AckLevel | None = None
-    timeout_ms: Annotated[float, Meta(ge=0)] | None = None
+    timeout_ms: AckTimeout | None = None
 
 
 class Invalidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keys: list[Name] = []
-    tags: list[Name] = []
-    prefixes: list[Name] = []
+    tags: list[Label] = []
+    prefixes: list[Label] = []
     all: bool = False
     ack: AckLevel | None = None
-    timeout_ms: Annotated[float, Meta(ge=0)] | None = None
+    timeout_ms: AckTimeout | None = None
 
 
 # -- answers ------------------------------------------------------------------------

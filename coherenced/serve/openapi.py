@@ -9,6 +9,7 @@ import msgspec
 
 from coherenced.serve.http_context import JSON_TYPE
 from coherenced.serve.http_routes import ANY_BYTES, ROUTES, Answer, Parameter, Route
+from coherenced.serve.http_schema import RULES
 from coherenced.serve.problem import KINDS, MEDIA_TYPE, ProblemBody
 
 SCHEMAS: Final = "#/components/schemas/{name}"
@@ -31,8 +32,9 @@ def document(version: str) -> dict[str, Any]:
     """The whole description; `version` is coherenced's."""
     types = _types()
     _, components = msgspec.json.schema_components(types, ref_template=SCHEMAS)
-    for schema in components.values():
+    for name, schema in components.items():
         _describe_bytes(schema)
+        schema.update(RULES.get(name, {}))
     paths: dict[str, dict[str, Any]] = {}
     for route in ROUTES:
         methods = paths.setdefault(route.path, {})
@@ -88,7 +90,10 @@ def _operation(route: Route, *, head: bool = False) -> dict[str, Any]:
     if route.parameters:
         operation["parameters"] = [_parameter(parameter) for parameter in route.parameters]
     if route.body is not None:
-        operation["requestBody"] = {"required": True, "content": _content(route.body)}
+        operation["requestBody"] = {
+            "required": route.body != ANY_BYTES,  # no body: the empty value
+            "content": _content(route.body),
+        }
     return operation
 
 

@@ -36,8 +36,9 @@ Changed = Callable[[str, bool, str], None]
 def backoff(settings: ServerSettings) -> tenacity.wait.wait_base:
     """How long to wait after failed attempts: exponential, with jitter."""
     first_s = settings.reconnect_min_ms / 1e3
-    return tenacity.wait_exponential_jitter(
-        initial=first_s, max=settings.reconnect_max_ms / 1e3, jitter=first_s
+    longest_s = settings.reconnect_max_ms / 1e3
+    return tenacity.wait_exponential(multiplier=first_s, max=longest_s) + tenacity.wait_random(
+        0, first_s
     )
 
 

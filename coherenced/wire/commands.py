@@ -220,8 +220,11 @@ _TABLE: Final[tuple[Command, ...]] = (
         ("multi", 1, _state, NONE, None, "Begin a transaction."),
     ),
     *_rows(
-        *("transactions", Access.BARRIER),
+        *("transactions", Access.WRITE),
         ("exec", 1, "noscript loading stale", NONE, None, "Carry the transaction out."),
+    ),
+    *_rows(
+        *("transactions", Access.BARRIER),
         ("discard", 1, _state, NONE, None, "Forget the transaction."),
         ("watch", -2, _state, ALL, None, "Only if these keys stay as they are."),
         ("unwatch", 1, _state, NONE, None, "Forget what is watched."),

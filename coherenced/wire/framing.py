@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import hiredis
 import msgspec
@@ -33,7 +33,7 @@ UNAUTHENTICATED_BULK_BYTES: Final = 16_384
 _MORE: Final = object()
 _STAR: Final = ord("*")
 _PAIRS: Final = b"*2\r\n$"
-_pack: Final[Callable[[tuple[bytes, ...]], bytes]] = hiredis.pack_command  # its stub: a 1-tuple
+_pack: Final[Callable[[tuple[bytes, ...]], bytes]] = cast(Any, hiredis.pack_command)
 _SUSPICIOUS: Final = re.compile(rb"\*(?:\d{7}|[^1-9])")
 _INTEGER: Final = re.compile(rb"-?[1-9]\d{0,17}\Z|0\Z")
 _SPACES: Final = b" \t\n\v\f\r"

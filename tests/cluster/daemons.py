@@ -367,7 +367,7 @@ class Cluster:
 
     def retarget(self, server: Server, nodes: Sequence[str] | None = None) -> None:
         """Lead these nodes' (default: all) to another server, cutting their connections."""
-        for node in nodes if nodes is not None else self._nodes:
+        for node in nodes if nodes is not None else sorted(self.proxies):
             self.proxies[node].target = ("127.0.0.1", server.port)
             self.proxies[node].cut()
 

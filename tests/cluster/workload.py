@@ -50,12 +50,17 @@ NOT_APPLIED: Final = frozenset(
     }
 )
 """First words of error replies that promise that nothing was done."""
+STRIPPED: Final[Mapping[type[Exception], str]] = {
+    redis.exceptions.OutOfMemoryError: "OOM ",
+    redis.exceptions.ReadOnlyError: "READONLY ",
+}
 _NOACK = re.compile(r"NOACK committed ([0-9a-f]{16}:\d+)")
 
 
 def open_connection(path: Path, timeout_s: float, protocol: int = 2) -> Any:
     """A connected redis-py connection that never repeats anything by itself."""
-    connection = UnixDomainSocketConnection(
+    make: Any = UnixDomainSocketConnection  # untyped, and not abstract in fact
+    connection = make(
         path=str(path),
         socket_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0),
@@ -120,7 +125,8 @@ class Session:
             self._connection.send_command(*step.argv)
             reply = self._connection.read_response()
         except redis.ResponseError as error:
-            self._refused(op, str(error))
+            # The library takes the first word off the errors that it knows.
+            self._refused(op, f"{STRIPPED.get(type(error), '')}{error}")
         except (redis.RedisError, OSError) as error:
             # Sent, perhaps: whatever it was may have been done, or be done yet.
             self._recorder.end(op, Outcome.UNKNOWN, detail=f"{type(error).__name__}: {error}")

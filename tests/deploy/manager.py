@@ -19,6 +19,8 @@ from typing import Self
 
 PROGRAM = str(Path(sys.executable).with_name("coherenced"))
 TIMEOUT_S = 20.0
+NOTICE_S = 0.1
+"""How soon a wait notices that the daemon has ended."""
 
 # The sockets have to be descriptors 3 and 4, and LISTEN_PID the daemon's own number: so the
 # process that becomes the daemon arranges it. Copies first, since 3 or 4 may be among them.
@@ -46,7 +48,7 @@ class ServiceManager:
         self._listening = [_listen(self.resp), _listen(self.http)]
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(str(directory / "notify"))
-        self._notify.settimeout(TIMEOUT_S)
+        self._notify.settimeout(NOTICE_S)
         self.heard: list[str] = []
         """Every line that the daemons have sent, in order."""
         self.process: subprocess.Popen[bytes] | None = None
@@ -79,11 +81,15 @@ class ServiceManager:
 
     def wait_for(self, line: str, count: int = 1) -> None:
         """Wait until the daemon has said `line` `count` times from now on."""
+        end = time.monotonic() + TIMEOUT_S
         while count:
             try:
                 lines = self._notify.recv(65536).decode().split("\n")
             except TimeoutError:
-                raise AssertionError(f"no {line}; heard {self.heard}\n{self.log()}") from None
+                ended = self.process is None or self.process.poll() is not None
+                if ended or time.monotonic() > end:
+                    raise AssertionError(f"no {line}; heard {self.heard}\n{self.log()}") from None
+                continue
             self.heard += lines
             count -= line in lines
 
@@ -94,7 +100,7 @@ class ServiceManager:
             while True:
                 self.heard += self._notify.recv(65536).decode().split("\n")
         except BlockingIOError:
-            self._notify.settimeout(TIMEOUT_S)
+            self._notify.settimeout(NOTICE_S)
         return self.heard
 
     def signal(self, number: signal.Signals) -> None:

@@ -154,7 +154,7 @@ async def test_many_keys_are_invalidated_in_bounded_records(http: Rig) -> None:
         ),
         ("/v1/invalidations", {}, ""),
         ("/v1/invalidations", {"all": False, "keys": []}, ""),
-        ("/v1/invalidations", {"prefixes": [""]}, "/prefixes"),
+        ("/v1/invalidations", {"prefixes": [""]}, "/prefixes/0"),
         ("/v1/invalidations", {"keys": ["a"], "timeout_ms": 1e9}, "/timeout_ms"),
         ("/v1/invalidations", [], ""),
     ],

@@ -179,7 +179,7 @@ async def test_only_if_absent_and_only_if_present(http: Rig) -> None:
     assert http.port.redis[b"k"][0] == b"3"
     assert (await http.ask("PUT", "/v1/keys/k", b"4", If_None_Match='"x"')).status == 400
     both = await http.ask("PUT", "/v1/keys/k", b"4", If_None_Match="*", If_Match="*")
-    assert both.status == 400
+    assert both.status == 412
     assert (await http.ask("DELETE", "/v1/keys/k", If_None_Match="*")).status == 400
 
 

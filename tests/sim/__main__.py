@@ -1,4 +1,4 @@
-"""Run one seed, or many: `python -m tests.sim --seed 7`, `python -m tests.sim --from 0 --count 500`."""
+"""Run one seed, or many: `python -m tests.sim --seed 7`, `… --from 0 --count 500 --shrink`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--seed", type=int, help="run this seed and show what it did")
     arguments.add_argument("--from", type=int, default=0, dest="first", help="first of many seeds")
     arguments.add_argument("--count", type=int, default=100, help="how many seeds")
-    arguments.add_argument("--shrink", action="store_true", help="look for a shorter failing run")
+    arguments.add_argument("--shrink", action="store_true", help="look for a shorter one")
     arguments.add_argument(
         "--trace", type=int, default=0, metavar="N", help="show the last N lines"
     )

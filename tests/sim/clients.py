@@ -53,6 +53,7 @@ class Mix(msgspec.Struct, frozen=True, kw_only=True):
     zero_reads: float = 8.0
     multi_reads: float = 4.0
     token_reads: float = 4.0
+    snapshots: float = 4.0
     loose_reads: float = 4.0
     """Reads that allow more staleness than the node's own bound."""
     sets: float = 12.0
@@ -78,7 +79,9 @@ class Client:
         self.world = world
         self.name = name
         self.host = host
-        self.keys = keys
+        self.keys = [key for key in keys if not key.startswith(COUNTER)]
+        """Keys that it sets; it reads the counters too."""
+        self.readable = keys
         self.mix = mix
         self.random = Random(f"client {name} {world.seed}")
         self.stopped = False
@@ -93,6 +96,7 @@ class Client:
             self._read_many: mix.multi_reads,
             self._read_token: mix.token_reads,
             self._read_loosely: mix.loose_reads,
+            self._read_snapshot: mix.snapshots,
             self._set: mix.sets,
             self._set_ttl: mix.ttl_sets,
             self._set_tagged: mix.tagged_sets,
@@ -134,17 +138,26 @@ class Client:
     # -- reads -------------------------------------------------------------------------
 
     def _read(self) -> None:
-        self.read((self._key(),), None)
+        self.read((self._readable(),), None)
 
     def _read_zero(self) -> None:
-        self.read((self._key(),), 0.0)
+        self.read((self._readable(),), 0.0)
 
     def _read_many(self) -> None:
-        count = self.random.randint(2, min(4, len(self.keys))) if len(self.keys) > 1 else 1
-        self.read(tuple(self.random.sample(self.keys, count)), self.random.choice((None, 0.0)))
+        self.read(self._several(), self.random.choice((None, 0.0)))
+
+    def _read_snapshot(self) -> None:
+        self.read(self._several(), None, snapshot=True)
+
+    def _several(self) -> tuple[bytes, ...]:
+        most = min(4, len(self.readable))
+        return tuple(self.random.sample(self.readable, self.random.randint(min(2, most), most)))
+
+    def _readable(self) -> bytes:
+        return self._key() if self.random.random() < 0.8 else self.random.choice(self.readable)
 
     def _read_loosely(self) -> None:
-        self.read((self._key(),), 5.0 * self.world.namespaces.largest_bound_ms)
+        self.read((self._readable(),), 5.0 * self.world.namespaces.largest_bound_ms)
 
     def _read_token(self) -> None:
         if not self.world.tokens:
@@ -159,14 +172,19 @@ class Client:
         bound_ms: float | None,
         token: Version | None = None,
         token_ms: float = float("-inf"),
+        *,
+        snapshot: bool = False,
     ) -> None:
         host, world = self.host, self.world
         bounds = [world.namespaces.for_key(key).max_staleness_ms for key in keys]
         effective_ms = max(bounds) if bound_ms is None else bound_ms
         op = ReadOp(self.name, host.name, host.incarnation, keys, effective_ms, world.now_ms)
         op.token_ms = token_ms
+        op.snapshot = snapshot
+        op.stale_ms = world.namespaces.longest_stale_ms
         world.history.unanswered += 1
-        if bound_ms is None and token is None and len(keys) == 1 and not host.paused:
+        plain = bound_ms is None and token is None and not snapshot and len(keys) == 1
+        if plain and not host.paused:
             entry = host.hit(keys[0])
             if entry is not None:
                 world.history.end_hit(op, entry.value, world.now_ms)
@@ -181,7 +199,8 @@ class Client:
                     self.last_version[key] = value.version
             self._again()
 
-        host.submit(Read(keys, max_staleness_ms=bound_ms, min_version=token), self._once(op, done))
+        request = Read(keys, max_staleness_ms=bound_ms, min_version=token, snapshot=snapshot)
+        host.submit(request, self._once(op, done))
 
     # -- writes ------------------------------------------------------------------------
 
@@ -250,7 +269,7 @@ class Client:
         value = self._value()
         chosen = self.random.sample(self.keys, min(len(self.keys), 2))
         mutations = tuple(set_mutation(key, value + b"/" + key) for key in chosen)
-        self.write("transaction", mutations, value, atomic=True)
+        self.write("transaction", mutations, mutations[0].argv[2], atomic=True)
 
     def _compare_and_set(self) -> None:
         key = self._key()
@@ -268,9 +287,12 @@ class Client:
         host, world = self.host, self.world
         keys = tuple(dict.fromkeys(key for m in mutations for key in m.keys))
         level = self._level()
+        two_phased = any(key.startswith(world.history.linearizable) for key in keys)
+        if two_phased and mutations[0].argv[:1] != (b"SET",):
+            mark = b""  # rewritten on its way: only its value would tell it
         op = WriteOp(self.name, host.name, host.incarnation, keys, mark, what, level, world.now_ms)
         for number, mutation in enumerate(mutations):
-            if mutation.if_version is None:
+            if mutation.if_version is None and not two_phased:
                 world.mark(mutation, mark if number == 0 else mark + b"#%d" % number)
         world.history.unanswered += 1
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from typing import Final
 
+from coherenced.core.model import ReplyError
 from coherenced.core.requests import Fault, FaultKind, Level, ReadResult, WriteResult
 from tests.sim.truth import Truth
 
@@ -34,8 +35,8 @@ class Violation(Exception):
 
 class ReadOp:
     __slots__ = (
-        "bound_ms", "end_ms", "host", "incarnation", "keys", "outcome", "session", "source",
-        "start_ms", "token_ms", "values",
+        "bound_ms", "end_ms", "host", "incarnation", "keys", "outcome", "session", "snapshot",
+        "source", "stale_ms", "start_ms", "token_ms", "values",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +56,8 @@ class ReadOp:
         self.start_ms = start_ms
         self.end_ms = float("inf")
         self.token_ms = float("-inf")
+        self.stale_ms = 0.0
+        self.snapshot = False
         self.values: tuple[bytes | None, ...] | None = None
         self.source = ""
         self.outcome = "unanswered"
@@ -109,8 +112,10 @@ class WriteOp:
 class History:
     """Operations in the order they ended, each checked as it ends."""
 
-    def __init__(self, truth: Truth) -> None:
+    def __init__(self, truth: Truth, linearizable: bytes = b"\xff") -> None:
         self.truth = truth
+        self.linearizable = linearizable
+        """Keys with this prefix are of a linearizable namespace (K6)."""
         self.reads: list[ReadOp] = []
         self.writes: list[WriteOp] = []
         self.unanswered = 0
@@ -136,8 +141,12 @@ class History:
         op.outcome = "done"
         self.reads.append(op)
         for key, value in zip(op.keys, outcome.values, strict=True):
-            if value.error is None and not value.stale:
+            if value.stale:
+                self._check_stale(op, key, value.value)
+            elif value.error is None:
                 self.check_read(op, key, value.value)
+        if op.snapshot and not any(value.stale or value.error for value in outcome.values):
+            self._check_snapshot(op)
 
     def end_hit(self, op: ReadOp, value: bytes | None, now_ms: float) -> None:
         op.end_ms = now_ms
@@ -150,7 +159,10 @@ class History:
 
     def check_read(self, op: ReadOp, key: bytes, value: bytes | None) -> None:
         timeline = self.truth.timeline(key)
-        if op.bound_ms > 0:
+        lost = self.truth.lost_since(op.start_ms - op.bound_ms * DRIFT)
+        if key.startswith(self.linearizable) and not lost:  # the promise is per lineage (K7)
+            level, from_ms = "namespace", op.start_ms
+        elif op.bound_ms > 0:
             level, from_ms = "bounded", op.start_ms - op.bound_ms * DRIFT - ROUNDING_MS
         else:
             level, from_ms = "linearizable", op.start_ms
@@ -178,6 +190,32 @@ class History:
             )
         if first > self._seen.get(session, float("-inf")):
             self._seen[session] = first
+
+    def _check_stale(self, op: ReadOp, key: bytes, value: bytes | None) -> None:
+        """V6: marked stale, and not older than that allows either."""
+        self.checked["stale"] = self.checked.get("stale", 0) + 1
+        since_ms = op.start_ms - (op.bound_ms + op.stale_ms) * DRIFT - ROUNDING_MS
+        if (
+            op.stale_ms <= 0
+            or self.truth.timeline(key).when_was(value, since_ms, op.end_ms) is None
+        ):
+            raise Violation(f"stale-if-error: {op}: {key!r} held {describe(self.truth, key)}")
+
+    def _check_snapshot(self, op: ReadOp) -> None:
+        """S2: one moment at which Redis held all of it."""
+        self.checked["snapshot"] = self.checked.get("snapshot", 0) + 1
+        assert op.values is not None
+        since_ms = op.start_ms - op.bound_ms * DRIFT - ROUNDING_MS
+        timelines = [self.truth.timeline(key) for key in op.keys]
+        moments = {since_ms, op.end_ms}
+        for timeline in timelines:
+            moments.update(t for t in timeline.times if since_ms < t <= op.end_ms)
+            moments.update(s.dies_ms for s in timeline.states if since_ms < s.dies_ms <= op.end_ms)
+        if not any(
+            all(t.at(m) == v for t, v in zip(timelines, op.values, strict=True)) for m in moments
+        ):
+            held = "; ".join(f"{key!r} {describe(self.truth, key)}" for key in op.keys)
+            raise Violation(f"snapshot: {op}: never held together: {held}")
 
     def _acknowledged_before(self, key: bytes, start_ms: float) -> float:
         acked = self._acked.get(key)
@@ -225,7 +263,8 @@ class History:
         if len(times) > 1:
             raise Violation(f"applied twice: {op}: committed at {times}")
         if op.result is not None and not op.result.aborted:
-            changed = op.result.version is not None
+            failed = op.result.replies and isinstance(op.result.replies[0], ReplyError)
+            changed = op.result.version is not None and not failed
             if changed and not times:
                 raise Violation(f"write: {op}: told it is done, but it was never committed")
             if changed and not op.start_ms <= times[0] <= op.end_ms:

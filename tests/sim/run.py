@@ -14,7 +14,7 @@ from tests.sim.clients import COUNTER, Client, Mix
 from tests.sim.faults import Fault, Nemesis, plan
 from tests.sim.history import Violation
 from tests.sim.redis_model import ServerLaws
-from tests.sim.world import World
+from tests.sim.world import LINEARIZABLE, World
 
 QUIET_MS: Final = 4_000.0
 """After the last fault is lifted everything must be well again within this time."""
@@ -43,6 +43,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     trims: bool = True
     stale_if_error_ms: float = 0.0
     drift: float = 0.004
+    linearizable: bool = False
+    """Whether one of the keys is of a linearizable namespace."""
     tracing: bool = False
 
 
@@ -90,6 +92,7 @@ def by_seed(seed: int) -> Config:
         l1_max_bytes=random.choice((1 << 20, 1 << 20, 2_000)),
         stale_if_error_ms=random.choice((0.0, 0.0, 300.0)),
         drift=random.choice((0.0, 0.004)),
+        linearizable=random.random() < 0.3,
     )
 
 
@@ -117,6 +120,7 @@ def build(config: Config) -> tuple[World, list[Client]]:
         slow_share=config.slow_share,
         l1_max_bytes=config.l1_max_bytes,
         tracing=config.tracing,
+        rules=(("l:*", msgspec.structs.replace(policy, linearizable=True)),),
     )
     for number in range(config.nodes):
         world.add_host(
@@ -125,9 +129,15 @@ def build(config: Config) -> tuple[World, list[Client]]:
             rate=1.0 + random.uniform(-config.drift, config.drift),
         )
     hosts = list(world.hosts.values())
-    keys = [b"k%d" % number for number in range(config.keys)] + [COUNTER + b"1"]
+    keys = [b"k%d" % number for number in range(config.keys)]
+    mix = config.mix
+    if config.linearizable:
+        # A flush has one phase only, and so has the end of a labelled value by its tag.
+        keys[-1:] = [LINEARIZABLE + b"1"]
+        mix = msgspec.structs.replace(mix, flushes=0.0, tagged_sets=0.0)
+    keys += [COUNTER + b"1", COUNTER + b"2"]
     clients = [
-        Client(world, f"c{number}", hosts[number % len(hosts)], keys, config.mix)
+        Client(world, f"c{number}", hosts[number % len(hosts)], keys, mix)
         for number in range(config.clients)
     ]
     return world, clients
@@ -226,7 +236,9 @@ def command(config: Config) -> str:
     for name, flag in FLAGS.items():
         value = getattr(config, name)
         if value != getattr(default, name):
-            words.append(f"{flag} {value:g}" if isinstance(value, float) else f"{flag} {value}")
+            words.append(
+                f"{flag} {value:g}" if isinstance(value, float) else f"{flag} {int(value)}"
+            )
     if config.kinds is not None:
         words.append("--kinds '" + ",".join(config.kinds) + "'")
     if config.skip:
@@ -248,6 +260,7 @@ FLAGS: Final = {
     "l1_max_bytes": "--l1",
     "stale_if_error_ms": "--stale",
     "drift": "--drift",
+    "linearizable": "--linearizable",
 }
 
 

@@ -11,7 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from coherenced.core.model import Lineage, Record
+from coherenced.core.model import Lineage
 from tests.sim.redis_model import Server
 
 
@@ -64,6 +64,11 @@ class Timeline:
                     return earliest
         return None
 
+    def at(self, when_ms: float) -> bytes | None:
+        """What the key held just after `when_ms`."""
+        state = self.states[bisect_right(self.times, when_ms) - 1]
+        return None if when_ms >= state.dies_ms else state.value
+
     def now(self, now_ms: float) -> bytes | None:
         state = self.states[-1]
         return None if now_ms >= state.dies_ms else state.value
@@ -81,7 +86,8 @@ class Truth:
         self.positions: dict[Lineage, int] = {}
         """Lineage -> the last commit at which the log stood there."""
         self.by_seq: dict[tuple[bytes, int], list[int]] = {}
-        self.records: list[tuple[float, bytes, Record]] = []
+        self.losses: list[float] = []
+        """When the server lost or replaced its data: a flush, an older file, a failover."""
         self.committed: dict[bytes, list[float]] = {}
         """Each written value -> when it was committed. More than one time is a double apply."""
 
@@ -119,6 +125,10 @@ class Truth:
         alive = None if now_ms >= last.dies_ms else last.value
         if alive != value or (value is not None and dies_ms != last.dies_ms):
             timeline.add(State(now_ms, self.index, value, dies_ms))
+
+    def lost_since(self, when_ms: float) -> bool:
+        """Whether Redis lost or replaced data after `when_ms`."""
+        return bool(self.losses) and self.losses[-1] >= when_ms
 
     def note_written(self, value: bytes, now_ms: float) -> None:
         self.committed.setdefault(value, []).append(now_ms)

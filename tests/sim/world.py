@@ -35,6 +35,8 @@ from tests.sim.redis_model import Executed, Server, ServerLaws
 from tests.sim.truth import Truth
 
 TRACE_LINES: Final = 400
+LINEARIZABLE: Final = b"l:"
+"""Keys with this prefix are of the linearizable namespace, where a world has one."""
 MAX_EVENTS: Final = 5_000_000
 
 
@@ -66,7 +68,7 @@ class World:
         self.incarnations: dict[bytes, Host] = {}
         self.sent_mutations: dict[tuple[str, int, int], Connection] = {}
         self.truth = Truth()
-        self.history = History(self.truth)
+        self.history = History(self.truth, LINEARIZABLE)
         self.steps = 0
         self.events = 0
         self.drops: dict[str, int] = {}
@@ -302,6 +304,7 @@ class World:
         server.fenced = False
         self.primary = Process(server, f"redis-{len(self.processes) + 1}")
         self.processes.append(self.primary)
+        self.truth.losses.append(self.now_ms)
         self.truth.observe(server, None, self.now_ms)
 
     def redirect(self, host: Host, old: Process) -> None:
@@ -314,6 +317,7 @@ class World:
 
     def flush_all(self) -> None:
         self.primary.server.flush_all()
+        self.truth.losses.append(self.now_ms)
         self.truth.observe(self.primary.server, None, self.now_ms)
 
     # -- checks ----------------------------------------------------------------------

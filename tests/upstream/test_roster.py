@@ -159,7 +159,7 @@ def test_a_cut_off_primary_refuses_proofs_and_fills(server: Server) -> None:
             lambda: lane.log(),
             lambda: lane.mutate(set_(b"a", b"2")),
         ):
-            with pytest.raises(ServerError, match="^NOREPLICAS"):
+            with pytest.raises(ServerError, match=r"^NOREPLICAS"):
                 refused()
     finally:
         server.command("CONFIG", "SET", "min-replicas-to-write", "0")
@@ -175,7 +175,7 @@ def test_a_replica_refuses_proofs_and_fills() -> None:
             lambda: on_replica.fetch(b"a"),
             lambda: on_replica.mutate(set_(b"a", b"2")),
         ):
-            with pytest.raises(ServerError, match="^READONLY"):
+            with pytest.raises(ServerError, match=r"^READONLY"):
                 refused()
         on_primary.close()
         on_replica.close()

@@ -11,7 +11,7 @@ if ARGV[2] then
   -- then name, bound, beat: what comes after the bin is all this library can read.
   local rest = string.sub(packed, 4 + (string.byte(packed, 3) or 0))
   local fine, _, _, beat = pcall(cmsgpack.unpack, rest)
-  if fine and beat ~= tonumber(ARGV[2]) then
+  if fine and type(beat) == 'number' and beat ~= tonumber(ARGV[2]) then
     return 0
   end
 end

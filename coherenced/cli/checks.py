@@ -1,0 +1,249 @@
+"""What `doctor` looks at: each check is a function that finds something, and advises if it is bad.
+
+A check never raises: what it cannot find out is a finding, too.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from msgspec import structs
+
+import coherenced
+from coherenced.errors import CoherencedError, Unreachable
+
+if TYPE_CHECKING:
+    from coherenced.client.address import Address
+    from coherenced.config import Config, Redis
+
+SPARE_FILES: Final = 256
+"""Descriptors a daemon needs beside one a connection."""
+
+
+class Finding(NamedTuple):
+    """One line of the report."""
+
+    what: str
+    found: str
+    advice: str = ""
+    """Empty: nothing is wrong."""
+    unreachable: bool = False
+    """The daemon or Redis cannot be reached (exit code 4)."""
+
+
+# -- this host ----------------------------------------------------------------------
+
+
+def versions() -> Iterator[Finding]:
+    """The interpreter and the libraries with parts in C."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    yield Finding("coherenced", coherenced.__version__)
+    python = ".".join(map(str, sys.version_info[:3]))
+    yield Finding("python", f"{python} on {sys.platform}")
+    for package in ("uvloop", "hiredis", "redis", "msgspec", "aiohttp"):
+        try:
+            yield Finding(package, version(package))
+        except PackageNotFoundError:
+            yield Finding(package, "missing", f"pip install {package}")
+
+
+def clock() -> Finding:
+    """Staleness is measured on a clock that goes on while the host is suspended."""
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return Finding(
+            "clock", f"CLOCK_BOOTTIME, up {time.clock_gettime(time.CLOCK_BOOTTIME):.0f} s"
+        )
+    return Finding(
+        "clock",
+        "no CLOCK_BOOTTIME",
+        "the clock stands still while this host is suspended: give reads max_staleness_ms = 0 "
+        "on hosts that are suspended",
+    )
+
+
+def file_limit(max_connections: int) -> Finding:
+    """Each connection is a file descriptor."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= max_connections + SPARE_FILES:
+        return Finding("open files", f"up to {soft}")
+    wanted = max_connections + SPARE_FILES
+    raise_it = f"LimitNOFILE={wanted} in the unit, or ulimit -n {min(wanted, hard)}"
+    return Finding(
+        "open files",
+        f"up to {soft}, and listen.max_connections is {max_connections}",
+        f"raise the limit ({raise_it}) or lower listen.max_connections",
+    )
+
+
+def runtime_directory(path: Path) -> Finding:
+    what = "runtime directory"
+    try:
+        status = path.stat()
+    except OSError as error:
+        return Finding(what, f"{path}: {error.strerror}", "'coherenced serve' creates it")
+    mode = stat.S_IMODE(status.st_mode)
+    found = f"{path}, mode {mode:04o}, owner uid {status.st_uid}"
+    if not stat.S_ISDIR(status.st_mode):
+        return Finding(what, found, "it is no directory: set node.runtime_dir")
+    if not os.access(path, os.X_OK):
+        return Finding(what, found, "this user may not enter it: add it to the directory's group")
+    if mode & stat.S_IWOTH:
+        return Finding(what, found, f"anyone may replace the sockets in it: chmod o-w {path}")
+    return Finding(what, found)
+
+
+# -- the daemon -----------------------------------------------------------------------
+
+
+def socket_file(what: str, path: Path) -> Finding:
+    try:
+        status = path.stat()
+    except OSError as error:
+        return Finding(
+            what, f"{path}: {error.strerror}", "start the daemon: coherenced serve", True
+        )
+    found = f"{path}, mode {stat.S_IMODE(status.st_mode):04o}"
+    if not stat.S_ISSOCK(status.st_mode):
+        return Finding(what, f"{found}: no socket", f"remove {path} and start the daemon")
+    if not os.access(path, os.R_OK | os.W_OK):
+        return Finding(what, found, "this user may not connect: add it to the socket's group", True)
+    return Finding(what, found)
+
+
+def daemon(address: Address, timeout_s: float = 2.0) -> Iterator[Finding]:
+    """Whether it answers, and what it says of itself."""
+    from coherenced.client.sync import Client
+
+    try:
+        with Client(_written(address), timeout=timeout_s, serializer=None) as cache:
+            began = time.perf_counter()
+            told = cache.stats()
+            took_ms = (time.perf_counter() - began) * 1000
+    except CoherencedError as error:
+        yield Finding(
+            "daemon",
+            str(error),
+            "start it (coherenced serve), or look at its log (journalctl -u coherenced)",
+            isinstance(error, Unreachable),
+        )
+        return
+    node = told.get("node", {})
+    version = node.get("version", "?")
+    yield Finding(
+        "daemon",
+        f"{node.get('name', '?')} answers in {took_ms:.1f} ms, version {version}",
+        ""
+        if version == coherenced.__version__
+        else f"this command is {coherenced.__version__}: restart the daemon after an upgrade",
+    )
+    yield from _state(told, node)
+
+
+def _state(told: dict[str, Any], node: dict[str, Any]) -> Iterator[Finding]:
+    if node.get("ready"):
+        yield Finding("coherence", f"ready, {node.get('nodes_live', '?')} nodes live")
+    else:
+        reason = node.get("reason") or "no reason given"
+        yield Finding("coherence", f"not ready: {reason}", "see what is said of Redis", True)
+    if silent := node.get("nodes_silent"):
+        yield Finding(
+            "other nodes",
+            f"{silent} silent",
+            "'coherenced nodes' names them; they are taken off the roster after a while",
+        )
+    files = told.get("process", {})
+    if files.get("open_files", 0) > 0.8 * files.get("max_files", float("inf")):
+        yield Finding(
+            "daemon's files",
+            f"{files['open_files']} of {files['max_files']} open",
+            "raise LimitNOFILE of the daemon",
+        )
+
+
+def http(path: Path) -> Finding:
+    from coherenced.cli.http import ask
+
+    try:
+        told = ask(str(path), "/healthz", 2.0)
+    except CoherencedError as error:
+        return Finding("HTTP", str(error), "restart the daemon", isinstance(error, Unreachable))
+    return Finding("HTTP", f"{path} answers: {told.get('status', '?')}")
+
+
+def _written(address: Address) -> str:
+    """The address with its password, as a client takes it."""
+    if address.path:
+        return f"unix://:{address.password}@{address.path}" if address.password else address.path
+    credentials = f":{address.password}@" if address.password else ""
+    return f"tcp://{credentials}{address.host}:{address.port}"
+
+
+# -- Redis ------------------------------------------------------------------------------
+
+
+def redis(config: Config, directory: Path) -> Iterator[Finding]:
+    """The server that holds the values and the log, as a daemon would reach it."""
+    from coherenced.embedded import SOCKET_NAME
+
+    settings = config.redis
+    if not settings.url:
+        private = directory / SOCKET_NAME
+        if not private.exists():
+            yield _embedded()
+            return
+        settings = structs.replace(settings, url=f"unix://{private}")
+    yield from _server(settings)
+
+
+def _embedded() -> Finding:
+    from coherenced.embedded import server_executable
+
+    try:
+        executable = server_executable()
+    except CoherencedError as error:
+        found, _, advice = str(error).partition(": ")
+        return Finding("redis", found, advice)
+    return Finding("redis", f"no redis.url: the daemon will start {executable}")
+
+
+def _server(settings: Redis) -> Iterator[Finding]:
+    import asyncio
+
+    from coherenced.upstream.check import inspect
+
+    try:
+        facts = asyncio.run(inspect(settings))
+    except CoherencedError as error:
+        unreachable = isinstance(error, Unreachable)
+        yield Finding("redis", str(error), "see redis.url and the server's log", unreachable)
+        return
+    limit = f"{facts.maxmemory_bytes} bytes" if facts.maxmemory_bytes > 0 else "no limit"
+    yield Finding(
+        "redis",
+        f"{facts.server} {facts.version} ({facts.role}) at {facts.place} "
+        f"answers in {facts.latency_ms:.2f} ms",
+    )
+    yield Finding("redis memory", f"{limit}, policy {facts.maxmemory_policy}")
+    for line in (*facts.blockers, *facts.warnings):
+        found, _, advice = line.rpartition(": ")
+        yield Finding("redis", found, advice)
+
+
+def settings(path: Path | None) -> tuple[Config | None, Finding]:
+    """The configuration that a daemon would start with here."""
+    from coherenced.config import load
+
+    try:
+        loaded = load({}, path, os.environ)
+    except CoherencedError as error:
+        return None, Finding("configuration", str(error), "'coherenced config check' says it again")
+    return loaded.config, Finding("configuration", str(loaded.file or "defaults, no file"))

@@ -1,0 +1,330 @@
+"""One RESP client: requests in, replies out in the order of the requests.
+
+What happens to a chunk of bytes:
+
+    reader -> requests -> GET and MGET that hit: the stored bytes go out   (nothing else happens)
+                       -> everything else: the table says what it is        (`_dispatch`)
+                             answered here        `resp_local`, `resp_transaction`
+                             asked of the node    a slot waits for the outcome
+
+Replies leave in order: while a slot waits, whatever is ready after it is kept behind it.
+Requests of one connection see each other as in Redis: reads may be under way together,
+writes too (the core keeps their order), but neither starts while the other kind is still
+unanswered; a request that must wait keeps all later ones waiting, and then nothing more
+is read from the client.
+
+Bounds: `resp_settings`. A client that does not read its replies is not read from either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final, cast
+
+import msgspec
+
+from coherenced.core.requests import Fault, FaultKind, Outcome, Read, ReadResult, Request
+from coherenced.errors import UsageError
+from coherenced.serve import resp_local, resp_transaction
+from coherenced.serve.resp_flow import ReplyFlow, Slot
+from coherenced.wire import resp
+from coherenced.wire.answers import answer
+from coherenced.wire.commands import CROSS_PROTOCOL, Access, Command, lookup
+from coherenced.wire.framing import RequestReader, malformed
+from coherenced.wire.plan import Plan
+
+if TYPE_CHECKING:
+    from coherenced.serve.resp import RespFront
+
+SLICE: Final = 64
+"""Requests taken before replies are handed to the socket: bounds what one chunk can pile up."""
+
+_GETS: Final = (b"GET", b"get")
+_MGETS: Final = (b"MGET", b"mget")
+
+
+class RespConnection(ReplyFlow):
+    """One client."""
+
+    __slots__ = (
+        "_flying_bytes",
+        "_hit",
+        "_now_ms",
+        "_reader",
+        "authenticated",
+        "library",
+        "name",
+        "number",
+        "quick",
+        "resp3",
+        "since_ms",
+        "transaction",
+        "watched",
+    )
+
+    def __init__(self, front: RespFront) -> None:
+        super().__init__(front)
+        self.number = 0
+        self.name = b""
+        self.library = [b"", b""]
+        """What the client says of itself: library name and version."""
+        self.resp3 = False
+        self.authenticated = not front.settings.password
+        self.transaction: resp_transaction.Transaction | None = None
+        self.watched = resp_transaction.Watched()
+        self.since_ms = 0.0
+        self.quick = self.authenticated
+        """Whether GET and MGET may be answered by the short path; see `settle_mode`."""
+        self._hit = front.port.hit
+        self._now_ms = front.port.now_ms
+        self._reader = RequestReader(front.settings.frame, self.authenticated)
+        self._flying_bytes = 0
+        """Arguments of unanswered writes."""
+
+    @property
+    def peer(self) -> str:
+        """Where the client is, or, on a Unix socket, where it came in."""
+        transport = self._transport
+        address = transport.get_extra_info("peername") or transport.get_extra_info("sockname")
+        return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else str(address)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if not self.front.enter(self):
+            self.fail("max number of clients reached")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.transaction = None
+        self.watched.release(self.front.port)
+        self.front.leave(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
+        reader = self._reader
+        requests = reader.feed(data)
+        self.front.requests += len(requests)
+        if self._queue or self._paused:
+            self._queue.extend(requests)
+        elif len(requests) <= SLICE:
+            self._run(requests)
+        else:
+            self._queue.extend(requests)
+            self.proceed()
+        if reader.error:
+            self._deaf = True
+            if not self._queue and not self._stopped:
+                self.fail(reader.error)
+
+    def proceed(self) -> None:
+        queue = self._queue
+        while queue and not self._paused:
+            before = len(queue)
+            self._run([queue.popleft() for _ in range(min(SLICE, before))])
+            if len(queue) == before:
+                break
+        if self._reader.error and not queue and not self._stopped:
+            self.fail(self._reader.error)
+        self._flush()
+        self._balance()
+
+    # -- the hot loop -----------------------------------------------------------------
+
+    def _run(self, requests: list[list[bytes]]) -> None:
+        """Execute these in order; what must wait goes to the front of the queue."""
+        hit = self._hit
+        now_ms = self._now_ms()
+        quick, resp3 = self.quick and not self._slots, self.resp3
+        append = self._out.append
+        remaining = iter(requests)
+        self._running = True
+        request: list[bytes] = []
+        try:
+            for request in remaining:
+                if quick:
+                    verb = request[0]
+                    if verb in _GETS and len(request) == 2:
+                        entry = hit(request[1], now_ms)
+                        if entry is not None:
+                            bulk = entry.bulk
+                            append(resp.NIL3 if resp3 and bulk == resp.NIL2 else bulk)
+                            continue
+                    elif verb in _MGETS and (reply := self._hits(request, now_ms)) is not None:
+                        append(reply)
+                        continue
+                if not self._dispatch(request):
+                    self._queue.extendleft(reversed([request, *remaining]))
+                    break
+                if self._stopped:
+                    break
+                quick, resp3 = self.quick and not self._slots, self.resp3
+        except (TypeError, LookupError, AttributeError):
+            # The quick reader passes on what is no request, and it is not looked at above.
+            text = malformed(request)
+            if not text:
+                raise
+            self.fail(text)
+        finally:
+            self._running = False
+        self._flush()
+        if self._slots or self._queue or self._paused or not self._reading:
+            self._balance()
+        if self.front.requests >= self.front.sample_at and not self._slots:
+            self.front.sample(now_ms)
+
+    def _hits(self, request: list[bytes], now_ms: float) -> bytes | None:
+        """The reply to an MGET of which every key hits, or None."""
+        hit = self._hit
+        bulks = []
+        size = 0
+        for key in request[1:]:
+            entry = hit(key, now_ms)
+            if entry is None:
+                return None
+            size += len(entry.bulk)
+            bulks.append(entry.bulk)
+        if not bulks or size > self.front.settings.output_buffer_bytes:
+            return None
+        if self.resp3 and resp.NIL2 in bulks:
+            bulks = [resp.NIL3 if bulk == resp.NIL2 else bulk for bulk in bulks]
+        return resp.array(bulks)
+
+    # -- everything else --------------------------------------------------------------
+
+    def _dispatch(self, request: list[bytes]) -> bool:
+        """Answer or begin one request; False: it must wait, nothing was done."""
+        if (
+            self._paused
+            or len(self._slots) >= self._window
+            or self._held_bytes > self.front.settings.pause_bytes
+        ):
+            return False
+        text = malformed(request)
+        if text:
+            self.fail(text)
+            return True
+        command, refused = lookup(request)
+        if command is None:
+            if request[0].upper() in CROSS_PROTOCOL:
+                self.end()
+            else:
+                self.reply(resp.error(resp_transaction.refused(self, request, refused)))
+            return True
+        if not self.authenticated and not command.needs_no_auth:
+            self.reply(resp.error(resp_local.NO_AUTH))
+            return True
+        if self.transaction is not None and command.name not in resp_transaction.IMMEDIATE:
+            self.reply(resp_transaction.queue(self, command, request))
+            return True
+        access = command.access
+        if (access & Access.READ and self._writes) or (access & Access.WRITE and self._reads):
+            return False
+        if access == Access.READ and self.quick and (data := self._short(request)) is not None:
+            self.reply(data)
+            return True
+        if command.plan is None:
+            data = resp_local.HANDLERS[command.name](self, request)
+            if data is not None:
+                self.reply(data)
+            return True
+        return self._begin(command, request)
+
+    def _short(self, request: list[bytes]) -> bytes | None:
+        """A hit while earlier requests are still waiting: its reply is kept behind theirs."""
+        verb = request[0]
+        if verb in _GETS:
+            entry = self._hit(request[1], self._now_ms())
+            if entry is None:
+                return None
+            return resp.NIL3 if self.resp3 and entry.bulk == resp.NIL2 else entry.bulk
+        return self._hits(request, self._now_ms()) if verb in _MGETS else None
+
+    def _begin(self, command: Command, request: list[bytes]) -> bool:
+        """Ask the node."""
+        size = 0
+        if command.access == Access.WRITE:
+            size = sum(map(len, request))
+            bound = self.front.settings.frame.max_query_bytes
+            if self._flying_bytes and self._flying_bytes + size > bound:
+                return False
+        request[0] = request[0].upper()
+        try:
+            plan = cast(Plan, command.plan(request, self.front.settings.bounds))  # type: ignore[misc]
+        except UsageError as error:
+            self.reply(resp.error(f"ERR {error}"))
+            return True
+        self._flying_bytes += size
+        slot = self.open(command.access)
+        asked = plan.requests
+        if self.watched:
+            asked = tuple(_past_l1(wanted) for wanted in asked)
+        if len(asked) == 1:
+            done = partial(self._answered, slot, plan, command.access, size, self.resp3)
+            self.front.port.submit(asked[0], done)
+        else:
+            self._ask_many(slot, plan, asked)
+        return True
+
+    def _ask_many(self, slot: Slot, plan: Plan, asked: Sequence[Request]) -> None:
+        """A read that was cut: its parts are under way together, and answered as one."""
+        outcomes: list[Outcome | None] = [None] * len(asked)
+        left = [len(asked)]
+        resp3 = self.resp3
+
+        def answered(index: int, outcome: Outcome) -> None:
+            outcomes[index] = outcome
+            left[0] -= 1
+            if not left[0]:
+                data = answer(plan, [o for o in outcomes if o is not None], resp3)
+                self.fill(slot, data, Access.READ)
+
+        for index, request in enumerate(asked):
+            self.front.port.submit(request, partial(answered, index))
+
+    def _answered(
+        self, slot: Slot, plan: Plan, access: int, size: int, resp3: bool, outcome: Outcome
+    ) -> None:
+        self._flying_bytes -= size
+        if self.lost:
+            return
+        if isinstance(outcome, ReadResult) and len(outcome.values) > 1:
+            outcome = self._bounded(outcome)
+        self.fill(slot, answer(plan, (outcome,), resp3), access)
+
+    def _bounded(self, outcome: ReadResult) -> Outcome:
+        """A reply that no buffer may hold is refused before it is put together."""
+        bound = self.front.settings.output_buffer_bytes
+        size = sum(len(v.value) for v in outcome.values if v.value is not None)
+        if size <= bound:
+            return outcome
+        text = f"the reply has more than {bound} bytes (listen.output_buffer_bytes): ask for fewer"
+        return Fault(FaultKind.OVERLOADED, text)
+
+    def settle_mode(self) -> None:
+        """Reads may take the short path only if nothing of this connection could change them."""
+        self.quick = (
+            not self._writes
+            and self.transaction is None
+            and not self.watched
+            and self.authenticated
+        )
+
+    def trust(self) -> None:
+        """The client has given the password."""
+        self.authenticated = self._reader.trusted = True
+        self.settle_mode()
+
+    def distrust(self) -> None:
+        """RESET: the password is wanted again."""
+        self.authenticated = self._reader.trusted = not self.front.settings.password
+        self.settle_mode()
+
+
+def _past_l1(request: Request) -> Request:
+    """WATCH: what is read decides a transaction, so Redis is asked."""
+    if isinstance(request, Read):
+        return msgspec.structs.replace(request, skip_l1=True)
+    return request

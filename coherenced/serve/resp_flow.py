@@ -1,0 +1,252 @@
+"""Replies in the order of requests, and no more of either than there is room for.
+
+A request whose answer must be waited for opens a *slot*; what is answered meanwhile is kept
+behind it, and leaves when it does. The same class holds the other end of that: it stops
+reading while a client does not take its replies, or while too much waits for Redis.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Final, cast
+
+from coherenced.wire import resp
+from coherenced.wire.commands import Access
+
+if TYPE_CHECKING:
+    from coherenced.serve.resp import RespFront
+
+FIRST_GUESS_BYTES: Final = 16_384
+"""How large a reply is taken to be before any was seen."""
+FEWEST_PENDING: Final = 16
+_MINUS: Final = ord("-")
+
+
+class Slot:
+    """The place of a reply that is not there yet, and the replies behind it that are."""
+
+    __slots__ = ("after", "data")
+
+    def __init__(self) -> None:
+        self.data: bytes | None = None
+        self.after: list[bytes] = []
+
+
+class ReplyFlow(asyncio.Protocol):
+    """One connection's side towards the socket. What requests mean: `resp_connection`."""
+
+    __slots__ = (
+        "_deaf",
+        "_ending",
+        "_held_bytes",
+        "_out",
+        "_paused",
+        "_queue",
+        "_reading",
+        "_reads",
+        "_reply_bytes",
+        "_running",
+        "_slots",
+        "_stopped",
+        "_tail",
+        "_transport",
+        "_window",
+        "_writes",
+        "front",
+        "lost",
+    )
+
+    def __init__(self, front: RespFront) -> None:
+        self.front = front
+        self.lost = False
+        """Nobody is there any more."""
+        self._slots: deque[Slot] = deque()
+        self._queue: deque[list[bytes]] = deque()
+        """Requests that must wait; while there are any, nothing is read."""
+        self._out: list[bytes] = []
+        """Replies to be written now; always the same list."""
+        self._tail = self._out
+        """Where the next reply belongs: `_out`, or behind the last slot."""
+        self._reads = self._writes = 0
+        """Unanswered ones."""
+        self._held_bytes = 0
+        """Replies that are ready and wait behind one that is not."""
+        self._reply_bytes = FIRST_GUESS_BYTES
+        """A moving average over replies that were waited for."""
+        self._window = FEWEST_PENDING
+        self._running = False
+        """Requests are being executed: replies are handed over at the end of that."""
+        self._paused = False
+        """The client does not take its replies."""
+        self._reading = True
+        self._deaf = False
+        """Nothing more is taken from the client."""
+        self._stopped = False
+        """Nothing more is executed either."""
+        self._ending = ""
+        """`close` or `linger` once everything is answered."""
+
+    def proceed(self) -> None:
+        """Go on with what waited, as far as it goes, and hand over what is ready."""
+        raise NotImplementedError
+
+    def settle_mode(self) -> None:
+        """Something changed that decides whether reads may take the short path."""
+        raise NotImplementedError
+
+    # -- asyncio's side ---------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=self.front.settings.pause_bytes)
+        self._resize_window()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = self._deaf = self._stopped = True
+        self._slots.clear()
+        self._queue.clear()
+        self._out.clear()
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        if not self._running:
+            self.proceed()
+
+    def eof_received(self) -> bool:
+        """A client may close its sending side and still wait for its replies."""
+        self.retire()
+        return True
+
+    # -- replies, in order --------------------------------------------------------------
+
+    def reply(self, data: bytes) -> None:
+        """The answer to the request that is being executed."""
+        if data[0] == _MINUS:
+            self.front.errors += 1
+        self._tail.append(data)
+        if self._slots:
+            self._held_bytes += len(data)
+
+    def open(self, access: int) -> Slot:
+        """A place for the reply to the request that is being executed; `fill` it once."""
+        slot = Slot()
+        self._slots.append(slot)
+        self._tail = slot.after
+        if access & Access.READ:
+            self._reads += 1
+        if access & Access.WRITE:
+            self._writes += 1
+            self.settle_mode()
+        return slot
+
+    def fill(self, slot: Slot, data: bytes, access: int) -> None:
+        """The reply has come. Possibly before the request's execution returns."""
+        if self.lost:
+            return
+        if access & Access.READ:
+            self._reads -= 1
+        if access & Access.WRITE:
+            self._writes -= 1
+            self.settle_mode()
+        slot.data = data
+        if data[0] == _MINUS:
+            self.front.errors += 1
+        self._reply_bytes += (len(data) - self._reply_bytes) >> 3
+        self._held_bytes += len(data)
+        if slot is self._slots[0]:
+            self._release()
+            self._resize_window()
+        if not self._running:
+            self.proceed()
+
+    def _release(self) -> None:
+        """The first replies that are there have nothing before them any more."""
+        slots, out = self._slots, self._out
+        while slots and (data := slots[0].data) is not None:
+            after = slots.popleft().after
+            out.append(data)
+            out += after
+            self._held_bytes -= len(data) + sum(map(len, after))
+        if not slots:
+            self._tail = out
+
+    def _resize_window(self) -> None:
+        """As many requests may wait as would fill half the output buffer."""
+        settings = self.front.settings
+        room = settings.output_buffer_bytes // (2 * self._reply_bytes + 1)
+        self._window = min(settings.max_pending, max(FEWEST_PENDING, room))
+
+    def _flush(self) -> None:
+        out = self._out
+        if out and not self.lost:
+            data = out[0] if len(out) == 1 else b"".join(out)
+            out.clear()
+            if self._paused and self._overflows():
+                return
+            self._transport.write(data)
+        if self._ending and not self._slots and not self._queue:
+            self._end()
+
+    def _overflows(self) -> bool:
+        """A client that asks and never reads is cut off at the bound."""
+        size = self._transport.get_write_buffer_size()
+        if size <= self.front.settings.output_buffer_bytes:
+            return False
+        self.front.overflows += 1
+        self.abort()
+        return True
+
+    def _balance(self) -> None:
+        """Read on only while there is room for what would come."""
+        wanted = not (self._queue or self._paused or len(self._slots) >= self._window)
+        if wanted != self._reading and not self.lost:
+            self._reading = wanted
+            if wanted:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+
+    # -- the end ------------------------------------------------------------------------
+
+    def fail(self, text: str) -> None:
+        """The stream cannot be understood any more: say why, then hang up."""
+        self.reply(resp.error(f"ERR {text}"))
+        self.end("linger")
+        if not self._running:
+            self._flush()
+
+    def end(self, how: str = "close") -> None:
+        """Take no more requests; close once everything before is answered."""
+        self._deaf = self._stopped = True
+        self._ending = how
+        self._queue.clear()
+
+    def retire(self) -> None:
+        """Take no more requests, execute those that were taken, answer them, and close."""
+        self._deaf = True
+        self._ending = self._ending or "close"
+        if not self._running:
+            self._flush()
+
+    def abort(self) -> None:
+        """Hang up now."""
+        self.end()
+        self._transport.abort()
+
+    def _end(self) -> None:
+        transport = self._transport
+        if self._ending == "linger" and not transport.is_closing():
+            # A plain close with unread input would take the error text from the client.
+            self._ending = "gone"
+            if not self._reading:
+                self._reading = True
+                transport.resume_reading()
+            transport.write_eof()
+            linger_s = self.front.settings.linger_ms / 1e3
+            asyncio.get_running_loop().call_later(linger_s, transport.abort)
+        elif self._ending == "close":
+            transport.close()
