@@ -101,6 +101,7 @@ def _lane(host: Host) -> LaneSection:
         duplicates=catchup.duplicates,
         gaps_found=catchup.gaps,
         gaps_repaired=catchup.repaired,
+        from_log=catchup.from_log,
         drops=catchup.drops,
         forks=catchup.forks,
         probes=catchup.probes,

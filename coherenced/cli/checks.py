@@ -89,7 +89,7 @@ def runtime_directory(path: Path) -> Finding:
     try:
         status = path.stat()
     except OSError as error:
-        return Finding(what, f"{path}: {error.strerror}", "'coherenced serve' creates it")
+        return Finding(what, f"{path}: {error.strerror}; 'coherenced serve' makes it")
     mode = stat.S_IMODE(status.st_mode)
     found = f"{path}, mode {mode:04o}, owner uid {status.st_uid}"
     if not stat.S_ISDIR(status.st_mode):
@@ -150,7 +150,7 @@ def daemon(address: Address, timeout_s: float = 2.0) -> Iterator[Finding]:
 
 def _state(told: dict[str, Any], node: dict[str, Any]) -> Iterator[Finding]:
     if node.get("ready"):
-        yield Finding("coherence", f"ready, {node.get('nodes_live', '?')} nodes live")
+        yield Finding("coherence", f"ready, nodes live: {node.get('nodes_live', '?')}")
     else:
         reason = node.get("reason") or "no reason given"
         yield Finding("coherence", f"not ready: {reason}", "see what is said of Redis", True)
@@ -176,7 +176,8 @@ def http(path: Path) -> Finding:
         told = ask(str(path), "/healthz", 2.0)
     except CoherencedError as error:
         return Finding("HTTP", str(error), "restart the daemon", isinstance(error, Unreachable))
-    return Finding("HTTP", f"{path} answers: {told.get('status', '?')}")
+    mode = stat.S_IMODE(path.stat().st_mode)
+    return Finding("HTTP", f"{path}, mode {mode:04o}, answers {told.get('status', '?')}")
 
 
 def _written(address: Address) -> str:

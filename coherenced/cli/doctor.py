@@ -6,15 +6,23 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from coherenced.cli import checks
 from coherenced.cli.checks import Finding
 from coherenced.cli.config import config_file
-from coherenced.cli.options import as_json, connection
+from coherenced.cli.options import HTTP_SOCKET_NAME, as_json, connection
 from coherenced.cli.output import print_json
-from coherenced.client.address import Address, parse_address
+from coherenced.client.address import Address, find_daemon, parse_address
+from coherenced.errors import DaemonUnreachable
+from coherenced.paths import SOCKET_NAME, SYSTEM_DIRECTORY
+
+if TYPE_CHECKING:
+    from coherenced.config import Config
+
+SYSTEM_SOCKET: Final = SYSTEM_DIRECTORY / SOCKET_NAME
 
 
 @click.command("doctor")
@@ -56,25 +64,37 @@ def examine(path: Path | None) -> Iterator[Finding]:
     config, finding = checks.settings(path)
     yield finding
     yield checks.file_limit(20_000 if config is None else config.listen.max_connections)
-    given = click.get_current_context().find_root().obj
-    address, directory, http = Address(), Path("/run/coherenced"), None
-    if config is not None:
-        paths = config.paths(os.environ, os.getuid())
-        address = Address(path=str(paths.socket), password=config.listen.password)
-        directory, http = paths.runtime_dir, paths.http_socket
-    named = given or os.environ.get("COHERENCED_SOCKET")
-    if named:
-        address = parse_address(named)
-        directory, http = Path(address.path).parent, Path(address.path).parent / "http.sock"
-    if address.path:
+    address, http = _where(config)
+    runs = True
+    directory = Path(address.path).parent if address.path else None
+    if directory is not None:
         yield checks.runtime_directory(directory)
-        yield checks.socket_file("RESP socket", Path(address.path))
-    yield from checks.daemon(address)
-    if address.path and http is not None:
-        yield checks.socket_file("HTTP socket", http)
-        yield checks.http(http)
+        socket = checks.socket_file("RESP socket", Path(address.path))
+        yield socket
+        runs = not socket.unreachable
+    if runs:
+        yield from checks.daemon(address)
+        if http is not None:
+            yield checks.http(http)
     if config is not None:
-        yield from checks.redis(config, directory)
+        default = config.paths(os.environ, os.getuid()).runtime_dir
+        yield from checks.redis(config, directory or default)
+
+
+def _where(config: Config | None) -> tuple[Address, Path | None]:
+    """The daemon's RESP address and HTTP socket: what was named, else what the other commands
+    would find, else where a daemon with this configuration would be.
+    """
+    given = click.get_current_context().find_root().obj
+    paths = None if config is None else config.paths(os.environ, os.getuid())
+    password = "" if config is None else config.listen.password
+    try:
+        address = parse_address(given) if given else find_daemon()
+    except DaemonUnreachable:
+        address = Address(path=str(SYSTEM_SOCKET if paths is None else paths.socket))
+    if paths is not None and address.path == str(paths.socket):
+        return address._replace(password=address.password or password), paths.http_socket
+    return address, Path(address.path).parent / HTTP_SOCKET_NAME if address.path else None
 
 
 def _print(finding: Finding) -> None:

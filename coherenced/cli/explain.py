@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from coherenced.cli.options import as_json, connect, connection, name
-from coherenced.cli.output import duration, print_json
+from coherenced.cli.output import duration, print_json, printable
 
 
 @click.command("explain")
@@ -23,7 +23,8 @@ def explain(key: bytes, as_json: bool) -> int:
         return 0
     width = max(map(len, told), default=0)
     for fact, value in told.items():
-        print(f"{fact.replace('_', ' ').removesuffix(' ms'):<{width}}  {_shown(fact, value)}")
+        words = fact.replace("_", " ").removesuffix(" ms")
+        print(f"{words:<{width}}  {printable(_shown(fact, value))}")
     return 0
 
 

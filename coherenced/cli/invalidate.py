@@ -257,7 +257,7 @@ def report(tally: Tally, as_json: bool) -> int:
         rows += [[node, "fenced: holds nothing old any more", ""] for node in tally.fenced]
         rows += [[node, "MISSING", "no answer in time"] for node in missing]
         if rows:
-            print_table(["node", "", "after"], rows)
+            print_table(["node", "state", "after"], rows)
     if tally.late:
         raise not_acknowledged(Version(tally.version), missing, (), tuple(tally.fenced))
     return 0

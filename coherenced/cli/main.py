@@ -15,6 +15,7 @@ import click
 
 import coherenced
 from coherenced.cli.options import connection
+from coherenced.cli.output import note
 from coherenced.errors import CoherencedError
 
 
@@ -115,5 +116,5 @@ def run(arguments: list[str]) -> int:
 
 
 def _failed(text: str, exit_code: int) -> int:
-    print(f"coherenced: {' '.join(text.split())}", file=sys.stderr)
+    note(text)
     return exit_code

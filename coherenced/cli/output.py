@@ -12,7 +12,7 @@ from typing import Any
 
 def note(text: str) -> None:
     """A remark beside the output, on stderr."""
-    print(f"coherenced: {text}", file=sys.stderr)
+    print(f"coherenced: {printable(' '.join(text.split()))}", file=sys.stderr)
 
 
 def print_json(document: Any) -> None:
@@ -24,8 +24,15 @@ def print_json(document: Any) -> None:
 
 
 def shown(raw: bytes) -> str:
-    """Bytes for people: text where it is text."""
-    return raw.decode("utf-8", "backslashreplace")
+    """Bytes for people, on one line: text where it is text."""
+    return printable(raw.decode("utf-8", "backslashreplace"))
+
+
+def printable(text: str) -> str:
+    """`text` without what would move the cursor or colour the terminal of whoever reads it."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def json_name(raw: bytes) -> Any:
@@ -61,7 +68,7 @@ def print_raw(raw: bytes) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
     """A table with a heading line; numbers are the caller's texts."""
-    lines = [list(row) for row in rows]
+    lines = [[printable(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         from rich.console import Console
 
@@ -93,6 +100,11 @@ def rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # Text: no markup in anybody's key
     return table
+
+
+def counted(count: float | None, one: str, many: str = "") -> str:
+    """`1 node`, `2 nodes`, `- nodes`."""
+    return f"{number(count)} {one if count == 1 else many or f'{one}s'}"
 
 
 def number(value: float | None) -> str:

@@ -9,8 +9,16 @@ from typing import Any
 import click
 
 from coherenced.cli.options import as_json, connect, connection, duration
+from coherenced.cli.output import (
+    counted,
+    number,
+    percent,
+    plain_table,
+    print_json,
+    print_table,
+    size,
+)
 from coherenced.cli.output import duration as in_units
-from coherenced.cli.output import number, percent, plain_table, print_json, print_table, size
 
 
 @click.command("stats")
@@ -47,7 +55,8 @@ def _print(told: dict[str, Any]) -> None:
     print(_headline(told))
     print_table(TIERS, tiers(told))
     print()
-    print_table(["", ""], facts(told))
+    for what, figure in facts(told):
+        print(f"{what:<18}{figure}")
 
 
 TIERS = ["tier", "hits", "misses", "hit rate", "average", "p50", "p99"]
@@ -88,7 +97,8 @@ def facts(told: dict[str, Any]) -> list[list[str]]:
         }
     )
     figures = {
-        "memory": f"{size(l1['bytes'])} of {size(l1['max_bytes'])} in {l1:entries}; "
+        "memory": f"{size(l1['bytes'])} of {size(l1['max_bytes'])} in "
+        f"{counted(l1['entries'], 'entry', 'entries')}; "
         f"the process holds {size(process['rss_bytes'])}",
         "left L1": f"{l1:invalidated}, {l1:evictions}, {l1:expirations}",
         "writes": f"{writes:committed}, {writes:refused}, {writes:indeterminate}",
@@ -124,7 +134,7 @@ def _headline(told: dict[str, Any]) -> str:
     state = "ready" if node.get("ready") else f"NOT READY: {node.get('reason', '')}"
     return (
         f"{node.get('name', '?')}: {state}, up {in_units(node.get('uptime_ms'))}, "
-        f"{number(node.get('nodes_live'))} nodes live, {number(node.get('nodes_silent'))} silent"
+        f"{counted(node.get('nodes_live'), 'node')} live, {number(node.get('nodes_silent'))} silent"
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 
 from coherenced.cli.options import as_json, connection, http_socket
-from coherenced.cli.output import note
+from coherenced.cli.output import note, printable
 from coherenced.errors import DaemonUnreachable
 
 TARGET: Final = "/v1/invalidations"
@@ -78,7 +78,7 @@ def _show(record: dict[str, Any], as_json: bool) -> None:
             words.append(f"(and {len(names) - SHOWN} more)")
     clock = time.strftime("%H:%M:%S")
     line = f"{clock}  {record['version']}  {record['op']:<10} {' '.join(w for w in words if w)}"
-    print(line, flush=True)
+    print(printable(line), flush=True)
 
 
 def _text(name: Any) -> str:

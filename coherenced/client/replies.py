@@ -78,22 +78,21 @@ def error_from(text: str) -> CoherencedError:
 
 
 def _not_acknowledged(text: str) -> NotAcknowledged:
-    """`NOACK committed epoch:seq missing=b,c acknowledged=a`: unknown words are ignored."""
-    version = ""
-    nodes: dict[str, tuple[str, ...]] = {}
-    words = iter(text.split())
-    for word in words:
-        if word == "committed":
-            version = next(words, "")
+    """`NOACK committed epoch:seq missing=b,(2 more) acknowledged=a`: names may hold spaces."""
+    lists: dict[str, str] = {}
+    kind = ""
+    for word in text.split():
+        name, equals, rest = word.partition("=")
+        if equals:
+            kind, lists[name] = name, rest
         else:
-            kind, _, names = word.partition("=")
-            nodes[kind] = tuple(name for name in names.split(",") if name)
-    return not_acknowledged(
-        Version(version),
-        nodes.get("missing", ()),
-        nodes.get("acknowledged", ()),
-        nodes.get("fenced", ()),
+            lists[kind] = f"{lists.get(kind, '')} {word}"
+    _, _, version = lists.get("", "").partition("committed ")
+    missing, acknowledged, fenced = (
+        tuple(name for name in lists.get(kind, "").split(",") if name)
+        for kind in ("missing", "acknowledged", "fenced")
     )
+    return not_acknowledged(Version(version), missing, acknowledged, fenced)
 
 
 def not_acknowledged(

@@ -10,6 +10,7 @@ the wait is on the writer's own clock, from the commit's reply.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from coherenced.core.calls import Failed, ReplicasReached, WaitReplicas
@@ -21,6 +22,7 @@ from coherenced.core.outbox import Outbox
 from coherenced.core.requests import Level, WriteResult
 from coherenced.core.roster import Roster
 
+ROSTER_RETRY_MS: Final = 50.0
 MAX_NODES: Final = 10_000
 """Nodes whose last acknowledgement is remembered."""
 
@@ -43,7 +45,6 @@ class _Wait:
         "replicas_done",
         "replies",
         "request_id",
-        "roster_failed",
         "roster_version",
         "version",
     )
@@ -75,7 +76,6 @@ class _Wait:
         self.lineage_lost = False
         self.replicas = 0
         self.replicas_done: int | None = None
-        self.roster_failed = False
         self.done = False
 
 
@@ -94,6 +94,8 @@ class Acks:
         self._own = own
         self._unregister = unregister
         self._waits: list[_Wait] = []
+        self._silent: set[bytes] = set()
+        """Nodes that were fenced and have not acknowledged anything since."""
         self._last: dict[tuple[int, bytes], Acknowledgement] = {}
 
     def __len__(self) -> int:
@@ -140,7 +142,12 @@ class Acks:
             self._own.name,
             self._box.now_ms - wait.committed_ms,
         )
-        self._roster.with_members(wait.roster_version, lambda members: self._enlist(wait, members))
+        self._check(wait)
+        self._read_roster(wait)
+
+    def _read_roster(self, wait: _Wait) -> None:
+        if not wait.done:
+            self._roster.with_members(wait.roster_version, partial(self._enlist, wait))
 
     def on_advanced(self, lane: Lane) -> None:
         """This node's own position moved."""
@@ -149,21 +156,21 @@ class Acks:
                 continue
             if not wait.enrolled:
                 self._enroll(wait)
-            elif wait.members is not None and self._recall(wait):
+            elif self._recall(wait):
                 self._check(wait)
 
     def _recall(self, wait: _Wait) -> bool:
         """Look again at acknowledgements that came before this node had got so far itself."""
         news = False
-        for incarnation in wait.members or ():
-            last = self._last.get((wait.lane.index, incarnation))
-            news |= last is not None and self._mark(wait, last)
+        for (index, _), last in self._last.items():
+            if index == wait.lane.index:
+                news |= self._mark(wait, last)
         return news
 
     def on_dropped(self, lane: Lane) -> None:
         """The lineage changed under writes that wait: nobody can vouch for them any more."""
         for wait in list(self._waits):
-            if wait.lane is lane and wait.enrolled:
+            if wait.lane is lane and wait.level != Level.REDIS:
                 wait.lineage_lost = True
                 self.timed_out += 1
                 self._finish(wait, satisfied=False)
@@ -181,8 +188,8 @@ class Acks:
         if wait.done:
             return
         if members is None:
-            wait.roster_failed = True
-            return  # the deadline will say who is missing: unknown
+            self._box.timers.at(self._box.now_ms + ROSTER_RETRY_MS, self._read_roster, wait)
+            return
         wait.members = members
         self._recall(wait)
         for incarnation, member in members.items():
@@ -195,6 +202,7 @@ class Acks:
 
     def on_ack(self, ack: Acknowledgement) -> None:
         self.received += 1
+        self._silent.discard(ack.incarnation)
         # One node's acknowledgements come in order; after a fork a later one has a smaller number.
         self._last[ack.lane, ack.incarnation] = ack
         if len(self._last) > MAX_NODES:
@@ -225,7 +233,9 @@ class Acks:
         member = wait.members[incarnation]
         wait.fenced[incarnation] = member.name
         self.fenced_nodes += 1
-        self._box.event("node_fenced", node=member.name, version=str(wait.version))
+        if incarnation not in self._silent:
+            self._silent.add(incarnation)  # one line per change, not one per write
+            self._box.event("node_fenced", node=member.name, version=str(wait.version))
         self._roster.suspect(member)
         self._check(wait)
 
@@ -236,6 +246,8 @@ class Acks:
         self._finish(wait, satisfied=True)
 
     def _reached(self, wait: _Wait) -> bool:
+        if wait.level > 0 and not wait.replicas:
+            return wait.enrolled and len(wait.acked) >= wait.level
         if wait.members is None:
             return False
         if (

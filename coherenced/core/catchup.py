@@ -55,7 +55,7 @@ class Catchup:
         new_epoch: Callable[[], bytes],
         member: Callable[[], Member],
         beat_every_ms: float,
-        largest_bound_ms: float,
+        largest_bound_ms: Callable[[], float],
         apply: Callable[[Lane, Record], None],
         drop: Callable[[Lane], None],
         proved: Callable[[Lane], None],
@@ -66,6 +66,8 @@ class Catchup:
         self.subscribed = self.was_subscribed = False
         self.streaming = False
         self.gaps = self.repaired = self.drops = self.forks = self.duplicates = 0
+        self.from_log = 0
+        """Records that the log told, since the bus had not (yet) brought them."""
         self.stale_messages = self.pause_alarms = self.probes = self.probe_failures = 0
         self.reachable = False
         self._was_lost = False
@@ -83,9 +85,13 @@ class Catchup:
         self._gap_open = False
         self._grace_armed = False
         self._buffer: list[tuple[bytes, Record]] = []
+        self._asked_buffer = self._asked_head = 0
+        """What was buffered, and the head, when the log was asked: its answer knows better."""
         self._beats_open = 0
         self._check_open = False
         self._check_wanted = False
+        self._trusted_from = 0
+        """V7: answers to calls older than this prove nothing: the clock may have stood still."""
         self._last_server: tuple[float, float, int] | None = None
         self._stopped = False
 
@@ -168,6 +174,7 @@ class Catchup:
                 lane.head = record.seq
             if len(self._buffer) >= BUFFER_RECORDS:
                 self._buffer.clear()
+                self._asked_buffer = 0
             self._buffer.append((epoch, record))
             self._read_log()
         else:
@@ -283,6 +290,7 @@ class Catchup:
             return False
         self.pause_alarms += 1
         self.lane.unprove()
+        self._trusted_from = self._box.next_call_id
         self._box.event("pause_suspected", lane=self.lane.index, server_moved_ms=moved)
         self._send_probe(beat=False)
         return True
@@ -311,7 +319,8 @@ class Catchup:
         self._take_proof(call_id, sent_ms, lineage)
 
     def _take_proof(self, call_id: int, sent_ms: float, lineage: Lineage) -> None:
-        self.lane.offer_proof(call_id, sent_ms, lineage)
+        if call_id >= self._trusted_from:
+            self.lane.offer_proof(call_id, sent_ms, lineage)
         self._settle()
         if self.lane.head > self.lane.applied:
             self.expect_bus()
@@ -355,6 +364,7 @@ class Catchup:
         if self._reading or lane.epoch is None or self._stopped:
             return
         self._reading = True
+        self._asked_buffer, self._asked_head = len(self._buffer), lane.head
         start, tag, generation = lane.applied, lane.tag, lane.generation
         number = 0
 
@@ -375,6 +385,8 @@ class Catchup:
             self._box.timers.at(self._box.now_ms + RETRY_MS, self._retry_log, generation)
             return
         if generation != lane.generation or call_id < lane.anchored_call_id:
+            if lane.head > lane.applied:
+                self._read_log()
             return
         if answer.lineage.epoch != lane.epoch:
             self._anchor(answer.lineage, call_id, "new epoch")
@@ -429,20 +441,33 @@ class Catchup:
                 return
         if not self._laws.drop_on_trimmed and lane.applied < answer.lineage.seq:
             lane.applied, lane.tag = answer.lineage.seq, answer.lineage.tag
+        self.from_log += lane.applied - applied_before
         if lane.applied > applied_before and self._gap_open:
             self._gap_open = False
             self.repaired += 1
             self._box.event("gap_repaired", lane=lane.index, records=lane.applied - applied_before)
-        if answer.lineage.seq > lane.head:
-            lane.head = answer.lineage.seq
+        self._correct_head(answer.lineage.seq)
         buffered, self._buffer = self._buffer, []
-        for buffered_epoch, record in buffered:
-            self._odd(buffered_epoch, record)
-        if lane.applied < answer.lineage.seq:
+        for place, (buffered_epoch, record) in enumerate(buffered):
+            if place >= self._asked_buffer or record.seq <= answer.lineage.seq:
+                self._odd(buffered_epoch, record)
+        if lane.applied == applied_before and lane.applied < answer.lineage.seq:
+            self._anchor(answer.lineage, answer.call_id, "log has a hole")
+            self._send_probe(beat=False)
+        elif lane.applied < answer.lineage.seq:
             self._read_log()
         elif lane.head > lane.applied:
             self.expect_bus()
         self._settle()
+
+    def _correct_head(self, head: int) -> None:
+        """What had arrived before the log was asked, and is not in it, is not of this log: it
+        was lost in a failover, or forged. Only what arrived since may be beyond the answer."""
+        lane = self.lane
+        if lane.head == self._asked_head:
+            lane.head = max(head, lane.applied)
+        elif head > lane.head:
+            lane.head = head
 
     def _retry_log(self, generation: int) -> None:
         if generation == self.lane.generation and self.lane.head > self.lane.applied:
@@ -469,7 +494,7 @@ class Catchup:
         self._gap_open = False
         # K7: whoever holds older values may be missing from the roster; one bound outlives them.
         if reason != "log trimmed" and reason != "log has a hole":
-            lane.quarantined_until_ms = self._box.now_ms + fence_after_ms(self._largest_bound_ms)
+            lane.quarantined_until_ms = self._box.now_ms + fence_after_ms(self._largest_bound_ms())
 
 
 def fence_after_ms(bound_ms: float) -> float:

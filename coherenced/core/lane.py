@@ -78,7 +78,7 @@ class Lane:
         self.history: deque[Record] = deque(maxlen=HISTORY)
         self.tag_seq: dict[bytes, int] = {}
         """T1: tag -> the sequence at which it was last invalidated, as far back as entries live."""
-        self.proofs: deque[tuple[int, float, Lineage]] = deque(maxlen=PENDING_PROOFS)
+        self.proofs: deque[tuple[int, float, Lineage]] = deque()
         """Probe answers that wait for records to be applied: (call id, sent at, lineage)."""
         self.unconfirmed: tuple[int, float, int] | None = None
         """(call id, sent at, position): a proof from behind this position, to be confirmed."""
@@ -145,13 +145,15 @@ class Lane:
 
     def offer_proof(self, call_id: int, sent_ms: float, lineage: Lineage) -> None:
         """V1: remember that the log stood at `lineage` some time after `sent_ms`."""
+        if len(self.proofs) == PENDING_PROOFS:
+            self.proofs.pop()  # the older ones come true sooner
         self.proofs.append((call_id, sent_ms, lineage))
         if lineage.seq > self.head:
             self.head = lineage.seq
 
     def settle_proofs(self, laws: Laws) -> Verdict:
         """Use every proof whose records are applied; FORK or UNKNOWN if one contradicts them."""
-        remaining: deque[tuple[int, float, Lineage]] = deque(maxlen=PENDING_PROOFS)
+        remaining: deque[tuple[int, float, Lineage]] = deque()
         verdict = Verdict.DUPLICATE
         for proof in self.proofs:
             call_id, sent_ms, lineage = proof

@@ -44,7 +44,8 @@ class Version(NamedTuple):
         """Read `epoch:seq`; ValueError when it is not one."""
         raw = text.encode("ascii", "replace") if isinstance(text, str) else bytes(text)
         epoch, colon, seq = raw.partition(b":")
-        if not colon or len(epoch) != TAG_BYTES or not seq.isdigit() or len(seq) > 18:
+        fits = len(epoch) == TAG_BYTES and not epoch.strip(b"0123456789abcdef")
+        if not colon or not fits or not seq.isdigit() or len(seq) > 18:
             raise ValueError("a version is written epoch:seq, for example 0f1e2d3c4b5a6978:42")
         return cls(epoch, int(seq))
 

@@ -128,7 +128,7 @@ class Node:
             new_epoch=new_id,
             member=self._member,
             beat_every_ms=beat_every_ms(namespaces),
-            largest_bound_ms=namespaces.largest_bound_ms,
+            largest_bound_ms=self._largest_bound_ms,
             apply=self._apply,
             drop=self._drop,
             proved=lambda lane: self.reads.on_proved(),
@@ -152,7 +152,7 @@ class Node:
             new_id,
             self._cover,
         )
-        self.phases = TwoPhase(self.box, self.laws, self.writes.write, new_id)
+        self.phases = TwoPhase(self.box, self.laws, self.writes.write, namespaces, new_id)
         self._two_phased = any(policy.linearizable for policy in namespaces.all())
 
     # -- the short path ---------------------------------------------------------------
@@ -294,6 +294,11 @@ class Node:
     def _ack_settled(self) -> None:
         self.writes.waiting -= 1
 
+    def _largest_bound_ms(self) -> float:
+        """Of all nodes that are or were known: how long an unknown holder may still serve (K7)."""
+        known = (member.bound_ms for member in self.roster.members.values())
+        return max(self.namespaces.largest_bound_ms, *known, 0.0)
+
     def _member(self) -> Member:
         self._beat += 1
         settings = self.settings
@@ -334,7 +339,9 @@ class Node:
             self.tickets.void_all()
             lane.tag_seq.clear()
         for tag in record.tags:
-            lane.tag_seq[tag] = record.seq
+            # An own record may have been covered ahead of older ones: never back.
+            lane.tag_seq[tag] = max(record.seq, lane.tag_seq.get(tag, 0))
+        self.tickets.hit_all(record.seq)  # which tags a value has is not known before it lands
 
     def _drop(self, lane: Lane) -> None:
         """A5: everything of this lane is void."""

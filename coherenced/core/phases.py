@@ -12,6 +12,7 @@ same shape as a write under leases in Gray and Cheriton, SOSP 1989.)
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -20,6 +21,7 @@ import msgspec
 from coherenced.core.laws import Laws
 from coherenced.core.model import Mutation, Op, ReplyError
 from coherenced.core.outbox import Outbox
+from coherenced.core.policy import Namespaces
 from coherenced.core.requests import Fault, FaultKind, Level, Outcome, Write, WriteResult
 
 BUSY_RETRY_MS: Final = 4.0
@@ -33,13 +35,14 @@ TOKEN_MARGIN_MS: Final = 1_000.0
 class _Run:
     """One write on its way through the phases."""
 
-    __slots__ = ("acked", "deadline_ms", "fenced", "request_id", "token", "write")
+    __slots__ = ("acked", "deadline_ms", "fenced", "keys", "request_id", "token", "write")
 
     def __init__(self, request_id: int, write: Write, token: bytes, deadline_ms: float) -> None:
         self.request_id = request_id
         self.write = write
         self.token = token
         self.deadline_ms = deadline_ms
+        self.keys: tuple[bytes, ...] = ()
         self.acked: dict[str, float] = {}
         self.fenced: tuple[str, ...] = ()
 
@@ -52,23 +55,54 @@ class TwoPhase:
         box: Outbox,
         laws: Laws,
         write: Callable[[int, Write], None],
+        namespaces: Namespaces,
         new_token: Callable[[], bytes],
     ) -> None:
         self.prepared = self.committed = self.aborted = 0
         self._box = box
         self._laws = laws
         self._write = write
+        self._namespaces = namespaces
         self._new_token = new_token
+        self._lines: dict[bytes, deque[_Run]] = {}
+        """Key -> the writes of this node that wait for their turn on it; the first one runs."""
 
     def start(self, request_id: int, write: Write, timeout_ms: float) -> None:
         run = _Run(request_id, write, self._new_token(), self._box.now_ms + timeout_ms)
+        run.keys = self._keys(write)
+        for key in run.keys:
+            self._lines.setdefault(key, deque()).append(run)
+        if self._is_first(run):
+            self._begin(run)
+
+    def _is_first(self, run: _Run) -> bool:
+        """W4: this node's writes to one key go one after the other, in the order accepted."""
+        return all(self._lines[key][0] is run for key in run.keys)
+
+    def _begin(self, run: _Run) -> None:
         if self._laws.two_phases:
             self._prepare(run)
         else:
             self._commit(run)
 
-    def _keys(self, run: _Run) -> tuple[bytes, ...]:
-        return tuple(dict.fromkeys(k for m in run.write.mutations if m.is_write for k in m.keys))
+    def _end(self, run: _Run, outcome: Outcome) -> None:
+        self._box.settle(run.request_id, outcome)
+        following: dict[int, _Run] = {}
+        for key in run.keys:
+            line = self._lines[key]
+            line.popleft()
+            if line:
+                following[id(line[0])] = line[0]
+            else:
+                del self._lines[key]
+        for after in following.values():
+            if self._is_first(after):
+                self._begin(after)
+
+    def _keys(self, write: Write) -> tuple[bytes, ...]:
+        """The linearizable ones among the keys it writes: only those have two phases."""
+        keys = dict.fromkeys(k for m in write.mutations if m.is_write for k in m.keys)
+        return tuple(k for k in keys if self._namespaces.for_key(k).linearizable)
 
     def _prepare(self, run: _Run) -> None:
         left_ms = run.deadline_ms - self._box.now_ms
@@ -78,7 +112,7 @@ class TwoPhase:
         prepare = Mutation(
             (),
             op=Op.PREPARE,
-            keys=self._keys(run),
+            keys=run.keys,
             token=run.token,
             token_ttl_ms=int(left_ms + TOKEN_MARGIN_MS),
         )
@@ -93,7 +127,7 @@ class TwoPhase:
         if isinstance(outcome, Fault):
             # Nothing is visible yet, whatever became of the mark: it expires by itself.
             self._abort(run)
-            self._box.settle(run.request_id, Fault(FaultKind.UNAVAILABLE, outcome.detail))
+            self._end(run, Fault(FaultKind.UNAVAILABLE, outcome.detail))
             return
         assert isinstance(outcome, WriteResult)
         reply = outcome.replies[0]
@@ -101,7 +135,7 @@ class TwoPhase:
             if reply.text.startswith(BUSY):
                 self._box.timers.at(self._box.now_ms + BUSY_RETRY_MS, self._prepare, run)
             else:
-                self._box.settle(run.request_id, outcome)
+                self._end(run, outcome)
             return
         self.prepared += 1
         if not outcome.satisfied:
@@ -113,8 +147,11 @@ class TwoPhase:
         self._commit(run)
 
     def _commit(self, run: _Run) -> None:
+        prepared = frozenset(run.keys)
         mutations = tuple(
-            msgspec.structs.replace(m, op=Op.COMMIT, token=run.token) if m.is_write else m
+            msgspec.structs.replace(m, op=Op.COMMIT, token=run.token)
+            if m.is_write and not prepared.isdisjoint(m.keys)
+            else m
             for m in run.write.mutations
         )
 
@@ -130,17 +167,17 @@ class TwoPhase:
         if isinstance(outcome, WriteResult):
             self.committed += 1
             outcome = msgspec.structs.replace(outcome, acknowledged=run.acked, fenced=run.fenced)
-        self._box.settle(run.request_id, outcome)
+        self._end(run, outcome)
 
     def _abort(self, run: _Run) -> None:
         """Take the mark away rather than let it expire; if that fails, it expires."""
         self.aborted += 1
-        abort = Mutation((), op=Op.ABORT, keys=self._keys(run), token=run.token)
+        abort = Mutation((), op=Op.ABORT, keys=run.keys, token=run.token)
         self._write(self._box.internal(_ignore), Write((abort,), ack=Level.REDIS))
 
     def _refuse(self, run: _Run, why: str) -> None:
         text = f"{why}; the write was not applied"
-        self._box.settle(run.request_id, Fault(FaultKind.UNAVAILABLE, text))
+        self._end(run, Fault(FaultKind.UNAVAILABLE, text))
 
 
 def _ignore(outcome: Outcome) -> None:

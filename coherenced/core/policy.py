@@ -38,7 +38,11 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 class Namespaces:
     """Key -> Policy. The first namespace in order whose pattern matches the key applies."""
 
-    __slots__ = ("_rules", "default")
+    __slots__ = ("_rules", "default", "largest_bound_ms")
+
+    default: Policy
+    largest_bound_ms: float
+    """The largest B this node ever serves with: what the roster publishes (K2)."""
 
     def __init__(self, default: Policy, rules: Sequence[tuple[str, Policy]] = ()) -> None:
         self.replace(default, rules)
@@ -53,14 +57,15 @@ class Namespaces:
         """New rules from now on. The caller drops the entries that were stored under the old."""
         self.default = default
         self._rules = [(_compile(pattern), policy) for pattern, policy in rules]
+        self.largest_bound_ms = max(policy.max_staleness_ms for policy in self.all())
+
+    @property
+    def uniform(self) -> bool:
+        """Whether the default applies to every key."""
+        return not self._rules
 
     def all(self) -> list[Policy]:
         return [self.default, *(policy for _, policy in self._rules)]
-
-    @property
-    def largest_bound_ms(self) -> float:
-        """The largest B this node ever serves with: what the roster publishes (K2)."""
-        return max(policy.max_staleness_ms for policy in self.all())
 
     @property
     def smallest_bound_ms(self) -> float:
@@ -76,24 +81,46 @@ class Namespaces:
 
 
 def _compile(pattern: str) -> re.Pattern[bytes]:
-    """`*` any bytes, `?` one byte, `[abc]` one of: Redis's glob, on bytes."""
-    out = bytearray()
+    """Redis's glob, on bytes: `*`, `?`, `[abc]`, `[^abc]`, `[a-z]`, and `\\` before a character."""
     raw = pattern.encode("utf-8", "surrogateescape")
-    i = 0
-    while i < len(raw):
-        c = raw[i : i + 1]
-        if c == b"*":
+    out = bytearray()
+    at = 0
+    while at < len(raw):
+        c = raw[at]
+        at += 1
+        if c == ord("*"):
             out += b".*"
-        elif c == b"?":
+        elif c == ord("?"):
             out += b"."
-        elif c == b"[" and (end := raw.find(b"]", i + 2)) > 0:
-            body = raw[i + 1 : end]
-            negated = body.startswith(b"^")
-            inner = body[1:] if negated else body
-            escaped = inner.replace(b"\\", b"\\\\").replace(b"[", b"\\[").replace(b"^", b"\\^")
-            out += (b"[^" if negated else b"[") + escaped + b"]"
-            i = end
+        elif c == ord("["):
+            chosen, at = _class(raw, at)
+            out += chosen
         else:
-            out += re.escape(c)
-        i += 1
+            if c == ord("\\") and at < len(raw):
+                c = raw[at]
+                at += 1
+            out += re.escape(bytes((c,)))
     return re.compile(bytes(out) + rb"\Z", re.DOTALL)
+
+
+def _class(raw: bytes, at: int) -> tuple[bytes, int]:
+    """The class that begins after `[`: what it matches as an expression, and where it ends."""
+    negated = raw[at : at + 1] == b"^"
+    at += negated
+    members: set[int] = set()
+    while at < len(raw) and raw[at] != ord("]"):
+        if raw[at] == ord("\\") and at + 1 < len(raw):
+            at += 1
+        low = raw[at]
+        if raw[at + 1 : at + 2] == b"-" and at + 2 < len(raw):
+            high = raw[at + 2]
+            members.update(range(min(low, high), max(low, high) + 1))
+            at += 3
+        else:
+            members.add(low)
+            at += 1
+    if negated:
+        members = set(range(256)) - members
+    if not members:
+        return b"(?!)", at + 1
+    return b"[" + b"".join(re.escape(bytes((m,))) for m in sorted(members)) + b"]", at + 1

@@ -74,14 +74,25 @@ class _Want:
         "stale_ms",
     )
 
-    def __init__(self, gather: _Gather, index: int, key: bytes, read: Read, policy: Policy) -> None:
+    def __init__(
+        self,
+        gather: _Gather,
+        index: int,
+        key: bytes,
+        read: Read,
+        policy: Policy,
+        largest_bound_ms: float,
+    ) -> None:
         self.gather = gather
         self.index = index
         self.key = key
         self.policy = policy
         self.bound_ms = (
-            policy.max_staleness_ms if read.max_staleness_ms is None else read.max_staleness_ms
+            policy.max_staleness_ms
+            if read.max_staleness_ms is None
+            else min(read.max_staleness_ms, largest_bound_ms)
         )
+        """K2: never above the bound that this node has published; writers fence it by that."""
         self.stale_ms = (
             policy.stale_if_error_ms if read.stale_if_error_ms is None else read.stale_if_error_ms
         )
@@ -159,6 +170,7 @@ class Reads:
         self._unproved: list[_Want] = []
         self._parked: dict[bytes, list[_Flight | _Bundle | _Question]] = {}
         self._unsettled: dict[bytes, int] = {}
+        self._unsettled_all = 0
 
     # -- requests -------------------------------------------------------------------
 
@@ -169,8 +181,9 @@ class Reads:
             return
         self.waiting += 1
         wants = []
+        largest_ms = self.namespaces.largest_bound_ms
         for index, key in enumerate(read.keys):
-            want = _Want(gather, index, key, read, self.namespaces.for_key(key))
+            want = _Want(gather, index, key, read, self.namespaces.for_key(key), largest_ms)
             want.arrived_ms = self._box.now_ms
             want.min_call_id = self._box.next_call_id if self._laws.probe_after_arrival else 0
             wants.append(want)
@@ -201,11 +214,11 @@ class Reads:
             flight.wants.append(want)
             flight.tries = FETCH_TRIES  # sent again alone it would show another moment
             flights.append(flight)
-        self._enqueue(_Bundle(flights), tuple(want.key for want in wants))
+        self._enqueue(_Bundle(flights))
 
     def ask(self, request_id: int, ask: Ask) -> None:
         self.waiting += 1
-        self._enqueue(_Question(request_id, ask.query), ask.query.keys)
+        self._enqueue(_Question(request_id, ask.query))
 
     def _look(self, want: _Want) -> None:
         entry = None if want.skip_l1 else self._usable(want)
@@ -235,13 +248,14 @@ class Reads:
             return None
         if self._box.now_ms >= entry.deadline_ms and self._laws.entry_deadline:
             return None
-        if want.min_version is not None and self._laws.min_version:
-            lane = self.lane
-            if want.min_version.epoch != lane.epoch:
-                return None
-            if lane.applied < want.min_version.seq and entry.as_of < want.min_version.seq:
-                return None
-        return entry
+        return entry if self._new_enough(want, entry) else None
+
+    def _new_enough(self, want: _Want, entry: Entry) -> bool:
+        """S1: not older than the session's token."""
+        token, lane = want.min_version, self.lane
+        if token is None or not self._laws.min_version:
+            return True
+        return token.epoch == lane.epoch and max(lane.applied, entry.as_of) >= token.seq
 
     # -- proofs ---------------------------------------------------------------------
 
@@ -296,7 +310,7 @@ class Reads:
         if flight is None or not self._joinable(flight, want):
             flight = _Flight(want.key)
             self._flights[want.key] = flight
-            self._enqueue(flight, (want.key,))
+            self._enqueue(flight)
         else:
             self.coalesced += 1
         flight.wants.append(want)
@@ -318,16 +332,26 @@ class Reads:
             return False
         return want.bound_ms > 0 and want.arrived_ms - flight.sent_ms <= want.bound_ms
 
-    def _enqueue(self, item: _Flight | _Bundle | _Question, keys: tuple[bytes, ...]) -> None:
-        # A write accepted with ack=none is not in Redis yet: its node's readers wait for it.
-        for key in keys:
+    def _enqueue(self, item: _Flight | _Bundle | _Question) -> None:
+        self._queue.append(item)
+
+    def _park(self, item: _Flight | _Bundle | _Question) -> bool:
+        """A write accepted with ack=none is not in Redis yet: its node's readers wait for it."""
+        for key in _keys(item):
             if key in self._unsettled:
                 self._parked.setdefault(key, []).append(item)
-                return
-        self._queue.append(item)
+                return True
+        return False
 
     def unsettle(self, key: bytes) -> None:
         self._unsettled[key] = self._unsettled.get(key, 0) + 1
+
+    def unsettle_all(self) -> None:
+        """The same for a write that covers keys nobody has listed."""
+        self._unsettled_all += 1
+
+    def resettle_all(self) -> None:
+        self._unsettled_all -= 1
 
     def resettle(self, key: bytes) -> None:
         left = self._unsettled.get(key, 0) - 1
@@ -336,19 +360,22 @@ class Reads:
             return
         self._unsettled.pop(key, None)
         for item in self._parked.pop(key, ()):
-            self._enqueue(item, _keys(item))
+            self._enqueue(item)
 
     def flush(self) -> None:
         """Send what has gathered; called at the end of every step."""
-        while self._queue and self._open < FETCHES_OPEN:
+        while self._queue and self._open < FETCHES_OPEN and not self._unsettled_all:
             batch: list[_Flight | _Question] = []
             while self._queue and len(batch) < FETCH_BATCH:
                 item = self._queue.popleft()
+                if self._unsettled and self._park(item):
+                    continue
                 if isinstance(item, _Bundle):
                     batch.extend(item.flights)  # never split: one script shows one moment
                 else:
                     batch.append(item)
-            self._send(batch)
+            if batch:
+                self._send(batch)
 
     def _send(self, batch: list[_Flight | _Question]) -> None:
         self._open += 1
@@ -442,7 +469,7 @@ class Reads:
         if not self._laws.entry_deadline:
             return sent_ms + policy.max_age_ms
         if got.value is None:
-            return sent_ms + policy.negative_max_age_ms
+            return sent_ms + min(policy.negative_max_age_ms, policy.max_age_ms)
         ttl_ms = policy.max_age_ms if got.ttl_ms < 0 else min(got.ttl_ms, policy.max_age_ms)
         return sent_ms + ttl_ms
 
@@ -496,8 +523,10 @@ class Reads:
 
     def _fall_back(self, want: _Want, detail: str) -> None:
         """V6: past the bound, with Redis out of reach."""
-        entry = self._l1.entries.get(want.key)
+        entry = None if want.skip_l1 else self._l1.entries.get(want.key)
         now_ms = self._box.now_ms
+        if entry is not None and not self._new_enough(want, entry):
+            entry = None
         if entry is not None and want.stale_ms > 0 and not entry.covered():
             age_ms = now_ms - self.lane.verified_at_ms
             old_ms = now_ms - entry.deadline_ms

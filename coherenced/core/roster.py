@@ -48,7 +48,7 @@ class Roster:
 
     def with_members(self, version: int, use: Callable[[Members | None], None]) -> None:
         """Call `use` with a roster at least as new as `version`; None if it cannot be read."""
-        if self.version == version:
+        if version >= 0 and self.version == version:
             use(self.members)
             return
         # A read that is under way may have been executed before the commit: wait for the next.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -35,7 +36,7 @@ from coherenced.core.model import (
 from coherenced.core.outbox import Outbox
 from coherenced.core.policy import Namespaces
 from coherenced.core.reads import Reads
-from coherenced.core.requests import Fault, FaultKind, Level, Write, WriteResult
+from coherenced.core.requests import Fault, FaultKind, Level, Outcome, Write, WriteResult
 from coherenced.core.tickets import Ticket, Tickets
 
 BATCH_MUTATIONS: Final = 32
@@ -92,6 +93,8 @@ class _Batch:
         "started_ms",
         "tags",
         "tickets",
+        "told",
+        "want_ack",
     )
 
     def __init__(self, pending: list[_Pending], lane: Lane, sent_ms: float) -> None:
@@ -102,6 +105,12 @@ class _Batch:
             self.mutations.extend(request.write.mutations)
         self.tags: tuple[bytes, ...] = ()
         self.tickets: dict[int, Ticket] = {}
+        self.want_ack: list[bool] = []
+        for request in pending:
+            asks = request.level not in (Level.NONE, Level.REDIS)
+            self.want_ack.extend([asks] * len(request.write.mutations))
+        self.told = False
+        """The callers have been told that it is indeterminate."""
         self.call_id = 0
         self.applied = lane.applied
         self.chain = lane.lineage
@@ -155,6 +164,9 @@ class Writes:
         if not write.mutations:
             self._box.settle(request_id, WriteResult((), None, {}))
             return
+        if len(write.mutations) > BATCH_MUTATIONS and not write.atomic and not write.watch_id:
+            self._in_pieces(request_id, write)
+            return
         level, timeout_ms = self._terms(write)
         pending = _Pending(request_id, write, level, timeout_ms)
         self.waiting += 1
@@ -162,10 +174,28 @@ class Writes:
             self._accept(pending)
         self._queue.append(pending)
 
+    def _in_pieces(self, request_id: int, write: Write) -> None:
+        """W6: a big operation is several bounded scripts; its answer is theirs, put together."""
+        starts = range(0, len(write.mutations), BATCH_MUTATIONS)
+        outcomes: list[WriteResult | Fault | None] = [None] * len(starts)
+
+        def collect(place: int, outcome: Outcome) -> None:
+            assert isinstance(outcome, WriteResult | Fault)
+            outcomes[place] = outcome
+            if all(o is not None for o in outcomes):
+                self._box.settle(request_id, _together([o for o in outcomes if o is not None]))
+
+        for place, start in enumerate(starts):
+            piece = write.mutations[start : start + BATCH_MUTATIONS]
+            inner = self._box.internal(partial(collect, place))
+            self.write(inner, msgspec.structs.replace(write, mutations=piece))
+
     def _terms(self, write: Write) -> tuple[int, float]:
         """The strongest level of the keys' namespaces, unless the call names one."""
-        policies = [self.namespaces.for_key(k) for m in write.mutations for k in m.keys[:1]]
-        policies = policies or [self.namespaces.default]
+        policies = [self.namespaces.default]
+        if not self.namespaces.uniform:
+            keyed = [self.namespaces.for_key(k) for m in write.mutations for k in m.keys]
+            policies = keyed or policies
         level = write.ack
         if level is None:
             level = max((p.ack for p in policies), key=_strength)
@@ -180,6 +210,8 @@ class Writes:
             self._forget(mutation)
             for key in mutation.keys:
                 self._reads.unsettle(key)
+            if _is_wide(mutation):
+                self._reads.unsettle_all()
         pending.answered = pending.parked = True
         replies = tuple(_assumed_reply(m) for m in pending.write.mutations)
         self._box.settle(pending.request_id, WriteResult(replies, None, {}))
@@ -195,7 +227,7 @@ class Writes:
             self._l1.drop_tagged(self._lane)
         if mutation.everything or mutation.op == Op.FLUSH:
             self._l1.drop_lane(self._lane)
-        if mutation.everything or mutation.prefixes or mutation.tags or mutation.op == Op.FLUSH:
+        if _is_wide(mutation):
             self._tickets.void_all()
 
     # -- sending --------------------------------------------------------------------
@@ -222,11 +254,7 @@ class Writes:
         self._batch = batch
         self.batches += 1
         batch.tags = tuple(self._new_tag() for _ in batch.mutations)
-        want_ack: list[bool] = []
         mutations: list[Mutation] = []
-        for pending in batch.pending:
-            asks = pending.level not in (Level.NONE, Level.REDIS)
-            want_ack.extend([asks] * len(pending.write.mutations))
         for index, mutation in enumerate(batch.mutations):
             if mutation.keeps is not None:
                 batch.tickets[index] = self._tickets.open(mutation.keys[0])
@@ -241,7 +269,7 @@ class Writes:
             self._lane.index,
             self._new_tag(),
             self._incarnation,
-            tuple(want_ack),
+            tuple(batch.want_ack),
             tuple(mutations),
             batch.tags,
             batch.pending[0].write.watch_id,
@@ -255,7 +283,8 @@ class Writes:
             return mutation
         since = version.seq
         entry = self._l1.entries.get(mutation.keys[0])
-        if entry is not None and version.epoch == self._lane.epoch and entry.as_of <= since:
+        held = entry is not None and not entry.covered() and entry.as_of <= since
+        if held and version.epoch == self._lane.epoch:
             since = max(since, self._lane.applied)  # held since then: untouched up to here (A4)
         return msgspec.structs.replace(mutation, unchanged_since=since)
 
@@ -299,11 +328,7 @@ class Writes:
     def _record(self, batch: _Batch, index: int, done: Done) -> Record:
         mutation = batch.mutations[index]
         flags = EVERYTHING if mutation.everything or mutation.op == Op.FLUSH else 0
-        if any(
-            p.first <= index < p.first + len(p.write.mutations)
-            and p.level not in (Level.NONE, Level.REDIS)
-            for p in batch.pending
-        ):
+        if batch.want_ack[index]:
             flags |= WANT_ACK
         return Record(
             done.seq,
@@ -424,7 +449,9 @@ class Writes:
         if isinstance(answer, Failed):
             # The old connection may still be alive: no later write may overtake it (W4).
             if self._box.now_ms - batch.started_ms > RESOLVE_PATIENCE_MS:
-                self._tell_indeterminate(batch, detail)
+                if not batch.told:
+                    batch.told = True
+                    self._tell_indeterminate(batch, detail)
                 self._refuse_queued(answer.detail)
             retry_ms = self._box.now_ms + RESOLVE_RETRY_MS
             self._box.timers.at(retry_ms, self._resolve, batch, detail)
@@ -438,7 +465,8 @@ class Writes:
             self._box.event("lost_write_not_applied", lane=self._lane.index, detail=detail)
             self._again(batch)
         else:
-            self._tell_indeterminate(batch, detail)
+            if not batch.told:
+                self._tell_indeterminate(batch, detail)
             self._close_tickets(batch)
 
     def _continuous(self, batch: _Batch, answer: Logged) -> bool:
@@ -543,11 +571,38 @@ class Writes:
             for mutation in pending.write.mutations:
                 for key in mutation.keys:
                     self._reads.resettle(key)
+                if _is_wide(mutation):
+                    self._reads.resettle_all()
 
     def _close_tickets(self, batch: _Batch) -> None:
         for ticket in batch.tickets.values():
             self._tickets.close(ticket)
         batch.tickets.clear()
+
+
+def _together(outcomes: list[WriteResult | Fault]) -> WriteResult | Fault:
+    """The pieces of one big operation as one outcome: the first fault, else all of them."""
+    results: list[WriteResult] = []
+    for outcome in outcomes:
+        if isinstance(outcome, Fault):
+            return outcome
+        results.append(outcome)
+    names = set.intersection(*(set(r.acknowledged) for r in results))
+    return WriteResult(
+        tuple(reply for r in results for reply in r.replies),
+        max((r.version for r in results if r.version is not None), default=None),
+        {name: max(r.acknowledged[name] for r in results) for name in names},
+        tuple(dict.fromkeys(name for r in results for name in r.fenced)),
+        tuple(dict.fromkeys(name for r in results for name in r.missing)),
+        satisfied=all(r.satisfied for r in results),
+        replicas=min(r.replicas for r in results),
+    )
+
+
+def _is_wide(mutation: Mutation) -> bool:
+    """Whether it covers keys that it does not list."""
+    listed = not (mutation.everything or mutation.prefixes or mutation.tags)
+    return not listed or mutation.op == Op.FLUSH
 
 
 def _strength(level: int) -> tuple[int, int]:

@@ -28,16 +28,12 @@ class Words(NamedTuple):
 
 WORDS: Final[Mapping[str, Words]] = {
     # -- this node
-    "started": Words("info", "the daemon has started"),
-    "joined": Words("info", "joined the bus: this node serves"),
     "ready": Words("info", "ready: this node is current and serves"),
-    "not_ready": Words("warning", "not ready: this node cannot prove itself current"),
-    "stopping": Words("info", "stopping: finishing what is in flight"),
-    "left": Words("info", "left the roster"),
     "reloaded": Words("info", "configuration reloaded"),
+    "left": Words("info", "left the roster: this node serves nothing any more"),
     # -- the server
     "redis_unreachable": Words("warning", "Redis cannot be reached; retrying until it can"),
-    "redis_reachable": Words("info", "Redis can be reached again"),
+    "redis_reachable": Words("info", "Redis can be reached"),
     "bus_connected": Words("info", "connected to the invalidation bus"),
     "bus_lost": Words("warning", "lost the invalidation bus; reconnecting and catching up"),
     "pause_suspected": Words(
@@ -47,23 +43,20 @@ WORDS: Final[Mapping[str, Words]] = {
     "gap_found": Words("warning", "invalidations are missing; reading them from the log"),
     "gap_repaired": Words("info", "caught up from the log"),
     "lane_dropped": Words("warning", "dropped everything cached of a lane: its log is another one"),
-    "fork": Words("warning", "the log is another history: writes were lost in a failover"),
     # -- the other nodes
     "node_joined": Words("info", "a node joined"),
     "node_left": Words("info", "a node left"),
-    "node_silent": Words("warning", "a node has gone silent"),
     "node_reaped": Words("warning", "took a silent node off the roster"),
     "node_fenced": Words("warning", "a node did not answer in time; its bound has fenced it"),
     # -- writes
-    "ack_timeout": Words("warning", "a write is committed, but not every asked node answered"),
-    "indeterminate": Words("error", "a write's reply was lost and the log cannot tell its fate"),
-    "write_resolved": Words("info", "a write's reply was lost; the log told its fate"),
-    "spooled": Words("warning", "Redis cannot be reached: invalidations are journaled on disk"),
-    "spool_replayed": Words("info", "journaled invalidations were sent"),
-    "out_of_memory": Words("error", "Redis is out of memory: writes are refused"),
-    # -- clients
-    "connections_full": Words("warning", "connections are turned away: the bound is reached"),
-    "listener_overflow": Words("info", "an event stream was closed: its reader was too slow"),
+    "lost_write_was_applied": Words("info", "a write's reply was lost; the log shows it applied"),
+    "lost_write_not_applied": Words("info", "a write's reply was lost; it was not applied: resent"),
+    "write_indeterminate": Words(
+        "error", "a write's reply was lost and the log cannot tell what became of it"
+    ),
+    "accepted_write_failed": Words(
+        "error", "a write that was accepted with ack=none could not be carried out"
+    ),
 }
 
 

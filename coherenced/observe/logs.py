@@ -54,6 +54,7 @@ def configure(level: str = "info", format: str = "auto", stream: TextIO | None =
             structlog.processors.format_exc_info,
             structlog.processors.UnicodeDecoder(),
             structlog.processors.EventRenamer("message"),
+            _in_reading_order,
             structlog.processors.JSONRenderer(default=str),
         ]
     structlog.configure(
@@ -90,6 +91,15 @@ def _adopt_library_logs(
     root.addHandler(handler)
     # Libraries are quieter by one step: their "info" is our "debug".
     root.setLevel(max(level, logging.WARNING) if level > logging.DEBUG else logging.DEBUG)
+
+
+def _in_reading_order(logger: Any, method: str, event: Any) -> Any:
+    """When, how bad, what; then who and the rest: people read JSON lines, too."""
+    first = {key: event.pop(key) for key in _FIRST if key in event}
+    return {**first, **event}
+
+
+_FIRST: Final = ("timestamp", "level", "message", "component", "name")
 
 
 def _add_component(logger: Any, method: str, event: Any) -> Any:

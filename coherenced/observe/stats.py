@@ -110,6 +110,8 @@ class LaneSection(msgspec.Struct):
     duplicates: int = 0
     gaps_found: int = 0
     gaps_repaired: int = 0
+    from_log: int = 0
+    """Records read from the log, since the bus had not (yet) brought them."""
     drops: int = 0
     """A5: how often everything of this lane was dropped."""
     forks: int = 0

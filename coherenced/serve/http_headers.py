@@ -25,6 +25,8 @@ CONTENT_TYPE_LABEL: Final = b"content-type="
 """A value's Content-Type is kept as a label (a tag) of this name beside the value in Redis, so
 that every node serves it and an application that reads the plain value sees nothing of it."""
 DEFAULT_TYPE: Final = "application/octet-stream"
+NOT_KEPT: Final = frozenset({DEFAULT_TYPE, "application/x-www-form-urlencoded"})
+"""Types that say nothing: the default, and what curl sends when it was not told any."""
 MAX_TYPE_CHARS: Final = 200
 MAX_TAG_BYTES: Final = 1024
 
@@ -208,8 +210,8 @@ def checked_tags(tags: list[bytes], limits: HttpLimits, pointer: str) -> tuple[b
 
 
 def content_type_label(value: str | None, pointer: str = "Content-Type") -> tuple[bytes, ...]:
-    """The label that keeps this Content-Type; none for the default, which needs no keeping."""
-    if value is None or value.strip().lower() == DEFAULT_TYPE:
+    """The label that keeps this Content-Type; none for one that says nothing."""
+    if value is None or value.strip().lower() in NOT_KEPT:
         return ()
     value = value.strip()
     if len(value) > MAX_TYPE_CHARS or _TYPE.fullmatch(value) is None:
@@ -266,17 +268,19 @@ def etags(value: str, name: str) -> list[str]:
 def write_condition(headers: Mapping[str, str], *, absent_allowed: bool) -> Condition:
     """If-Match and If-None-Match of a PUT (or, without `absent_allowed`, of a DELETE)."""
     match, none_match = headers.get("If-Match"), headers.get("If-None-Match")
-    if none_match is not None:
-        if none_match.strip() != "*" or not absent_allowed:
-            raise bad("only PUT with If-None-Match: * is supported on writes", "If-None-Match")
-        if match is not None:
-            return Condition(hopeless=True)  # there, and not there
-        return Condition(must_be_absent=True)
-    if match is None:
-        return Condition()
-    if match.strip() == "*":
+    condition = Condition() if match is None else _if_match(match)
+    if none_match is None:
+        return condition
+    if none_match.strip() != "*" or not absent_allowed:
+        raise bad("only PUT with If-None-Match: * is supported on writes", "If-None-Match")
+    # With If-Match too: there, and not there.
+    return Condition(must_be_absent=True) if match is None else Condition(hopeless=True)
+
+
+def _if_match(value: str) -> Condition:
+    if value.strip() == "*":
         return Condition(must_exist=True)
-    tags = etags(match, "If-Match")
+    tags = etags(value, "If-Match")
     if len(tags) > 1:
         raise bad("a write compares with one version only", "If-Match")
     try:

@@ -179,7 +179,8 @@ ROUTES: Final[tuple[Route, ...]] = (
         "/v1/keys/{key}",
         http_keys.put,
         "Write a value",
-        "The body's bytes become the value; every node drops its copy.",
+        "The body's bytes become the value; every node drops its copy. The Content-Type is kept, "
+        "but for application/octet-stream and application/x-www-form-urlencoded.",
         {200: _WRITTEN, 202: _NOT_EVERYWHERE},
         _WRITE_PROBLEMS,
         (KEY, _TTL, _TAGS, _ACK, _ACK_TIMEOUT, _IF_MATCH, _IF_ABSENT),

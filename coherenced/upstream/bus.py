@@ -62,6 +62,7 @@ class Subscriber(asyncio.Protocol):
         self._pinged_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
+        self._gone = asyncio.Event()
         self._kept: object = None
 
     def take(self, pipe: Pipe) -> None:
@@ -84,6 +85,12 @@ class Subscriber(asyncio.Protocol):
             self._timer.cancel()
         if self._transport is not None:
             self._transport.abort()
+
+    async def aclose(self, reason: str) -> None:
+        """`close`, and wait until the socket is closed."""
+        self.close(reason)
+        if self._transport is not None:
+            await self._gone.wait()
 
     def _check(self) -> None:
         now_s = self._loop.time()
@@ -151,6 +158,7 @@ class Subscriber(asyncio.Protocol):
         self.close("the server closed the connection")
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._gone.set()
         self.close(f"the connection broke: {exc}" if exc else "the server closed the connection")
 
 
@@ -193,11 +201,13 @@ class Bus:
 
     async def close(self) -> None:
         """End it."""
-        task = self._task
+        task, subscriber = self._task, self._subscriber
         self._end("this daemon is stopping")
         if task is not None:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        if subscriber is not None:
+            await subscriber.aclose("this daemon is stopping")
 
     def _end(self, reason: str) -> None:
         if self._task is not None:

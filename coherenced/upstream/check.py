@@ -71,7 +71,7 @@ async def inspect(settings: ServerSettings) -> ServerFacts:
         told["limit"] = await _config(pipe, "client-output-buffer-limit")
         refused = await _try_scripts(pipe, endpoint.db)
     finally:
-        pipe.close("done")
+        await pipe.aclose("done")
     limit = _LIMIT.search(told["limit"])
     facts = ServerFacts(
         place=endpoint.unix_path or f"{endpoint.host}:{endpoint.port}",

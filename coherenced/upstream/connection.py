@@ -62,6 +62,7 @@ class Pipe(asyncio.Protocol):
         """How much longer a reply may take: for commands that block on the server."""
         self._timeout_s = timeout_ms / 1e3
         self._loop = asyncio.get_running_loop()
+        self._gone = asyncio.Event()
         self._transport: asyncio.Transport | None = None
         self._kept: object = None
         self._reader = hiredis.Reader()
@@ -118,6 +119,12 @@ class Pipe(asyncio.Protocol):
         waiting, self._waiting = self._waiting, deque()
         for callback in waiting:
             callback(Lost(reason, self.client_id, self.run_id))
+
+    async def aclose(self, reason: str) -> None:
+        """`close`, and wait until the socket is closed."""
+        self.close(reason)
+        if self._transport is not None:
+            await self._gone.wait()
 
     def hand_over(self, protocol: asyncio.Protocol) -> asyncio.Transport:
         """Let `protocol` speak on this connection from now on; nothing may be waiting."""
@@ -187,6 +194,7 @@ class Pipe(asyncio.Protocol):
         self.close("the server closed the connection")
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._gone.set()
         self.close(f"the connection broke: {exc}" if exc else "the server closed the connection")
 
 

@@ -157,9 +157,9 @@ class Line:
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
-        if self.pipe is not None:
-            self.pipe.close("this daemon is stopping")
-            self.pipe = None
+        pipe, self.pipe = self.pipe, None
+        if pipe is not None:
+            await pipe.aclose("this daemon is stopping")
         if self._timer is not None:
             self._timer.cancel()
         self._refuse_all("this daemon is stopping")

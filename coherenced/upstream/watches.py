@@ -102,7 +102,7 @@ class Watches:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for pipe in (*self._idle, *self._held.values()):
-            pipe.close("this daemon is stopping")
+            await pipe.aclose("this daemon is stopping")
         self._idle.clear()
         self._held.clear()
 

@@ -41,6 +41,15 @@ def test_noack_carries_the_version_and_who_is_missing() -> None:
     assert str(error) == f"committed at {VERSION}, but not acknowledged in time by b, c"
 
 
+def test_noack_tells_of_more_nodes_than_there_are() -> None:
+    error = error_from(
+        f"NOACK committed {VERSION} missing=(2 more nodes than there are),b fenced=c"
+    )
+    assert isinstance(error, NotAcknowledged)
+    assert error.missing == ("(2 more nodes than there are)", "b")
+    assert (error.version, error.fenced) == (VERSION, ("c",))
+
+
 @pytest.mark.parametrize("text", ["NOACK", "NOACK committed", "NOACK missing=", "NOACK missing=,"])
 def test_a_short_noack_is_no_crash(text: str) -> None:
     error = error_from(text)

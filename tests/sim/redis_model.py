@@ -173,7 +173,6 @@ class Server:
     def lose_roster(self) -> None:
         """The roster hash is deleted or evicted: who was on it is unknown."""
         self.roster.clear()
-        self.roster_count = -1
 
     def trim(self, keep: int) -> None:
         """XTRIM: only the last `keep` records stay."""
@@ -192,13 +191,16 @@ class Server:
             case Mutate():
                 return self._mutate(call)
             case ReadLog():
-                return Executed(self._read_log(call.call_id, call.start_seq, call.limit))
+                read = self._read_log(call.call_id, call.start_seq, call.limit)
+                return Executed(self._refused(call.call_id) or read)
             case Resolve():
-                return Executed(self._read_log(call.call_id, call.start_seq, len(self.log)))
+                read = self._read_log(call.call_id, call.start_seq, len(self.log))
+                return Executed(self._refused(call.call_id) or read)
             case ReadRoster():
-                return Executed(
-                    RosterRead(call.call_id, self.roster_version, tuple(self.roster.values()))
+                roster = RosterRead(
+                    call.call_id, self.roster_version, tuple(self.roster.values())
                 )
+                return Executed(self._refused(call.call_id) or roster)
             case Reap():
                 member = self.roster.get(call.incarnation)
                 if member is not None and member.beat == call.beat and not self.fenced:

@@ -77,9 +77,11 @@ class Rig:
     async def keep_asking(self, make: Callable[[int], Call]) -> Any:
         """Ask again until the answer is no `Failed`."""
         async with asyncio.timeout(PATIENCE_S):
-            while isinstance(answer := await self.ask(make), Failed):
+            while True:
+                answer = await self.ask(make)
+                if not isinstance(answer, Failed):
+                    return answer
                 await asyncio.sleep(0.005)
-            return answer
 
     async def probe(self, member: Member | None = None) -> Any:
         return await self.ask(lambda n: Probe(n, 0, EPOCH, member))

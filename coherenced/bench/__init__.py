@@ -1,0 +1,14 @@
+"""`coherenced bench`: our figures beside those of what a user would pick instead.
+
+    model       Figure, Target, Row, Context: what a suite is given and what it returns
+    rounds      measuring: ours, peer, ours, peer …, and what the samples say together
+    rig         a private server and real daemons, in a directory that goes away
+    talk        a blocking RESP connection
+    load        many requests over many connections: redis-benchmark, or `generator`
+    processes   CPU time and memory of a process; child processes that answer with JSON
+    generator, peers, flood     programs that run as processes of their own
+    suites/     one module each, `run(context) -> list[Row]`
+
+Absolute figures are those of one machine at one moment; what is compared is the ratio to
+a peer that was measured in the same run, in turns with us, under the same load.
+"""

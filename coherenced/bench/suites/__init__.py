@@ -1,0 +1,27 @@
+"""The suites, by name: each a module with `run(context) -> list[Row]`, imported when it is run."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Final
+
+from coherenced.bench.model import Context, Row
+
+SUITES: Final = {
+    "resp": "GET hits over the Unix socket, beside Valkey's own",
+    "http": "HTTP hits over the Unix socket, beside a bare aiohttp handler",
+    "miss": "reads of keys that are not cached, and how many reads they make upstream",
+    "write": "SET, and SET acknowledged by all of 3 nodes",
+    "invalidation": "from a write until the last of 3 nodes serves it",
+    "apply": "invalidations that one node applies a second",
+    "memory": "resident memory, idle and per entry",
+    "startup": "how long a daemon takes to be ready, and a command to be done",
+}
+"""Name -> what it measures, in the order in which they run."""
+
+
+def run(name: str, context: Context) -> list[Row]:
+    """Run one suite."""
+    module = importlib.import_module(f"coherenced.bench.suites.{name}")
+    rows: list[Row] = module.run(context)
+    return rows

@@ -1,0 +1,155 @@
+"""One recorded run: clients work, the nemesis strikes, everything heals, all are asked."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+from tests.checkers.eventual import REDIS
+from tests.checkers.history import History, Kind, Outcome, Recorder
+from tests.checkers.suite import check_all
+from tests.checkers.verdict import Verdict, report
+from tests.cluster.daemons import Cluster
+from tests.cluster.nemesis import Action, Arena, Nemesis, schedule
+from tests.cluster.steps import Load, text
+from tests.cluster.workload import ClientProcess, Workload
+from tests.servers import wait_until
+
+AGREE_WITHIN_S: Final = 10.0
+LONG_MS: Final = 60_000
+"""What lives longer than this does not expire while the final reads are made."""
+KEEP_VARIABLE: Final = "COHERENCED_TEST_HISTORIES"
+"""A directory in which the history of a broken run is kept."""
+
+
+@dataclass
+class Run:
+    """What came of it."""
+
+    history: History
+    counters: dict[str, int]
+    errors: collections.Counter[str]
+    struck: list[str]
+    """Names of the faults."""
+    lines: list[str] = field(default_factory=list)
+    """What the nemesis told."""
+
+    def judge(self, *, margin_ms: float = 0.0, skip: Collection[str] = ()) -> list[Verdict]:
+        """Every level's verdict. Prints the table; keeps the history of a broken run."""
+        verdicts = check_all(self.history, margin_ms=margin_ms, counters=self.counters, skip=skip)
+        print(report(verdicts))
+        if any(verdicts):
+            directory = Path(os.environ.get(KEEP_VARIABLE) or tempfile.mkdtemp(prefix="coh-h-"))
+            path = directory / f"history-{self.history.notes['seed']}.jsonl"
+            self.history.save(path)
+            print(f"the history is kept in {path}")
+        return verdicts
+
+    def describe(self) -> str:
+        """How much was done, for people."""
+        ops = self.history.operations
+        outcomes = collections.Counter(op.outcome for op in ops)
+        sources = collections.Counter(op.source for op in ops if op.source)
+        return (
+            f"{len(ops)} operations: {dict(outcomes)}, "
+            f"answers from {dict(sources)}, errors {dict(self.errors)}"
+        )
+
+
+def record(
+    cluster: Cluster,
+    actions: Sequence[Action],
+    *,
+    seed: int,
+    duration_s: float,
+    bound_ms: float,
+    load: Load | None = None,
+    sessions: int = 8,
+    wanderers: int = 2,
+    client_processes: int = 0,
+    at_once: int = 1,
+    say: Callable[[str], None] = print,
+) -> Run:
+    """Let clients work on a started cluster for `duration_s` while `actions` are struck."""
+    load = load or Load()
+    say(f"seed {seed}")
+    recorder = Recorder()
+    sockets = {daemon.node: daemon.socket for daemon in cluster.daemons}
+    events = schedule(actions, seed, duration_s, at_once=at_once)
+    workload = Workload(sockets, recorder, load, sessions=sessions, wanderers=wanderers, seed=seed)
+    with tempfile.TemporaryDirectory(prefix="coh-j-") as directory:
+        clients = [
+            ClientProcess(f"p{number}", sockets, load, Path(directory), wanderers=1, seed=seed)
+            for number in range(client_processes)
+        ]
+        arena = Arena(cluster, recorder, Random(seed), load, clients)
+        nemesis = Nemesis(arena, events, seed, say=say)
+        end = time.monotonic() + duration_s
+        with contextlib.ExitStack() as stack:
+            for client in clients:
+                client.start()
+                stack.callback(client.kill)
+            workload.start()
+            stack.callback(workload.stop)
+            nemesis.run()
+            time.sleep(max(0.0, end - time.monotonic()))
+            cluster.heal()
+        for client in clients:
+            recorder.operations += client.operations()
+    counters = finish(cluster, recorder, load)
+    history = recorder.history(bound_ms=bound_ms, notes={"seed": seed, "faults": nemesis.lines})
+    return Run(history, counters, workload.errors, nemesis.done, nemesis.lines)
+
+
+def finish(cluster: Cluster, recorder: Recorder, load: Load) -> dict[str, int]:
+    """Wait until nothing is about to expire and all nodes agree with Redis (or do not, for
+    too long), record the final reads; the final counters."""
+    keys = load.values
+    server = cluster.primary
+    nodes = range(len(cluster.daemons))
+    wait_until(
+        lambda: all(
+            not 0 <= ends <= LONG_MS for ends in server.commands(*[("PTTL", k) for k in keys])
+        ),
+        what="nothing is about to expire",
+    )
+    with contextlib.suppress(AssertionError):
+        wait_until(
+            lambda: all(node_answers(cluster, n, load) == truth(cluster, load) for n in nodes),
+            AGREE_WITHIN_S,
+        )
+    for number in nodes:
+        name = cluster.daemons[number].node
+        op = recorder.begin("final", name, Kind.MGET, tuple(keys), final=True)
+        recorder.end(op, Outcome.OK, values=node_answers(cluster, number, load))
+    op = recorder.begin("final", REDIS, Kind.MGET, tuple(keys), final=True)
+    recorder.end(op, Outcome.OK, values=truth(cluster, load))
+    replies = server.commands(*[("GET", key) for key in load.all_counters])
+    return {key: int(value or 0) for key, value in zip(load.all_counters, replies, strict=True)}
+
+
+def node_answers(cluster: Cluster, number: int, load: Load) -> tuple[str | None, ...]:
+    """What one node answers for every key."""
+    reply: Any = cluster.daemons[number].command("MGET", *load.values)
+    assert isinstance(reply, list), reply
+    return tuple(text(value) for value in reply)
+
+
+def truth(cluster: Cluster, load: Load) -> tuple[str | None, ...]:
+    """What Redis holds. A tagged value may be dead there without having been removed yet: for
+    those, what a node fetches now."""
+    answers = []
+    values = cluster.primary.commands(*[("GET", key) for key in load.values])
+    for key, value in zip(load.values, values, strict=True):
+        if key.startswith("t:"):
+            value = cluster.daemons[0].command("COH.GET", key, "MAXSTALE", "0")
+        answers.append(text(value))
+    return tuple(answers)
