@@ -28,7 +28,7 @@ from coherenced.config import Config, Diff, Loaded, Redis, describe, diff
 from coherenced.core.node import Node, Settings
 from coherenced.core.policy import Namespaces, Policy
 from coherenced.embedded import EmbeddedServer
-from coherenced.errors import CoherencedError, ConfigError, RedisUnreachable
+from coherenced.errors import CoherencedError, ConfigError, RedisUnreachable, StartError
 from coherenced.host import Host
 from coherenced.notify import Notifier
 from coherenced.observe import logs
@@ -153,6 +153,10 @@ class Daemon:
         except RedisUnreachable as error:
             self._log.error(f"{error}; retrying until it can be reached")
             return
+        if facts.is_of_the_wrong_kind:
+            raise StartError(facts.blockers[0])
+        for blocker in facts.blockers:
+            self._log.error(f"{blocker}; retrying until it works")
         for advice in facts.warnings:
             self._log.warning(advice)
 

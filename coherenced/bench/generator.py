@@ -60,7 +60,9 @@ class Connection:
 
 def drive(task: Task) -> dict[str, float]:
     """Carry it out. `CommandError` when a reply is not what it should be."""
-    connections = {c.link.fileno(): c for c in (Connection(task.socket) for _ in range(task.connections))}
+    connections = {
+        c.link.fileno(): c for c in (Connection(task.socket) for _ in range(task.connections))
+    }
     poller = select.epoll()
     for number in connections:
         poller.register(number, select.EPOLLIN)

@@ -17,14 +17,13 @@ from pathlib import Path
 from random import Random
 from typing import Final, Literal, NamedTuple
 
-import hiredis
 import msgspec
 
 from coherenced.bench.generator import Task
 from coherenced.bench.model import Row, Target
 from coherenced.bench.processes import Program, cpu_s
 from coherenced.bench.rounds import Duel, Sample, Wanted, duel
-from coherenced.bench.talk import Talk
+from coherenced.bench.talk import Talk, pack
 from coherenced.errors import CommandError
 
 CHUNK: Final = 500
@@ -139,7 +138,7 @@ class Loader:
         requests: list[bytes] = []
         for number in shuffled(load.keys):
             words = (b"SET", key(number), value) if set_ else (b"GET", key(number))
-            requests.append(hiredis.pack_command(words))
+            requests.append(pack(words))
         task = Task(
             socket=str(place.socket),
             connections=load.connections,

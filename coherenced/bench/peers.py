@@ -37,7 +37,7 @@ class Echo:
 
     def __init__(self, server_socket: Path) -> None:
         self._link = redis.Redis(unix_socket_path=str(server_socket))
-        self._heard = self._link.pubsub(ignore_subscribe_messages=True)
+        self._heard = self._link.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
         self._heard.subscribe(BACK)
         self._heard.get_message(timeout=PATIENCE_S)  # the confirmation
 
@@ -64,7 +64,7 @@ class Echo:
 def echo(server_socket: str) -> None:
     """Publish on BACK what arrives on THERE, until ended."""
     link = redis.Redis(unix_socket_path=server_socket)
-    heard = link.pubsub(ignore_subscribe_messages=True)
+    heard = link.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
     heard.subscribe(THERE)
     heard.get_message(timeout=PATIENCE_S)
     tell("ready")

@@ -118,8 +118,10 @@ class Rig:
         with contextlib.ExitStack() as last:
             last.callback(shutil.rmtree, self.directory, ignore_errors=True)
             last.callback(self.server.stop)
-            for started in (*self._started, *self._programs):
-                last.callback(started.stop)
+            for daemon in self._started:
+                last.callback(daemon.stop)
+            for program in self._programs:
+                last.callback(program.stop)
             for daemon in self._started:  # all at once, then wait for each
                 daemon.begin_stop()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -13,6 +14,10 @@ from coherenced.errors import CommandError, DaemonUnreachable
 
 PATIENCE_S: Final = 30.0
 _CHUNK: Final = 1 << 18
+
+Word = bytes | str | int
+pack: Final[Callable[[tuple[Any, ...]], bytes]] = hiredis.pack_command
+"""Words -> the bytes of a command."""
 
 
 class Talk:
@@ -32,9 +37,9 @@ class Talk:
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def send(self, *words: bytes | str | int) -> None:
+    def send(self, *words: Word) -> None:
         """Say it, and do not wait for the reply."""
-        self._socket.sendall(hiredis.pack_command(words))
+        self._socket.sendall(pack(words))
 
     def send_packed(self, data: bytes) -> None:
         """The same, for packed commands."""
@@ -51,15 +56,10 @@ class Talk:
             raise CommandError(str(reply))
         return reply
 
-    def ask(self, *words: bytes | str | int) -> Any:
+    def ask(self, *words: Word) -> Any:
         """Say it and wait for the reply."""
         self.send(*words)
         return self.receive()
-
-    def ask_all(self, commands: list[tuple[bytes | str | int, ...]]) -> list[Any]:
-        """Several commands in one go."""
-        self.send_packed(b"".join(map(hiredis.pack_command, commands)))
-        return [self.receive() for _ in commands]
 
     def stats(self) -> dict[str, Any]:
         """A daemon's own figures."""

@@ -40,6 +40,7 @@ COMMANDS: Final = {
     "stats": Command("stats", "stats", "Show hits, misses and latencies of each tier."),
     "explain": Command("explain", "explain", "Say where a key would be served from, and why."),
     "doctor": Command("doctor", "doctor", "Check this host, the daemon and Redis."),
+    "bench": Command("bench", "bench", "Measure: our figures beside those of the peers."),
     "config": Command("config", "config", "Check or show the configuration."),
 }
 """In the order of the help text."""

@@ -123,6 +123,7 @@ class Catchup:
             return
         if self.subscribed:
             self._box.event("bus_lost", lane=self.lane.index, reason=answer.reason)
+            self._gap_open = True  # whatever is missed from here on is worth a line
         self._resubscribe()
 
     def on_delivered(self, answer: Delivered) -> None:

@@ -155,11 +155,11 @@ class Ghosts:
         if not cells:
             return False
         mark = crc32(key)
-        oldest = max(self._clock - window, 0) << 32
+        too_old = max(self._clock - window, 0)
         place = mark & (len(cells) - 1)
         for at in (place, place ^ 1):
             cell = cells[at]
-            if cell & 0xFFFFFFFF == mark and cell > oldest:
+            if cell & 0xFFFFFFFF == mark and cell >> 32 > too_old:
                 cells[at] = 0
                 return True
         return False

@@ -235,6 +235,12 @@ def _lanes(stats: NodeStats) -> Iterator[Metric]:
         [(n, x.gaps_repaired) for n, x in lanes],
     )
     yield _counters(
+        "records_from_log_total",
+        "Records read from the log, since the bus had not brought them.",
+        "lane",
+        [(n, x.from_log) for n, x in lanes],
+    )
+    yield _counters(
         "lane_drops_total",
         "Times everything of a lane was dropped.",
         "lane",

@@ -95,8 +95,8 @@ class HttpFront:
             wake.set()
         self._server.pre_shutdown()
         await self._server.shutdown(grace_s)
-        for server in self._listening:
-            await server.wait_closed()
+        for connection in list(self._connections):
+            connection.abort()  # whoever does not read its last answer cannot hold us up
         self._listening.clear()
 
     def stats(self) -> dict[str, int]:

@@ -17,6 +17,7 @@ counting bytes, not by looking into aiohttp.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping
 from email.utils import formatdate
@@ -158,6 +159,7 @@ class HttpConnection(web.RequestHandler):
         "_front",
         "_head_bytes",
         "_long_way_ms",
+        "_wire",
         "on_tcp",
         "writable",
     )
@@ -173,6 +175,8 @@ class HttpConnection(web.RequestHandler):
         self._head_bytes = 0
         """Length of the head that began at the boundary; 0: it did not come in one piece."""
         self._long_way_ms = 0.0
+        self._wire: asyncio.Transport | None = None
+        """The transport, also after aiohttp has closed (and forgotten) it."""
         self.writable = True
         """False while the client has to read before more is written."""
         self.on_tcp = False
@@ -181,10 +185,17 @@ class HttpConnection(web.RequestHandler):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self._wire = transport
         self.on_tcp = isinstance(transport.get_extra_info("sockname"), tuple)
         self._front.opened(self)
 
+    def abort(self) -> None:
+        """End it now, whatever is still to be written."""
+        if self._wire is not None:
+            self._wire.abort()
+
     def connection_lost(self, exc: BaseException | None) -> None:
+        self._wire = None
         self._block = b""
         self._front.closed(self)
         super().connection_lost(exc)

@@ -220,7 +220,7 @@ class Bus:
 
     async def _run(self, connection: int) -> None:
         subscriber = await self._subscribe(connection)
-        reason = await subscriber.lost
+        reason = await asyncio.shield(subscriber.lost)
         self._dialler.lost(reason)
         self._answer(BusLost(self._lane, connection, reason))
 

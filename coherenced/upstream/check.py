@@ -56,6 +56,14 @@ class ServerFacts(msgspec.Struct, frozen=True):
     """What will hurt some day, a line each with what to do."""
 
     @property
+    def is_of_the_wrong_kind(self) -> bool:
+        """Too old, a cluster, a sentinel: waiting will not help."""
+        number = _number(self.version)
+        oldest = OLDEST.get(self.server, OLDEST["redis"])
+        too_old = number is not None and number < oldest
+        return too_old or self.mode in ("cluster", "sentinel")
+
+    @property
     def can_write(self) -> bool:
         """Whether the fenced check went through."""
         return not self.refused

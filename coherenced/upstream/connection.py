@@ -56,7 +56,7 @@ class Pipe(asyncio.Protocol):
         self.client_id = 0
         self.run_id = b""
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        """Done, with the reason, once the connection has ended."""
+        """Done, with the reason, once the connection has ended. Shield it when waiting for it."""
         self.on_writable: Callable[[], None] | None = None
         self.extra_ms = 0.0
         """How much longer a reply may take: for commands that block on the server."""
@@ -263,12 +263,20 @@ async def dial(settings: ServerSettings, name: str) -> Pipe:
     _take_over(connection, pipe)
     try:
         await _identify(pipe, name)
+        _check_cancelled()
     except RedisUnreachable as error:
         raise RedisUnreachable(f"Redis at {place}: {error}") from None
     except BaseException:
-        pipe.close("cancelled")
+        await pipe.aclose("cancelled")
         raise
     return pipe
+
+
+def _check_cancelled() -> None:
+    """Python 3.11's `wait_for`, which redis-py uses, can swallow a cancellation: raise it again."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 async def _identify(pipe: Pipe, name: str) -> None:

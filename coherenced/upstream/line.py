@@ -175,7 +175,7 @@ class Line:
             self.pipe = pipe
             self._dialler.up()
             self._flush()
-            reason = await pipe.lost
+            reason = await asyncio.shield(pipe.lost)
             self.pipe = None
             self._dialler.lost(reason)
             self._await_connection()

@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import uvloop
 
 import coherenced
 from coherenced.serve.http import HttpFront, serve_http
@@ -356,3 +357,20 @@ async def test_stopping_does_not_wait_for_ever(http: Rig) -> None:
     await until(lambda: http.port.held)
     await asyncio.wait_for(http.front.close(0.05), 3)
     writer.close()
+
+
+def test_stopping_is_not_held_up_by_a_reader_that_does_not_read(tmp_path: Path) -> None:
+    """On the event loop that the daemon runs on: there a closing transport waits for its reader."""
+
+    async def scene() -> None:
+        async with rig(tmp_path) as http:
+            http.port.cache(b"k", b"x" * 30_000_000)
+            client = socket.socket(socket.AF_UNIX)
+            client.connect(http.path)
+            client.sendall(b"GET /v1/keys/k HTTP/1.1\r\nHost: x\r\n\r\n")
+            await until(lambda: http.front.stats()["requests"] == 1)
+            await asyncio.wait_for(http.front.close(0.05), 5)
+            await until(lambda: http.front.stats()["connections"] == 0)
+            client.close()
+
+    uvloop.run(scene())

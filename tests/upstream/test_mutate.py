@@ -249,6 +249,33 @@ def test_a_new_epoch_keeps_the_roster_and_a_version_it_never_had(lane: Lane) -> 
     assert lane.roster()[0] == version + 1
 
 
+@pytest.mark.parametrize("part", [b"dead", b"prefixes", b"pending", b"nodes", b"label:a"])
+@pytest.mark.parametrize(
+    "mutation",
+    [
+        set_(b"a", b"2"),
+        set_(b"a", b"2", label=(b"t",)),
+        incr(b"a"),
+        invalidate(b"a", tags=(b"t",), prefixes=(b"p",)),
+        FLUSH,
+    ],
+    ids=["set", "label", "incr", "invalidate", "flush"],
+)
+def test_other_damage_of_ours_fails_safe(lane: Lane, part: bytes, mutation: Mutation) -> None:
+    lane.probe(member("a"))
+    lane.mutate(set_(b"a", b"1", label=(b"t",)), prepare(b"z", b"T"))
+    name = b"coh:{0}:" + part
+    lane.server.commands(["DEL", name], ["LPUSH", name, "nonsense"])
+    assert isinstance(lane.fetch(b"a").value, bytes | None)
+    answer = lane.mutate(set_(b"b", b"1"), mutation, set_(b"c", b"1"), new_epoch=OTHER_EPOCH)
+    assert answer.lineage == lane.lineage()
+    again = lane.mutate(set_(b"b", b"1"), mutation, set_(b"c", b"1"))
+    assert [d.seq > 0 for d in again.done] == [True, True, True]
+    # Nothing is half done: the log ends where the metadata says.
+    assert lane.log()[1][-1].seq == again.lineage.seq == lane.lineage().seq
+    assert lane.fetch(b"c").value == b"1"
+
+
 # -- memory ---------------------------------------------------------------------------
 
 

@@ -36,9 +36,7 @@ def run(context: Context) -> list[Row]:
         for connections in (1, 16, 50) if context.full else (1, 16):
             name = f"GET /v1/keys/…, {connections} connection{'s' * (connections > 1)}"
             context.say(name)
-            turn = partial(
-                _turn, loader=loader, connections=connections, seconds=context.round_s
-            )
+            turn = partial(_turn, loader=loader, connections=connections, seconds=context.round_s)
             found = sides.duel(context.rounds, turn)
             target = TARGET if connections == 16 else None
             rows += rows_of(found, name, GENERATOR, target)

@@ -15,14 +15,12 @@ import signal
 from collections.abc import Sequence
 from typing import Final
 
-import hiredis
-
 from coherenced.bench.generator import Task
 from coherenced.bench.load import GENERATOR, Loader, Place, Sides, fill, key, rows_of
 from coherenced.bench.model import Context, Figure, Row, Target, at_least
 from coherenced.bench.rig import LASTING, Daemon, Rig, wait_until
 from coherenced.bench.rounds import Sample
-from coherenced.bench.talk import Talk
+from coherenced.bench.talk import Talk, pack
 from coherenced.errors import CommandError
 
 CONNECTIONS: Final = 50
@@ -52,7 +50,7 @@ def _cold(context: Context, rig: Rig, daemon: Daemon, keys: int) -> list[Row]:
         Place(rig.server.socket, rig.server_pid),
     )
     reply = b"$%d\r\n%b\r\n" % (VALUE_BYTES, b"x" * VALUE_BYTES)
-    requests = [hiredis.pack_command((b"GET", key(number))) for number in range(keys)]
+    requests = [pack((b"GET", key(number))) for number in range(keys)]
 
     def turn(place: Place) -> Sample:
         with Talk(daemon.socket) as talk:

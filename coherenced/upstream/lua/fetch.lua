@@ -14,8 +14,9 @@ while i <= 2 + count do
     local label = purge(key, epoch)
     extra = label and {0, unpack(label, 3)} or 0
   end
-  local mark = pending and redis.call('HGET', string.sub(META, 1, -5) .. 'pending', key)
-  if mark and tonumber(string.match(mark, '^%d+') or 0) > server_ms() then
+  local mark = pending and redis.pcall('HGET', string.sub(META, 1, -5) .. 'pending', key)
+  if mark and (type(mark) == 'table'
+    or tonumber(string.match(mark, '^%d+') or 0) > server_ms()) then
     extra = extra == 0 and {1} or {1, unpack(extra, 2)}
   end
   local value = redis.pcall('GET', key)

@@ -15,10 +15,12 @@ local function purge(key, epoch)
     for i = 3, #label do
       fields[i - 1] = 't:' .. label[i]
     end
-    for _, at in ipairs(redis.call('HMGET', base .. 'dead', unpack(fields))) do
+    local marks = redis.pcall('HMGET', base .. 'dead', unpack(fields))
+    local prefixes = redis.pcall('HGETALL', base .. 'prefixes')
+    dead = marks.err or prefixes.err -- of another type: what they said is lost
+    for _, at in ipairs(marks) do
       dead = dead or at and tonumber(at) > written
     end
-    local prefixes = redis.call('HGETALL', base .. 'prefixes')
     for i = 1, #prefixes, 2 do
       local prefix = prefixes[i]
       dead = dead or tonumber(prefixes[i + 1]) > written and string.sub(key, 1, #prefix) == prefix

@@ -124,8 +124,8 @@ if labelled or pending or ARGV[5] ~= 's' then
     for _, key in ipairs(keys) do
       local name = BASE .. 'label:' .. key
       local packed = tags and cmsgpack.pack({epoch, seq, unpack(tags)})
-        or keeps and redis.call('GET', name)
-      local ends = packed and redis.call('PTTL', key) or -2
+        or keeps and redis.pcall('GET', name)
+      local ends = type(packed) == 'string' and redis.call('PTTL', key) or -2
       if ends == -1 or ends > LONGEST_MS then
         redis.call('PEXPIRE', key, LONGEST_MS)
       end
@@ -237,7 +237,7 @@ if labelled or pending or ARGV[5] ~= 's' then
     end
     -- FLUSHDB keeps what is ours: the roster here, the metadata when the batch ends. The
     -- log starts again with this record, and no labelled value is left.
-    local members = redis.call('HGETALL', NODES)
+    local members = redis.pcall('HGETALL', NODES)
     local reply = redis.pcall(unpack(ARGV, first, last))
     if not reply.err then
       flushed, labelled, pending = true, false, false
@@ -285,8 +285,11 @@ while i <= words_in_all do
         ttl_ms, i = ARGV[i], i + 1
       end
     end
-    covers, reply = before(mode, body, label, expected, token)
-    if reply == nil then
+    local fine
+    fine, covers, reply = pcall(before, mode, body, label, expected, token)
+    if not fine then
+      broken, reply = true, {err = 'ERR the metadata of coherenced is damaged, try again'}
+    elseif reply == nil then
       reply = execute(mode, first, last)
     end
   else
@@ -344,13 +347,13 @@ end
 if finish then
   broken = not pcall(finish) or broken
 end
-if seq == out[2] then
-  return out
-elseif broken then
+if broken then
   -- Something was changed that the log does not tell: with a new epoch every node drops
   -- the lane, which is safe whatever has happened.
   epoch, seq, tag, roster = start_epoch(ARGV[2], seq)
   size = 4097
+elseif seq == out[2] then
+  return out
 elseif flushed then
   redis.call('HSET', META, 'e', epoch, 's', format('%d', seq), 't', tag, 'rv', roster,
     'lb', labelled and '1' or '0', 'n', tostring(redis.call('HLEN', string.sub(META, 1, -5) .. 'nodes')))

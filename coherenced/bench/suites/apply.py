@@ -1,0 +1,162 @@
+"""Invalidations that one node applies a second, and what each costs it.
+
+A writer process appends records to the log as fast as it can, through the same atomic script
+that daemons use; the node hears of them over the bus. Beside it: a redis-py subscriber
+(asyncio) that only counts as many messages. Both may be held up by the server, by the
+writer or by each other where there are few cores; what each second of CPU time is worth tells
+what the node itself can do. The core alone is measured in this process, without a socket.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Final
+
+from coherenced.bench.load import fill, key, warm
+from coherenced.bench.model import Context, Figure, Row, Target
+from coherenced.bench.processes import Program, cpu_s
+from coherenced.bench.rig import LASTING, Daemon, Rig
+from coherenced.bench.rounds import Sample, Wanted, alone, duel
+from coherenced.bench.talk import Talk
+from coherenced.core.calls import Delivered, Probe, Probed, Subscribed
+from coherenced.core.model import Lineage, Message, Op, Record
+from coherenced.core.node import Node, Settings, Start
+from coherenced.core.policy import Namespaces, Policy
+from coherenced.errors import CommandError
+
+BATCH: Final = 32
+"""Records in one message: as many as a daemon puts into one script."""
+TARGET: Final = Target(150_000, "at least", "ours")
+PEER: Final = "redis-py counting messages"
+POLL_S: Final = 0.01
+PATIENCE_S: Final = 60.0
+
+
+def run(context: Context) -> list[Row]:
+    """See the module."""
+    count = context.amount(200_000, 40_000, 5_000)
+    rows = []
+    settings = {**LASTING, "redis.log_length": 1_000_000}
+    with Rig(context.directory) as rig:
+        daemon = rig.daemons(1, settings)[0]
+        spec = {"peer": "receive", "with": [str(rig.server.socket)]}
+        receiver = rig.program("peers", spec)
+        receiver.hear()
+        for name, held, framing in (
+            ("keys not held", False, BATCH),
+            ("keys held", True, BATCH),
+            ("keys not held, one record a message", False, 1),
+        ):
+            context.say(f"{count} invalidations of {name}")
+            found = duel(
+                context.rounds,
+                partial(_applied, rig, daemon, count, held, framing),
+                PEER,
+                partial(_received, rig, receiver, count),
+            )
+            wanted = (
+                Wanted("rate", "", "/s", TARGET if framing == BATCH else None),
+                Wanted("capacity", "in a second of CPU time", "/s"),
+            )
+            rows += found.rows(name, wanted, _notes(found.ours))
+    context.say("the core alone")
+    rates = [_core(count, BATCH) for _ in range(context.rounds)]
+    return [*rows, alone("the core alone, keys not held", "/s", rates)]
+
+
+def _applied(rig: Rig, daemon: Daemon, count: int, held: bool, framing: int) -> Sample:
+    """One turn of ours: from the first record to the last one that was applied."""
+    with Talk(daemon.socket) as talk:
+        if held:
+            with rig.talk_to_server() as upstream:
+                fill(upstream, count, 10)
+            warm(talk, count)
+        before, spent_s = talk.stats()["lanes"][0], cpu_s(daemon.pid)
+        socket = str(rig.server.socket)
+        spec = {"how": "mutate", "socket": socket, "count": count, "framing": framing}
+        with Program("flood", spec, rig.log) as flood:
+            sent = flood.hear()
+        applied_s = _wait_applied(talk, before["applied"] + count)
+        after, spent_s = talk.stats()["lanes"][0], cpu_s(daemon.pid) - spent_s
+    if after["drops"] > before["drops"]:
+        import os; os.system(f"cp {daemon.socket.parent}/log /tmp/bt/apply.log")
+        raise CommandError("the node lost its place in the log: nothing was measured")
+    return {
+        "rate": count / (applied_s - sent["started_s"]),
+        "capacity": count / spent_s,
+        "sent": count / sent["seconds"],
+        "gaps": after["gaps_found"] - before["gaps_found"],
+    }
+
+
+def _wait_applied(talk: Talk, seq: int) -> float:
+    """When the node had applied everything up to `seq`, by the monotonic clock."""
+    until_s = time.monotonic() + PATIENCE_S
+    while True:
+        asked_s = time.monotonic()
+        if talk.stats()["lanes"][0]["applied"] >= seq:
+            return asked_s
+        if asked_s > until_s:
+            raise CommandError(f"the node has not applied everything within {PATIENCE_S:g} s")
+        time.sleep(POLL_S)
+
+
+def _received(rig: Rig, receiver: Program, count: int) -> Sample:
+    """One turn of the peer."""
+    spec = {"how": "publish", "socket": str(rig.server.socket), "count": count}
+    with Program("flood", spec, rig.log) as flood:
+        told: dict[str, Any] = receiver.hear()
+        flood.hear()
+    return {"rate": told["count"] / told["seconds"], "capacity": told["count"] / told["cpu_s"]}
+
+
+def _notes(turns: Sequence[Sample]) -> str:
+    sent = Figure.of("/s", [turn["sent"] for turn in turns])
+    gaps = sum(turn["gaps"] for turn in turns)
+    return f"the writer sent {sent.value:,.0f} a second; {gaps:.0f} gaps were found and repaired"
+
+
+def _core(count: int, framing: int) -> float:
+    """Records a second through `Node.step`, of keys that are not held."""
+    node = _joined()
+    messages = _messages(node.lane.lineage or Lineage(b"", 0, b""), count, framing)
+    started_s = time.perf_counter()
+    for message in messages:
+        node.step(Delivered(0, 1, message), 0.0)
+    seconds = time.perf_counter() - started_s
+    if node.lane.applied != count:
+        raise CommandError("the core has not applied what it was given")
+    return count / seconds
+
+
+def _joined() -> Node:
+    """A node that follows an empty lane over connection 1."""
+    settings = Settings(name="bench", incarnation=_id(), namespaces=Namespaces(Policy()))
+    node = Node(settings, _id)
+    epoch = _id()
+    effects = [*node.step(Start(), 0.0), *node.step(Subscribed(0, 1), 0.0)]
+    for effect in effects:
+        if isinstance(effect, Probe):
+            node.step(Probed(effect.call_id, Lineage(epoch, 0, epoch), 0, 0), 0.0)
+    return node
+
+
+def _messages(place: Lineage, count: int, framing: int) -> list[Message]:
+    """So many records after `place`, each of one key."""
+    messages = []
+    epoch, seq, prev = place
+    while seq < count:
+        records = []
+        for _ in range(min(framing, count - seq)):
+            seq, tag = seq + 1, _id()
+            records.append(Record(seq, prev, tag, Op.INVALIDATE, 0, b"w" * 16, (key(seq),)))
+            prev = tag
+        messages.append(Message(0, epoch, seq, prev, tuple(records)))
+    return messages
+
+
+def _id() -> bytes:
+    return secrets.token_hex(8).encode()

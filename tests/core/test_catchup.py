@@ -1,0 +1,608 @@
+"""Following a log: the bus, the probes and the log itself, and what happens when they disagree."""
+
+from __future__ import annotations
+
+import pytest
+
+from coherenced.core import calls
+from coherenced.core.catchup import BEATS_OPEN, BUS_GRACE_MS, LOG_PAGE, fence_after_ms
+from coherenced.core.laws import Laws
+from coherenced.core.model import EVERYTHING, NEVER
+from coherenced.core.node import Start
+from coherenced.core.policy import Policy
+from tests.core.driver import (
+    EPOCH,
+    ME,
+    OTHER_EPOCH,
+    Driver,
+    delete,
+    lineage,
+    message,
+    record,
+    set_to,
+    tag_of,
+)
+
+
+def position(d: Driver) -> tuple[int, bytes]:
+    return d.node.lane.applied, d.node.lane.tag
+
+
+# -- joining (A3) -----------------------------------------------------------------------------
+
+
+def test_A3_subscribe_then_probe_and_the_answer_is_the_position() -> None:
+    d = Driver(at=None)
+    d.step(Start())
+    subscribe = d.take(calls.Subscribe)
+    assert subscribe.connection == 1
+    before = len(d.open)
+    d.step(calls.Subscribed(0, 1))
+    asked = d.open[before:]
+    assert [type(call) for call in asked] == [calls.Probe]
+    assert not d.node.ready
+    d.probed(asked[0], 10)
+    assert position(d) == (10, tag_of(10))
+    assert d.node.ready
+
+
+def test_A3_a_message_of_an_earlier_connection_is_ignored() -> None:
+    d = Driver()
+    d.step(calls.BusLost(0, 1, "reset"))
+    d.deliver(record(11, b"k"), connection=1)
+    assert position(d) == (10, tag_of(10))
+    assert d.node.catchup.stale_messages == 1
+    d.deliver(record(11, b"k"), connection=2)
+    assert position(d) == (11, tag_of(11))
+
+
+def test_A3_without_the_law_an_earlier_connection_is_listened_to() -> None:
+    d = Driver(laws=Laws(old_connection_ignored=False))
+    d.step(calls.BusLost(0, 1, "reset"))
+    d.deliver(record(11, b"k"), connection=1)
+    assert d.node.lane.applied == 11
+
+
+def test_a_lost_bus_is_subscribed_again_under_a_new_number_and_probed() -> None:
+    d = Driver()
+    made = d.step(calls.BusLost(0, 1, "connection reset"))
+    assert [(type(c), c.connection) for c in made] == [(calls.Subscribe, 2)]
+    assert d.event("bus_lost") == [{"lane": 0, "reason": "connection reset"}]
+    d.step(calls.BusLost(0, 1, "late"))
+    d.step(calls.Subscribed(0, 1))
+    assert not d.node.catchup.subscribed
+    assert any(isinstance(c, calls.Probe) for c in d.step(calls.Subscribed(0, 2)))
+    assert d.node.catchup.subscribed
+
+
+def test_a_bus_that_was_never_there_is_not_reported_lost_again_and_again() -> None:
+    d = Driver(at=None)
+    d.step(Start())
+    for connection in (1, 2, 3):
+        d.step(calls.BusLost(0, connection, "refused"))
+    assert d.event("bus_lost") == []
+    assert d.node.catchup.connection == 4
+
+
+def test_before_the_first_position_messages_are_not_believed() -> None:
+    d = Driver(at=None)
+    d.step(Start())
+    d.deliver(record(1, b"k"))
+    assert d.node.lane.epoch is None
+
+
+# -- applying (A1, A4) ------------------------------------------------------------------------
+
+
+def test_A1_records_of_one_message_are_applied_in_order() -> None:
+    d = Driver()
+    d.node.stream(True)
+    d.deliver(record(11, b"a"), record(12, b"b"), record(13, b"a"))
+    assert position(d) == (13, tag_of(13))
+    assert [a.record.seq for a in d.applied] == [11, 12, 13]
+    assert not d.has(calls.ReadLog)
+
+
+def test_A1_a_duplicate_is_ignored() -> None:
+    d = Driver()
+    d.deliver(record(11, b"k"))
+    d.deliver(record(11, b"k"))
+    assert d.node.lane.applied == 11
+    assert d.node.catchup.duplicates == 1
+    assert not d.has(calls.ReadLog)
+
+
+def test_A4_all_keys_of_a_record_are_dropped_in_one_step() -> None:
+    d = Driver()
+    for key in (b"a", b"b", b"c"):
+        d.hold(key)
+    d.deliver(record(11, b"a", b"b"))
+    assert [d.hit(k) for k in (b"a", b"b", b"c")] == [None, None, b"v"]
+
+
+def test_A4_what_is_as_new_as_the_record_stays() -> None:
+    d = Driver()
+    d.read(b"k")
+    d.fetched(d.take(calls.Fetch), b"new", at=11)
+    d.deliver(record(11, b"k"))
+    assert d.hit(b"k") == b"new"
+
+
+def test_A4_everything_is_one_record() -> None:
+    d = Driver()
+    for i in range(20):
+        d.hold(b"%d" % i)
+    d.deliver(record(11, flags=EVERYTHING))
+    assert len(d.node.l1) == 0
+
+
+# -- gaps (A2) --------------------------------------------------------------------------------
+
+
+def test_A2_a_gap_is_repaired_from_the_log_at_once_and_never_stepped_over() -> None:
+    d = Driver()
+    d.hold(b"k")
+    made = d.deliver(record(13, b"x"))
+    assert d.node.lane.applied == 10
+    ask = d.take(calls.ReadLog)
+    assert made == [ask] and ask.start_seq == 10 and ask.limit == LOG_PAGE
+    d.logged(ask, record(10), record(11, b"k"), record(12), record(13, b"x"), at=13)
+    assert position(d) == (13, tag_of(13))
+    assert d.hit(b"k") is None
+    assert d.event("gap_found") == [{"lane": 0, "applied": 10, "arrived": 13}]
+    assert d.event("gap_repaired") == [{"lane": 0, "records": 3}]
+
+
+def test_A2_what_arrives_while_the_log_is_read_is_applied_after_it() -> None:
+    d = Driver()
+    d.deliver(record(12))
+    d.deliver(record(13, b"k"))
+    ask = d.take(calls.ReadLog)
+    assert not d.has(calls.ReadLog), "one at a time"
+    d.logged(ask, record(10), record(11), record(12), at=12)
+    assert position(d) == (13, tag_of(13))
+    assert len(d.event("gap_found")) == 1
+
+
+def test_A2_the_log_is_read_from_the_first_record_for_a_node_that_has_none() -> None:
+    d = Driver(at=0)
+    d.deliver(record(2))
+    d.logged(d.take(calls.ReadLog), record(1), record(2), at=2)
+    assert position(d) == (2, tag_of(2))
+
+
+def test_A2_a_long_gap_is_read_page_by_page() -> None:
+    d = Driver()
+    d.deliver(record(14))
+    d.logged(d.take(calls.ReadLog), record(10), record(11), at=14)
+    ask = d.take(calls.ReadLog)
+    assert ask.start_seq == 11
+    d.logged(ask, record(11), record(12), record(13), record(14), at=14)
+    assert position(d) == (14, tag_of(14))
+
+
+def test_W6_a_message_without_its_records_is_read_from_the_log() -> None:
+    d = Driver()
+    d.hold(b"k")
+    d.deliver(seq=11)
+    d.logged(d.take(calls.ReadLog), record(10), record(11, b"k"), at=11)
+    assert d.hit(b"k") is None
+    assert position(d) == (11, tag_of(11))
+
+
+@pytest.mark.parametrize(
+    ("records", "head", "reason"),
+    [
+        ([record(15)], lineage(15), "log trimmed"),
+        ([], lineage(15), "log trimmed"),
+        ([record(10, branch=b"b")], lineage(15, b"b"), "fork"),
+        ([], lineage(9), "fork"),
+        ([], lineage(10, b"b"), "fork"),
+        ([record(10), record(12)], lineage(12), "log has a hole"),
+        ([record(10), record(11, branch=b"b")], lineage(11, b"b"), "fork"),
+        ([record(10)], lineage(12), "log has a hole"),
+        ([], lineage(3, epoch=OTHER_EPOCH), "new epoch"),
+    ],
+)
+def test_A2_when_the_log_does_not_continue_my_chain_the_lane_is_dropped(
+    records: list, head: object, reason: str
+) -> None:
+    d = Driver()
+    d.hold(b"k")
+    generation = d.node.lane.generation
+    d.deliver(record(13))
+    d.logged(d.take(calls.ReadLog), *records, at=head)  # type: ignore[arg-type]
+    assert [e["reason"] for e in d.event("lane_dropped")] == [reason]
+    assert d.node.lane.lineage == head
+    assert d.node.lane.generation == generation + 1
+    assert len(d.node.l1) == 0
+    assert d.node.lane.verified_at_ms == NEVER, "A5: verified-at is never"
+    assert d.has(calls.Probe), "proved again at once"
+
+
+def test_A2_a_log_that_cannot_be_read_is_asked_again_later() -> None:
+    d = Driver()
+    d.deliver(record(12))
+    d.failed(d.take(calls.ReadLog))
+    assert not d.has(calls.ReadLog)
+    d.sleep(60.0)
+    d.logged(d.take(calls.ReadLog), record(10), record(11), record(12), at=12)
+    assert position(d) == (12, tag_of(12))
+
+
+def test_a_log_read_that_was_asked_before_the_lane_was_dropped_changes_nothing() -> None:
+    d = Driver()
+    d.deliver(record(12))
+    ask = d.take(calls.ReadLog)
+    d.now_ms += 300
+    d.tick()
+    d.prove(lineage(20, epoch=OTHER_EPOCH))
+    d.logged(ask, record(10), record(11), record(12), at=12)
+    assert d.node.lane.lineage == lineage(20, epoch=OTHER_EPOCH)
+
+
+def test_a_gap_found_while_an_outdated_log_read_is_under_way_is_not_forgotten() -> None:
+    d = Driver()
+    d.deliver(record(12))
+    ask = d.take(calls.ReadLog)
+    d.tick(300)
+    d.prove(lineage(20, epoch=OTHER_EPOCH))
+    d.deliver(record(22), epoch=OTHER_EPOCH)
+    d.logged(ask, record(10), record(11), record(12), at=12)
+    assert d.take(calls.ReadLog).start_seq == 20
+
+
+def test_a_record_that_no_log_holds_does_not_make_it_read_for_ever() -> None:
+    """Records that a failover has lost, or a forged message: the log is asked once, and right."""
+    d = Driver()
+    d.deliver(record(15))
+    d.logged(d.take(calls.ReadLog), record(10), at=10)
+    assert not d.has(calls.ReadLog)
+    d.forget(calls.Probe)
+    made = d.sleep(100.0)
+    assert not any(isinstance(c, calls.ReadLog) for c in made)
+    assert position(d) == (10, tag_of(10))
+
+
+def test_a_forged_head_does_not_make_it_read_for_ever() -> None:
+    d = Driver()
+    d.deliver(seq=10**17)
+    d.logged(d.take(calls.ReadLog), record(10), at=10)
+    made = d.sleep(100.0)
+    assert not any(isinstance(c, calls.ReadLog) for c in made)
+    assert d.node.lane.head == 10
+
+
+def test_A2_without_the_law_a_trimmed_log_is_stepped_over() -> None:
+    d = Driver(laws=Laws(drop_on_trimmed=False), checked=False)
+    d.hold(b"k")
+    d.deliver(record(15))
+    d.logged(d.take(calls.ReadLog), record(15), at=15)
+    assert d.node.lane.applied == 15
+    assert d.hit(b"k") == b"v", "this is what the law is for"
+
+
+def test_A1_without_the_law_a_gap_is_stepped_over() -> None:
+    d = Driver(laws=Laws(gap_check=False), checked=False)
+    d.deliver(record(13))
+    assert d.node.lane.applied == 13
+
+
+# -- forks and epochs (A5) ----------------------------------------------------------------------
+
+
+def test_A1_a_fork_on_the_bus_is_settled_by_the_log() -> None:
+    d = Driver()
+    d.hold(b"k")
+    d.deliver(record(11))
+    d.deliver(record(12, branch=b"b"))
+    d.logged(d.take(calls.ReadLog), record(11, branch=b"b"), at=lineage(12, b"b"))
+    assert d.node.lane.lineage == lineage(12, b"b")
+    assert len(d.node.l1) == 0
+
+
+def test_A1_a_forged_record_is_not_believed() -> None:
+    d = Driver()
+    d.hold(b"k")
+    d.deliver(record(11, b"k", branch=b"x"))
+    d.logged(d.take(calls.ReadLog), record(10), at=10)
+    assert position(d) == (10, tag_of(10))
+    assert d.hit(b"k") == b"v"
+    assert d.event("lane_dropped") == []
+
+
+@pytest.mark.parametrize(
+    "head", [lineage(12, b"b"), lineage(9), lineage(3, epoch=OTHER_EPOCH), lineage(11, b"b")]
+)
+def test_A5_a_probe_of_another_history_drops_the_lane_and_proves_the_new_one(head) -> None:  # type: ignore[no-untyped-def]
+    d = Driver()
+    for seq in (11, 12):
+        d.deliver(record(seq))
+    d.hold(b"k", at=12)
+    d.tick(300)
+    d.prove(head)
+    assert d.node.lane.lineage == head
+    assert len(d.node.l1) == 0
+    assert d.node.lane.verified_at_ms == d.now_ms
+
+
+def test_a_message_of_another_epoch_makes_it_probe() -> None:
+    d = Driver()
+    d.deliver(record(1, b"k"), epoch=OTHER_EPOCH)
+    assert position(d) == (10, tag_of(10))
+    d.probed(d.take(calls.Probe), lineage(1, epoch=OTHER_EPOCH))
+    assert d.node.lane.epoch == OTHER_EPOCH
+
+
+def test_A5_an_answer_from_before_the_new_position_cannot_move_it_back() -> None:
+    d = Driver()
+    d.tick(250)
+    early = d.take(calls.Probe)
+    d.tick(250)
+    d.prove(lineage(3, epoch=OTHER_EPOCH))
+    d.probed(early, 10)
+    assert d.node.lane.lineage == lineage(3, epoch=OTHER_EPOCH)
+
+
+# -- proofs (V1, V2) ------------------------------------------------------------------------------
+
+
+def test_V1_a_probe_is_sent_every_quarter_of_the_smallest_bound() -> None:
+    d = Driver(policy=Policy(max_staleness_ms=400))
+    sent = [d.now_ms for _ in range(8) if d.sleep(50) and d.has(calls.Probe)]
+    d.forget(calls.Probe)
+    d2 = Driver(policy=Policy(max_staleness_ms=400))
+    probes = 0
+    for _ in range(20):
+        probes += sum(isinstance(c, calls.Probe) for c in d2.sleep(50))
+        d2.prove(10)
+    assert probes == 10
+    assert sent
+
+
+def test_V1_verified_at_is_the_time_before_the_probe_was_sent() -> None:
+    d = Driver()
+    d.tick(250)
+    sent_ms = d.now_ms
+    d.now_ms += 40
+    d.prove(10)
+    assert d.node.lane.verified_at_ms == sent_ms
+
+
+def test_V1_without_the_law_it_would_be_the_time_of_the_answer() -> None:
+    d = Driver(laws=Laws(verified_when_sent=False))
+    d.tick(250)
+    d.now_ms += 40
+    d.prove(10)
+    assert d.node.lane.verified_at_ms == d.now_ms
+
+
+def test_V1_a_probe_ahead_of_the_bus_proves_only_when_its_records_are_applied() -> None:
+    d = Driver()
+    d.tick(250)
+    sent_ms = d.now_ms
+    d.probed(d.take(calls.Probe), 11)
+    assert d.node.lane.verified_at_ms < sent_ms
+    d.deliver(record(11))
+    assert d.node.lane.verified_at_ms == sent_ms
+
+
+def test_V1_a_record_that_the_bus_lost_in_silence_is_found_by_the_next_probe() -> None:
+    d = Driver()
+    d.hold(b"k")
+    d.tick(250)
+    d.probed(d.take(calls.Probe), 11)
+    assert not d.has(calls.ReadLog), "the bus gets a moment"
+    d.sleep(BUS_GRACE_MS)
+    d.logged(d.take(calls.ReadLog), record(10), record(11, b"k"), at=11)
+    assert d.hit(b"k") is None
+    assert len(d.event("gap_found")) == 1
+
+
+def test_V1_while_the_bus_moves_the_log_is_left_alone() -> None:
+    d = Driver()
+    d.tick(250)
+    d.probed(d.take(calls.Probe), 13)
+    for seq in (11, 12, 13):
+        d.deliver(record(seq))
+        d.sleep(BUS_GRACE_MS - 1)
+    assert not d.has(calls.ReadLog)
+
+
+def test_without_a_bus_a_node_follows_at_the_pace_of_its_probes() -> None:
+    d = Driver()
+    d.hold(b"k")
+    d.step(calls.BusLost(0, 1, "cut"))
+    d.tick(250)
+    d.probed(d.take(calls.Probe), 11)
+    d.logged(d.take(calls.ReadLog), record(10), record(11, b"k"), at=11)
+    assert d.hit(b"k") is None
+    assert d.node.lane.applied == 11
+
+
+def test_V1_a_nodes_own_mutation_reply_is_a_probe_too() -> None:
+    d = Driver()
+    d.now_ms += 100
+    d.write(delete(b"k"))
+    sent_ms = d.now_ms
+    d.now_ms += 5
+    d.mutated(d.take(calls.Mutate), first=11, replies=[1])
+    assert d.node.lane.verified_at_ms == sent_ms
+
+
+def test_V1_an_answer_behind_what_was_applied_when_it_was_sent_is_a_fork() -> None:
+    """The server had been further on: it has lost what it had."""
+    d = Driver()
+    d.deliver(record(11))
+    d.tick(250)
+    d.prove(10)
+    assert [e["reason"] for e in d.event("lane_dropped")] == ["fork"]
+
+
+def test_V2_a_refused_probe_proves_nothing_and_is_reported_once() -> None:
+    d = Driver()
+    verified_ms = d.node.lane.verified_at_ms
+    for _ in range(3):
+        d.tick(250)
+        d.failed(d.take(calls.Probe))
+    assert d.node.lane.verified_at_ms == verified_ms
+    assert len(d.event("redis_unreachable")) == 1
+    d.tick(250)
+    d.prove(10)
+    assert len(d.event("redis_reachable")) == 1
+
+
+def test_probes_that_are_never_answered_do_not_pile_up() -> None:
+    d = Driver()
+    d.sleep(60_000)
+    probes = [c for c in d.open if isinstance(c, calls.Probe)]
+    assert len(probes) <= BEATS_OPEN
+
+
+def test_K2_each_periodic_probe_carries_the_membership_with_the_next_beat() -> None:
+    d = Driver()
+    beats = []
+    for _ in range(3):
+        d.tick(250)
+        probe = d.take(calls.Probe)
+        assert probe.member is not None
+        beats.append(probe.member.beat)
+        assert (probe.member.incarnation, probe.member.bound_ms) == (ME, 1000)
+        d.probed(probe, 10)
+    assert beats == sorted(set(beats))
+
+
+# -- clocks (V7) ------------------------------------------------------------------------------------
+
+
+def test_V7_when_the_servers_clock_ran_on_and_ours_did_not_nothing_is_proved() -> None:
+    d = Driver()
+    d.hold(b"k")
+    d.tick(250)
+    d.probed(d.take(calls.Probe), 10, server_ms=d.now_ms + 500_000 + 10_000)
+    assert d.node.catchup.pause_alarms == 1
+    assert d.hit(b"k") is None
+    assert d.node.lane.verified_at_ms == NEVER
+    assert b"k" in d.node.l1.entries, "the position and the entries stay"
+    check = d.take(calls.Probe)
+    d.probed(check, 10, server_ms=d.now_ms + 500_000 + 10_000)
+    assert d.hit(b"k") == b"v"
+
+
+@pytest.mark.parametrize("skew_ms", [-490, 490])
+def test_V7_small_disagreements_are_no_alarm(skew_ms: float) -> None:
+    d = Driver()
+    d.tick(250)
+    d.probed(d.take(calls.Probe), 10, server_ms=d.now_ms + 500_000 + skew_ms)
+    assert d.node.catchup.pause_alarms == 0
+
+
+def test_V7_a_slow_answer_is_no_alarm() -> None:
+    d = Driver()
+    d.tick(250)
+    probe = d.take(calls.Probe)
+    server_ms = d.now_ms + 500_000
+    d.now_ms += 5000
+    d.probed(probe, 10, server_ms=server_ms)
+    assert d.node.catchup.pause_alarms == 0
+
+
+def test_V7_a_mutation_sent_before_the_pause_proves_nothing_after_it() -> None:
+    """Its reply carries no clock: it would prove the node current by the time that stood still."""
+    d = Driver()
+    d.hold(b"k")
+    d.write(delete(b"other"))
+    mutate = d.take(calls.Mutate)
+    d.tick(250)
+    d.probed(d.take(calls.Probe), 10, server_ms=d.now_ms + 510_000)
+    d.mutated(mutate, first=11, replies=[1])
+    assert d.node.lane.applied == 11
+    assert d.hit(b"k") is None
+
+
+def test_V7_without_the_law_nobody_notices() -> None:
+    d = Driver(laws=Laws(pause_alarm=False))
+    d.hold(b"k")
+    d.tick(250)
+    d.probed(d.take(calls.Probe), 10, server_ms=d.now_ms + 510_000)
+    assert d.hit(b"k") == b"v"
+
+
+# -- quarantine and fencing times (K3, K7) ------------------------------------------------------------
+
+
+def test_K3_the_fence_is_the_bound_and_a_margin_for_drifting_clocks() -> None:
+    assert fence_after_ms(1000.0) == pytest.approx(1015.0)
+    assert fence_after_ms(0.0) == pytest.approx(5.0)
+
+
+def test_K7_a_new_lineage_is_in_quarantine_for_one_bound_but_a_trimmed_log_is_none() -> None:
+    d = Driver()
+    d.sleep(5000)
+    d.prove(10)
+    assert d.node.lane.quarantined_until_ms < d.now_ms
+    d.deliver(record(30))
+    d.logged(d.take(calls.ReadLog), record(30), at=30)
+    assert d.node.lane.quarantined_until_ms < d.now_ms
+    d.deliver(record(1), epoch=OTHER_EPOCH)
+    d.forget(calls.ReadRoster)
+    d.prove(lineage(1, epoch=OTHER_EPOCH))
+    assert d.node.lane.quarantined_until_ms == pytest.approx(d.now_ms + 1015.0)
+
+
+# -- the message that would not end ------------------------------------------------------------------
+
+
+def test_what_is_buffered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coherenced.core.catchup.BUFFER_RECORDS", 50)
+    d = Driver()
+    for seq in range(12, 200):
+        d.deliver(record(seq))
+    assert len(d.node.catchup._buffer) <= 50
+    ask = d.take(calls.ReadLog)
+    d.logged(ask, *(record(s) for s in range(10, 150)), at=150)
+    while d.has(calls.ReadLog) or d.node.lane.applied < 199:
+        d.sleep(BUS_GRACE_MS)
+        ask = d.take(calls.ReadLog)
+        start = max(ask.start_seq, 1)
+        d.logged(ask, *(record(s) for s in range(start, 200)), at=199)
+    assert position(d) == (199, tag_of(199))
+
+
+def test_the_epoch_a_probe_offers_is_new_each_time() -> None:
+    """W2: two nodes that find the metadata gone must not start the same epoch."""
+    d = Driver()
+    d.tick(250)
+    first = d.take(calls.Probe)
+    d.probed(first, 10)
+    d.tick(250)
+    assert d.take(calls.Probe).new_epoch != first.new_epoch
+
+
+def test_a_stopped_node_proves_nothing_and_asks_nothing() -> None:
+    from coherenced.core.node import Stop
+
+    d = Driver()
+    d.hold(b"k")
+    d.tick(250)
+    probe = d.take(calls.Probe)
+    d.step(Stop())
+    d.probed(probe, 10)
+    assert d.hit(b"k") is None
+    d.open.clear()
+    d.step(calls.BusLost(0, 1, "closing"))
+    assert d.sleep(5000) == [] == d.open
+
+
+def test_own_records_that_come_back_over_the_bus_are_duplicates() -> None:
+    d = Driver()
+    d.write(set_to(b"k", b"new"))
+    call = d.take(calls.Mutate)
+    d.mutated(call, first=11)
+    assert d.hit(b"k") == b"new"
+    back = record(11, b"k", writer=ME)
+    back = type(back)(11, tag_of(10), call.tags[0], 0, 0, ME, (b"k",))
+    d.step(calls.Delivered(0, 1, message(back)))
+    assert d.hit(b"k") == b"new", "A6"
+    assert d.node.catchup.duplicates == 1
+    assert d.node.lane.lineage is not None and d.node.lane.lineage.epoch == EPOCH

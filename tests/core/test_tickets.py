@@ -1,0 +1,150 @@
+"""The fence around storing (F2): what a ticket remembers, and what may be stored with it."""
+
+from __future__ import annotations
+
+import pytest
+
+from coherenced.core.lane import RECENT_TAGS, Lane
+from coherenced.core.laws import Laws
+from coherenced.core.tickets import Tickets
+from tests.core.driver import OTHER_EPOCH, lineage, record
+
+
+def fence(at: int = 10, laws: Laws | None = None) -> tuple[Lane, Tickets]:
+    lane = Lane(0)
+    lane.anchor(lineage(at), call_id=1)
+    return lane, Tickets(lane, laws or Laws())
+
+
+def test_F2_what_nothing_has_covered_may_be_stored() -> None:
+    _, tickets = fence()
+    ticket = tickets.open(b"k")
+    assert tickets.may_store(ticket, lineage(10), ())
+    assert tickets.may_store(ticket, lineage(15), ())
+    assert tickets.refused == 0
+
+
+def test_F2_nothing_newer_may_have_hit_the_key_since_it_was_asked() -> None:
+    _, tickets = fence()
+    ticket, other = tickets.open(b"k"), tickets.open(b"other")
+    tickets.hit(b"k", 12)
+    assert not tickets.may_store(ticket, lineage(11), ())
+    assert tickets.may_store(ticket, lineage(12), ())
+    assert tickets.may_store(other, lineage(11), ())
+    assert tickets.refused == 1
+
+
+def test_F2_the_newest_hit_counts_whatever_the_order_they_come_in() -> None:
+    _, tickets = fence()
+    ticket = tickets.open(b"k")
+    tickets.hit(b"k", 15)
+    tickets.hit(b"k", 12)
+    assert not tickets.may_store(ticket, lineage(14), ())
+
+
+@pytest.mark.parametrize(("prefix", "covered"), [(b"k", True), (b"", True), (b"kk", False)])
+def test_F2_a_prefix_hits_the_keys_under_it(prefix: bytes, covered: bool) -> None:
+    _, tickets = fence()
+    ticket = tickets.open(b"k")
+    tickets.hit_prefix(prefix, 12)
+    assert tickets.may_store(ticket, lineage(11), ()) is not covered
+
+
+def test_F2_everything_hits_every_key() -> None:
+    _, tickets = fence()
+    asked = [tickets.open(b"a"), tickets.open(b"a"), tickets.open(b"b")]
+    tickets.hit_all(12)
+    assert not any(tickets.may_store(t, lineage(11), ()) for t in asked)
+
+
+def test_F2_T1_a_tag_invalidated_since_covers_the_value_that_carries_it() -> None:
+    lane, tickets = fence()
+    ticket = tickets.open(b"k")
+    lane.tag_seq[b"t"] = 12
+    assert not tickets.may_store(ticket, lineage(11), (b"s", b"t"))
+    assert tickets.may_store(ticket, lineage(12), (b"t",))
+    assert tickets.may_store(ticket, lineage(11), (b"s",))
+
+
+def test_F2_a_void_ticket_stores_nothing() -> None:
+    _, tickets = fence()
+    ticket, other = tickets.open(b"k"), tickets.open(b"other")
+    tickets.void(b"k")
+    assert not tickets.may_store(ticket, lineage(99), ())
+    assert tickets.may_store(other, lineage(99), ())
+    tickets.void_all()
+    assert not tickets.may_store(other, lineage(99), ())
+
+
+def test_F2_nothing_older_than_what_was_applied_when_it_was_asked() -> None:
+    lane, tickets = fence()
+    lane.advance(record(11))
+    ticket = tickets.open(b"k")
+    assert not tickets.may_store(ticket, lineage(10), ())
+    assert tickets.may_store(ticket, lineage(11), ())
+
+
+def test_F2_only_of_the_same_lineage_as_now() -> None:
+    lane, tickets = fence()
+    ticket = tickets.open(b"k")
+    assert not tickets.may_store(ticket, lineage(10, epoch=OTHER_EPOCH), ())
+    assert not tickets.may_store(ticket, lineage(10, b"b"), ())
+    for seq in range(11, 11 + RECENT_TAGS):
+        lane.advance(record(seq))
+    assert not tickets.may_store(ticket, lineage(10), ()), "too far back to tell"
+
+
+def test_A5_a_fill_asked_before_the_lane_was_dropped_is_void() -> None:
+    lane, tickets = fence()
+    ticket = tickets.open(b"k")
+    lane.anchor(lineage(10), call_id=2)
+    assert not tickets.may_store(ticket, lineage(10), ())
+
+
+def test_nothing_is_stored_without_a_position() -> None:
+    tickets = Tickets(Lane(0), Laws())
+    assert not tickets.may_store(tickets.open(b"k"), lineage(1), ())
+
+
+def test_a_ticket_opened_after_a_hit_knows_nothing_of_it() -> None:
+    _, tickets = fence()
+    early = tickets.open(b"k")
+    tickets.hit(b"k", 12)
+    late = tickets.open(b"k")
+    assert not tickets.may_store(early, lineage(11), ())
+    assert tickets.may_store(late, lineage(11), ())
+
+
+def test_closed_tickets_are_gone_and_closing_twice_is_harmless_when_none_is_left() -> None:
+    _, tickets = fence()
+    first, second = tickets.open(b"k"), tickets.open(b"k")
+    assert len(tickets) == 2
+    tickets.close(first)
+    tickets.hit(b"k", 12)
+    assert (first.hit_seq, second.hit_seq) == (0, 12)
+    tickets.close(second)
+    tickets.close(second)
+    assert len(tickets) == 0
+
+
+@pytest.mark.parametrize(
+    ("law", "as_of", "hit"),
+    [
+        ("fill_fence", lineage(11), 12),
+        ("fill_not_backwards", lineage(9), 0),
+        ("fill_not_backwards", lineage(10, b"b"), 0),
+    ],
+)
+def test_with_a_law_off_what_it_refuses_is_stored(law: str, as_of: object, hit: int) -> None:
+    for in_force in (True, False):
+        _, tickets = fence(laws=Laws(**{law: in_force}))
+        ticket = tickets.open(b"k")
+        if hit:
+            tickets.hit(b"k", hit)
+        assert tickets.may_store(ticket, as_of, ()) is not in_force  # type: ignore[arg-type]
+
+
+def test_with_the_tag_law_off_a_covered_value_is_stored() -> None:
+    lane, tickets = fence(laws=Laws(tags_cover=False))
+    lane.tag_seq[b"t"] = 12
+    assert tickets.may_store(tickets.open(b"k"), lineage(11), (b"t",))
