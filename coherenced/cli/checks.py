@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 SPARE_FILES: Final = 256
 """Descriptors a daemon needs beside one a connection."""
+FILES_ENOUGH: Final = 1024
+"""Open files that serve a host well, whatever the configured bound."""
 
 
 class Finding(NamedTuple):
@@ -75,6 +77,12 @@ def file_limit(max_connections: int) -> Finding:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= max_connections + SPARE_FILES:
         return Finding("open files", f"up to {soft}")
+    if soft >= FILES_ENOUGH:
+        return Finding(
+            "open files",
+            f"up to {soft}, which bounds the connections before "
+            f"listen.max_connections ({max_connections}) does",
+        )
     wanted = max_connections + SPARE_FILES
     raise_it = f"LimitNOFILE={wanted} in the unit, or ulimit -n {min(wanted, hard)}"
     return Finding(
@@ -191,18 +199,32 @@ def _written(address: Address) -> str:
 # -- Redis ------------------------------------------------------------------------------
 
 
-def redis(config: Config, directory: Path) -> Iterator[Finding]:
-    """The server that holds the values and the log, as a daemon would reach it."""
+def redis(config: Config, directory: Path, http_socket: Path | None) -> Iterator[Finding]:
+    """The server that holds the values and the log: the daemon's, or what it would take."""
     from coherenced.embedded import SOCKET_NAME
 
     settings = config.redis
-    if not settings.url:
-        private = directory / SOCKET_NAME
-        if not private.exists():
-            yield _embedded()
-            return
-        settings = structs.replace(settings, url=f"unix://{private}")
-    yield from _server(settings)
+    private = directory / SOCKET_NAME
+    url = settings.url or _url_of_daemon(http_socket)
+    if not url and private.exists():
+        url = f"unix://{private}"
+    if url:
+        yield from _server(structs.replace(settings, url=url))
+    else:
+        yield _embedded()
+
+
+def _url_of_daemon(http_socket: Path | None) -> str:
+    """Its `redis.url`; empty when it does not tell, or only with the password masked."""
+    from coherenced.cli.http import ask
+
+    if http_socket is None:
+        return ""
+    try:
+        url = str(ask(str(http_socket), "/v1/config", 2.0)["redis"]["url"])
+    except (CoherencedError, KeyError, TypeError):
+        return ""
+    return "" if "***" in url else url
 
 
 def _embedded() -> Finding:

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Final, NoReturn
 
@@ -239,12 +239,12 @@ def _figures(cluster: Cluster, tell: Storyteller) -> dict[str, float]:
     return {f"{what} ({unit.strip('/')})": round(value, 3) for what, value, unit in figures}
 
 
-def _wait_for_the_end(cluster: Cluster, address: str) -> NoReturn:
+def _wait_for_the_end(cluster: Cluster, address: str) -> None:
     a = cluster.daemons[0]
     print(f"\nthe dashboard of node {a.name} is at  http://{address}/")
     print(f"try it: coherenced --socket {a.socket} nodes")
     print("Ctrl-C ends it", flush=True)
-    while True:
+    with suppress(KeyboardInterrupt):
         signal.pause()
 
 

@@ -78,7 +78,7 @@ def examine(path: Path | None) -> Iterator[Finding]:
             yield checks.http(http)
     if config is not None:
         default = config.paths(os.environ, os.getuid()).runtime_dir
-        yield from checks.redis(config, directory or default)
+        yield from checks.redis(config, directory or default, http if runs else None)
 
 
 def _where(config: Config | None) -> tuple[Address, Path | None]:

@@ -14,7 +14,7 @@ gather, and leave together.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from coherenced.core.calls import Failed, Failure, Fetch, FetchedAll
@@ -418,6 +418,7 @@ class Reads:
         for item, result in zip(batch, answer.results, strict=True):
             if isinstance(item, _Question):
                 self.waiting -= 1
+                self.shown(item.query.keys, answer.lineage)
                 reply = result.error if isinstance(result, Fetched) else result
                 self._box.settle(item.request_id, AskResult(reply))
             elif isinstance(result, Fetched):
@@ -446,6 +447,7 @@ class Reads:
                     got.labels,
                 )
                 self.stored += self._l1.put(entry)
+        self.shown((flight.key,), lineage)
         if got.value is None:
             self.negative += 1
         value = Value(
@@ -463,6 +465,15 @@ class Reads:
                 self._give(want, value)
             else:
                 self._fault(want, wrong)
+
+    def shown(self, keys: Iterable[bytes], lineage: Lineage) -> None:
+        """Redis has answered about these keys as of `lineage`: a client that has seen that must
+        not be shown anything older afterwards, though the records have not arrived yet."""
+        lane = self.lane
+        if lineage.epoch == lane.epoch and lineage.seq > lane.applied:
+            for key in keys:
+                self._l1.drop(key, lineage.seq)
+                self._tickets.hit(key, lineage.seq)
 
     def _deadline(self, got: Fetched, policy: Policy, sent_ms: float) -> float:
         """F1: counted from before the request was sent."""

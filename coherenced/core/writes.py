@@ -321,6 +321,9 @@ class Writes:
         self._keep_values(batch, answer)
         applied_then = batch.applied if batch.generation == self._lane.generation else 0
         self._catchup.own_reply(batch.call_id, batch.sent_ms, applied_then, answer.lineage)
+        for mutation, outcome in zip(batch.mutations, answer.done, strict=True):
+            if outcome.seq == 0:
+                self._reads.shown(mutation.keys, answer.lineage)
         for pending in batch.pending:
             done = answer.done[pending.first : pending.first + len(pending.write.mutations)]
             self._conclude(pending, epoch, done, answer.roster_version)

@@ -221,6 +221,8 @@ class Bus:
     async def _run(self, connection: int) -> None:
         subscriber = await self._subscribe(connection)
         reason = await asyncio.shield(subscriber.lost)
+        if self._subscriber is not subscriber:
+            return  # the core has asked for another one
         self._dialler.lost(reason)
         self._answer(BusLost(self._lane, connection, reason))
 
@@ -245,9 +247,8 @@ class Bus:
             self._subscriber = subscriber
             subscriber.take(pipe)
             try:
-                await asyncio.wait_for(
-                    asyncio.shield(subscriber.confirmed), self._settings.command_timeout_ms / 1e3
-                )
+                async with asyncio.timeout(self._settings.command_timeout_ms / 1e3):
+                    await asyncio.shield(subscriber.confirmed)
             except (RedisUnreachable, TimeoutError) as error:
                 reason = str(error) or "the subscription was not confirmed in time"
                 self._malformed += subscriber.malformed

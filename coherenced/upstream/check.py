@@ -26,6 +26,7 @@ PINGS: Final = 5
 SMALL_BUFFER_BYTES: Final = 1 << 20
 """A pub/sub output buffer below this cuts a node off in any burst."""
 
+_FORBIDDEN: Final = re.compile("NOPERM|permission|The user executing the script")
 _LIMIT: Final = re.compile(r"pubsub (\d+) (\d+) (\d+)")
 
 
@@ -168,10 +169,10 @@ def _blockers(facts: ServerFacts) -> tuple[str, ...]:
     if facts.role == "slave":
         found.append(f"{facts.place} is a replica: give redis.url its primary")
         return tuple(found)
-    if any("NOPERM" in line or "permission" in line for line in facts.refused):
+    if any(_FORBIDDEN.search(line) for line in facts.refused):
         found.append(
             f"the user of redis.url may not do what coherenced needs ({facts.refused[0]}): "
-            "allow it its own keys ~* , the channels &coh:* and the commands it was refused"
+            "allow it keys ~*, channels &coh:* and what it was refused"
         )
     elif facts.refused:
         found.append(f"{facts.place} accepts no writes: {facts.refused[0]}")

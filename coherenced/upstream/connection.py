@@ -304,7 +304,8 @@ def explain(error: BaseException, endpoint: RedisEndpoint, settings: ServerSetti
     if tls is not None:
         return f"TLS with Redis at {place} failed: {tls}; check redis.tls_ca_file and the URL"
     if isinstance(error, TimeoutError | redis_errors.TimeoutError):
-        return f"Redis at {place} does not answer within {settings.connect_timeout_ms} ms"
+        hint = ": is that a TLS port?" if endpoint.tls else ""
+        return f"Redis at {place} does not answer within {settings.connect_timeout_ms} ms{hint}"
     if "Invalid Database" in text or "DB index is out of range" in text:
         return f"Redis at {place} has no database {endpoint.db}: check the number in redis.url"
     if endpoint.tls and ("reset" in text.lower() or "closed" in text.lower()):

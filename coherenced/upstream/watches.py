@@ -66,7 +66,8 @@ class Watches:
         """Give the connection of `watch_id` back. Harmless when it is gone."""
         pipe = self._held.pop(watch_id, None)
         if pipe is not None:
-            pipe.send(_UNWATCH, lambda reply: self.give_back(pipe, reply))
+            pipe.send(_UNWATCH, lambda reply: None)
+            self.give_back(pipe)  # at once: what is sent next comes after the UNWATCH
 
     def take(self, watch_id: int) -> Pipe | None:
         """The connection of `watch_id` for its EXEC; it is no longer watching after that."""

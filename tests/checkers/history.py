@@ -49,6 +49,7 @@ class Kind:
 READS: Final = frozenset({Kind.READ, Kind.MGET})
 MAKES_ABSENT: Final = frozenset({Kind.DELETE, Kind.INVALIDATE})
 SETS: Final = frozenset({Kind.WRITE, Kind.MSET})
+DISASTERS: Final = frozenset({Kind.FLUSH, Kind.LOSS})
 
 
 class Outcome:

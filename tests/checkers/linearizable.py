@@ -1,15 +1,17 @@
 """Linearizable: one copy, as far as anyone can tell (B = 0, or a linearizable namespace).
 
 Each key is a register of its own. Zones decide where every read names its write;
-where absence has several possible makers, the search does. A loss of data starts a
-new register with whatever single state had been restored.
+where absence has several possible makers, the search does. A loss of data, or a flush
+that coherenced had no part in, starts a new register with whatever single state was
+left; nodes learn of it within B, so until then only reads with B = 0 are judged (K7).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from tests.checkers.history import (
+    DISASTERS,
     MAKES_ABSENT,
     READS,
     SETS,
@@ -39,16 +41,15 @@ def linearizable(
     """Check each key that `keys` accepts, with all its writes and those reads that `reads`
     accepts (for B = 0: the ones that asked for it). Answers marked stale are left out."""
     verdict = Verdict("linearizable")
-    registers = _registers(history, keys, reads)
-    losses = sorted(
-        (op for op in history.operations if op.kind == Kind.LOSS), key=lambda op: op.start_ns
+    disasters = sorted(
+        (op for op in history.operations if op.kind in DISASTERS), key=lambda op: op.start_ns
     )
-    for key, ops in registers.items():
-        before: set[str | None] = set()
-        for era in _eras(ops, losses):
+    for key, ops in _registers(history, keys, reads).items():
+        mine = [op for op in disasters if not op.keys or key in op.keys]
+        for before, era in _eras(ops, mine, history.bound_ms):
             initials: list[str | None] = [history.initial.get(key)]
-            if before:
-                initials = _restorable(era)
+            if before is not None:
+                initials = [None] if before.kind == Kind.FLUSH else _restorable(era)
             found, decided = _judge(era, initials, max_states)
             if not decided:
                 verdict.inconclusive.append(key)
@@ -56,8 +57,6 @@ def linearizable(
                 verdict.checked += sum(not op.is_write for op in era)
             if found is not None:
                 verdict.add(f"{key}: {found.text}", *(op.operation for op in found.ops))
-            before.update(op.value for op in ops)
-            before.add(None)
     return verdict
 
 
@@ -65,7 +64,6 @@ def _registers(
     history: History, keys: Callable[[str], bool], reads: Callable[[Operation], bool]
 ) -> dict[str, list[RegisterOp]]:
     registers: dict[str, list[RegisterOp]] = {}
-    flushes = []
     for op in history.operations:
         if op.outcome == Outcome.FAIL:
             continue
@@ -78,8 +76,6 @@ def _registers(
             items = zip(op.keys, op.values, strict=True)
         elif op.kind in MAKES_ABSENT:
             items = ((key, None) for key in op.keys)
-        elif op.kind == Kind.FLUSH:
-            flushes.append(op)
         # With ack=none the answer comes before the write.
         end = FOREVER if open_end or op.level == "none" else op.end
         for key, value in items:
@@ -90,34 +86,38 @@ def _registers(
             if op.ttl_ms is not None:
                 expiry = op.start_ns + op.ttl_ms * 1_000_000
                 ops.append(RegisterOp(True, None, expiry, FOREVER, op))
-    for op in flushes:
-        for key, ops in registers.items():
-            if op.keys and key not in op.keys:
-                continue
-            end = op.end if op.outcome == Outcome.OK else FOREVER
-            ops.append(RegisterOp(True, None, op.start_ns, end, op))
     return registers
 
 
-def _eras(ops: list[RegisterOp], losses: list[Operation]) -> list[list[RegisterOp]]:
-    """The operations between losses. A read that overlaps a loss says nothing; a write that
-    does may belong to either side, or to none."""
-    eras = []
+def _eras(
+    ops: list[RegisterOp], disasters: list[Operation], bound_ms: float
+) -> Iterator[tuple[Operation | None, list[RegisterOp]]]:
+    """What happened between disasters, each with the disaster before it. A read that overlaps
+    one says nothing; a write that does may belong to either side, or to none."""
+    before: Operation | None = None
     lower = NEVER
-    for upper, following in [*((op.start_ns, op.end) for op in losses), (FOREVER, FOREVER)]:
+    for disaster in [*disasters, None]:
+        upper = disaster.start_ns if disaster is not None else FOREVER
         era = []
         for op in ops:
             if op.start >= lower and (op.end < upper or upper == FOREVER):
-                era.append(op)
+                if op.is_write or op.start >= lower + _news_takes_ns(op, bound_ms):
+                    era.append(op)
             elif op.is_write and op.end >= lower and op.start < upper:
                 era.append(RegisterOp(True, op.value, op.start, FOREVER, op.operation))
-        eras.append(era)
-        lower = following
-    return eras
+        yield before, era
+        if disaster is not None:
+            before, lower = disaster, max(lower, disaster.end)
+
+
+def _news_takes_ns(op: RegisterOp, bound_ms: float) -> float:
+    """How long after a disaster this read's node may not have heard of it."""
+    asked_ms = op.operation.max_staleness_ms if op.operation is not None else 0.0
+    return (bound_ms if asked_ms is None else asked_ms) * 1e6
 
 
 def _restorable(era: list[RegisterOp]) -> list[str | None]:
-    """What the state may have been after a loss: absence, or a value that is read but not
+    """What the state may be after a loss: absence, or a value that is read but not
     written in this era, or one nobody read."""
     made = {op.value for op in era if op.is_write}
     foreign = dict.fromkeys(op.value for op in era if not op.is_write and op.value not in made)

@@ -61,9 +61,23 @@ LINEARIZABLE = {
         A@n1 write k=a 0 10
         A@n1 write k=b 11 20
         N@r  loss      30 40
-        B@n2 read  k=a 41 42
-        A@n1 write k=c 43 50
-        B@n2 read  k=c 51 52
+        B@n2 read  k=a 141 142
+        A@n1 write k=c 143 150
+        B@n2 read  k=c 151 152
+        """,
+    "what was lost, on a node that cannot know yet": """
+        A@n1 write k=a 0 10
+        A@n1 write k=b 11 20
+        N@r  loss      30 40
+        B@n2 read  k=a 41 42 max=0
+        C@n3 read  k=b 139 140
+        """,
+    "a flush": """
+        A@n1 write k=a 0 10
+        N@r  flush     30 40
+        C@n3 read  k=a 139 140
+        B@n2 read  k=- 41 42 max=0
+        B@n2 read  k=- 141 142
         """,
 }
 
@@ -127,8 +141,20 @@ NOT_LINEARIZABLE = {
         A@n1 write k=a 0 10
         A@n1 write k=b 11 20
         N@r  loss      30 40
-        B@n2 read  k=a 41 42
-        C@n3 read  k=b 43 44
+        B@n2 read  k=a 141 142
+        C@n3 read  k=b 143 144
+        """,
+    "two states restored, seen without delay": """
+        A@n1 write k=a 0 10
+        A@n1 write k=b 11 20
+        N@r  loss      30 40
+        B@n2 read  k=a 41 42 max=0
+        C@n3 read  k=b 43 44 max=0
+        """,
+    "after a flush": """
+        A@n1 write k=a 0 10
+        N@r  flush     30 40
+        B@n2 read  k=a 141 142
         """,
     "a value from nowhere": """
         A@n1 write k=a 0 10

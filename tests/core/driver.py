@@ -127,7 +127,7 @@ class Driver:
         at: int | None = 10,
         max_bytes: int = 1 << 20,
         max_value_bytes: int = 1 << 16,
-        max_waiting: int = 100,
+        max_waiting: int = 1000,
         checked: bool = True,
     ) -> None:
         self._ids = 0
@@ -224,6 +224,11 @@ class Driver:
         """Answer every open probe with the lane's place."""
         while self.has(calls.Probe):
             self.probed(self.take(calls.Probe), at)
+
+    def refuse_probes(self, failure: str = calls.Failure.UNREACHABLE) -> None:
+        """Redis answers no probe."""
+        while self.has(calls.Probe):
+            self.failed(self.take(calls.Probe), failure)
 
     def roster(self, *members: Member, version: int = 1) -> None:
         while self.has(calls.ReadRoster):

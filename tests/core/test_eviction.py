@@ -24,7 +24,7 @@ SIZE = Entry(b"%08d" % 0, VALUE, LANE, 1, 1e18, 1.0).size
 PEERS = ("LRU", "LFU", "ARC", "S3FIFO", "Sieve", "WTinyLFU")
 
 
-# -- traces ---------------------------------------------------------------------------------
+# -- traces -----------------------------------------------------------------------------------
 
 
 def zipf(rng: random.Random, alpha: float, keys: int, count: int) -> list[int]:
@@ -121,7 +121,7 @@ def peer(name: str) -> Callable[[Iterable[int], int], float]:
     return replay
 
 
-# -- what must hold -------------------------------------------------------------------------------
+# -- what must hold ---------------------------------------------------------------------------
 
 
 def test_a_scan_does_not_wash_out_what_is_used() -> None:

@@ -79,7 +79,7 @@ def check(store: L1) -> None:
     assert hand is None or hand in (store._small, store._main) or store.entries[hand.key] is hand
 
 
-# -- the entry --------------------------------------------------------------------------
+# -- the entry --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_counted_bytes_are_what_the_process_really_takes() -> None:
     assert 0.85 < float(done.stdout) < 1.07
 
 
-# -- the bound ----------------------------------------------------------------------------
+# -- the bound --------------------------------------------------------------------------------
 
 
 def test_an_entry_just_at_the_bound_is_kept_alone_and_a_larger_one_is_passed_through() -> None:
@@ -232,7 +232,7 @@ def test_another_lanes_sequences_are_not_compared() -> None:
     assert store.entries[b"k"].value == b"ours"
 
 
-# -- dropping -------------------------------------------------------------------------------
+# -- dropping ---------------------------------------------------------------------------------
 
 
 def test_A4_a_record_drops_what_is_older_than_it_and_nothing_else() -> None:
@@ -282,7 +282,7 @@ def test_only_tagged_entries_are_dropped_by_drop_tagged() -> None:
     check(store)
 
 
-# -- expiry ---------------------------------------------------------------------------------
+# -- expiry -----------------------------------------------------------------------------------
 
 
 def test_expired_entries_leave_without_being_read_F1() -> None:
@@ -332,7 +332,7 @@ def test_sweeping_an_empty_store_ends() -> None:
     assert L1(1000, 100).sweep(0.0, 0.0, 10) == 0
 
 
-# -- the order of leaving -----------------------------------------------------------------------
+# -- the order of leaving ---------------------------------------------------------------------
 
 
 def full(count: int = 40) -> L1:
@@ -387,7 +387,7 @@ def test_one_eviction_ends_soon_however_hot_everything_is() -> None:
     check(store)
 
 
-# -- ghosts ---------------------------------------------------------------------------------------
+# -- ghosts -----------------------------------------------------------------------------------
 
 
 def test_a_ghost_is_remembered_once_and_for_as_many_evictions_as_asked() -> None:
@@ -442,7 +442,7 @@ def test_the_empty_key_is_a_key_like_any_other() -> None:
     assert store.remove(b"")
 
 
-# -- against a naive store ------------------------------------------------------------------------
+# -- against a naive store --------------------------------------------------------------------
 
 KEYS = st.integers(0, 11).map(lambda i: b"%s%02d" % (b"ab"[i % 2 :][:1], i))
 VALUES = st.one_of(st.none(), st.integers(0, 400).map(lambda n: b"v" * n))

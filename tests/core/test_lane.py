@@ -23,7 +23,7 @@ def advance(lane: Lane, *seqs: int) -> None:
         lane.advance(record(seq))
 
 
-# -- A1: what a record is, seen from here ------------------------------------------------------
+# -- A1: what a record is, seen from here -----------------------------------------------------
 
 
 def test_A1_the_next_record_is_next_by_sequence_and_by_previous_tag() -> None:
@@ -139,7 +139,7 @@ def test_before_the_first_anchor_there_is_no_lineage() -> None:
     assert Lane(0).verified_at_ms == NEVER
 
 
-# -- V1: proofs ----------------------------------------------------------------------------------
+# -- V1: proofs -------------------------------------------------------------------------------
 
 
 def test_V1_a_proof_counts_from_when_its_probe_was_sent() -> None:

@@ -237,7 +237,7 @@ class History:
             op.result = outcome
         times = self.truth.committed.get(op.value, [])
         if op.value:
-            self._check_claim(op, times)
+            self._check_claim(op)
         if not times:
             return
         for key in op.keys:
@@ -257,35 +257,32 @@ class History:
         latest = max((c for e, c in acked if e <= end_ms), default=commit_ms)
         insort(acked, (end_ms, max(latest, commit_ms)))
 
-    def _check_claim(self, op: WriteOp, times: list[float]) -> None:
-        """W3: what the writer is told is so."""
+    def _check_claim(self, op: WriteOp) -> None:
+        """W3: what the writer is told is so. What Redis has lost since does not count."""
         self.checked["write"] = self.checked.get("write", 0) + 1
+        committed = self.truth.committed.get(op.value, [])
+        times = [at_ms for at_ms in committed if not self.truth.lost_since(at_ms)]
         if len(times) > 1:
             raise Violation(f"applied twice: {op}: committed at {times}")
         if op.result is not None and not op.result.aborted:
             failed = op.result.replies and isinstance(op.result.replies[0], ReplyError)
             changed = op.result.version is not None and not failed
-            if changed and not times:
-                raise Violation(f"write: {op}: told it is done, but it was never committed")
-            if changed and not op.start_ms <= times[0] <= op.end_ms:
-                raise Violation(f"write: {op}: committed at {times[0]:.2f}, outside the call")
+            if changed and not any(op.start_ms <= at_ms <= op.end_ms for at_ms in committed):
+                raise Violation(f"write: {op}: told it is done, but committed at {committed}")
             if not changed and times and op.level != Level.NONE:
-                raise Violation(f"write: {op}: told nothing changed, but it was committed")
-        elif op.fault is not None and op.fault.kind in NOTHING_DONE and times:
-            raise Violation(f"write: {op}: told nothing was done, but it was committed at {times}")
-        elif (
-            op.fault is not None and op.fault.kind == FaultKind.APPLIED_UNKNOWN_REPLY and not times
-        ):
+                raise Violation(f"write: {op}: told nothing changed, but committed at {times}")
+            return
+        told = op.fault.kind if op.fault is not None else ""
+        if told in NOTHING_DONE and times:
+            raise Violation(f"write: {op}: told nothing was done, but committed at {times}")
+        if told == FaultKind.APPLIED_UNKNOWN_REPLY and not committed:
             raise Violation(f"write: {op}: told it was applied, but it was not")
 
     def check_claims_again(self) -> None:
         """At the end: nothing that was refused, or committed once, has been committed since."""
         for op in self.writes:
-            times = self.truth.committed.get(op.value, [])
-            if op.value and op.level != Level.NONE:
-                self._check_claim(op, times)
-            if op.value and len(times) > 1:
-                raise Violation(f"applied twice: {op}: committed at {times}")
+            if op.value:
+                self._check_claim(op)
 
     def _count_fault(self, fault: Fault) -> None:
         self.faults[fault.kind] = self.faults.get(fault.kind, 0) + 1

@@ -197,9 +197,7 @@ class Server:
                 read = self._read_log(call.call_id, call.start_seq, len(self.log))
                 return Executed(self._refused(call.call_id) or read)
             case ReadRoster():
-                roster = RosterRead(
-                    call.call_id, self.roster_version, tuple(self.roster.values())
-                )
+                roster = RosterRead(call.call_id, self.roster_version, tuple(self.roster.values()))
                 return Executed(self._refused(call.call_id) or roster)
             case Reap():
                 member = self.roster.get(call.incarnation)

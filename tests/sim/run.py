@@ -71,6 +71,11 @@ class Failure(AssertionError):
         self.trace = trace
         super().__init__(problem)
 
+    @property
+    def category(self) -> str:
+        """Which promise was broken."""
+        return self.problem.partition(": ")[2].partition(":")[0]
+
     def __str__(self) -> str:
         story = "\n".join(f"    {fault}" for fault in self.faults)
         return f"{self.problem}\nreplay: {command(self.config)}\nfaults:\n{story}"
@@ -282,9 +287,10 @@ def shrink(failure: Failure, tries: int = 60) -> Failure:
             return False
         tries -= 1
         found = attempt(config)
-        if found is not None:
-            best = found
-        return found is not None
+        if found is None or found.category != failure.category:
+            return False
+        best = found
+        return True
 
     while best.config.run_ms > 60 and better(
         msgspec.structs.replace(best.config, run_ms=round(best.config.run_ms * 0.6))

@@ -130,11 +130,9 @@ async def test_it_subscribes_once_there_is_a_server() -> None:
     server.stop()
 
 
-async def test_a_slow_subscriber_that_the_server_cuts_off_is_told(server: Server) -> None:
+async def test_a_subscriber_that_the_server_cuts_off_is_told() -> None:
     with Server(args=["--client-output-buffer-limit", "pubsub", "1mb", "1mb", "1"]) as small:
         async with Rig(settings(small.url)) as rig:
             await rig.subscribe(1)
-            # No turn of this loop until more is published than the server will hold.
-            payload = b"x" * 60_000
-            small.commands(*(["PUBLISH", NAMES.bus, payload] for _ in range(300)))
+            small.commands(*(["PUBLISH", NAMES.bus, b"x" * (4 << 20)] for _ in range(8)))
             await rig.until(lambda: isinstance(rig.bus[-1], BusLost))

@@ -82,7 +82,9 @@ def _applied(rig: Rig, daemon: Daemon, count: int, held: bool, framing: int) -> 
         applied_s = _wait_applied(talk, before["applied"] + count)
         after, spent_s = talk.stats()["lanes"][0], cpu_s(daemon.pid) - spent_s
     if after["drops"] > before["drops"]:
-        import os; os.system(f"cp {daemon.socket.parent}/log /tmp/bt/apply.log")
+        import os
+
+        os.system(f"cp {daemon.socket.parent}/log /tmp/bt/apply.log")
         raise CommandError("the node lost its place in the log: nothing was measured")
     return {
         "rate": count / (applied_s - sent["started_s"]),

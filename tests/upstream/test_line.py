@@ -1,0 +1,175 @@
+"""line.py: what a request meets while its connection is up, just lost, or down."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from coherenced.upstream import line as line_module
+from coherenced.upstream.connection import pack
+from coherenced.upstream.faults import Lost, Unsent
+from coherenced.upstream.line import Line
+from tests.cluster.proxy import Proxy
+from tests.servers import Server, shared_server
+from tests.upstream.rig import settings
+
+PING = pack(("PING",))
+
+
+class Asked:
+    """Sends PINGs on a line and keeps what came back."""
+
+    def __init__(self, line: Line) -> None:
+        self.line = line
+
+    def start(self, data: bytes = PING) -> asyncio.Future[Any]:
+        answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.line.send(data, answered.set_result)
+        return answered
+
+    async def __call__(self, data: bytes = PING) -> Any:
+        return await asyncio.wait_for(self.start(data), 10)
+
+    async def until_answered(self) -> Any:
+        """Ask again until it is not refused."""
+        async with asyncio.timeout(10):
+            while True:
+                reply = await self()
+                if not isinstance(reply, Unsent):
+                    return reply
+                await asyncio.sleep(0.005)
+
+
+def silent(name: str, up: bool, detail: str) -> None:
+    """Takes changes that the test does not look at."""
+
+
+async def test_requests_before_the_first_connection_wait_for_it() -> None:
+    line = Line(settings(shared_server().url), "test", "a", silent)
+    ask = Asked(line)
+    assert await asyncio.gather(*(ask.start() for _ in range(50))) == [b"PONG"] * 50
+    await line.close()
+
+
+async def test_a_cut_connection_loses_what_was_sent_and_keeps_what_was_not() -> None:
+    with Proxy(target=shared_server().socket) as proxy:
+        line = Line(settings(proxy.url), "test", "a", silent)
+        ask = Asked(line)
+        assert await ask() == b"PONG"
+        hold = proxy.partition()
+        sent = ask.start()
+        await asyncio.sleep(0.01)
+        proxy.cut()
+        hold.undo()
+        assert isinstance(await sent, Lost)
+        assert await ask() == b"PONG", "the next one waits for the connection that is being made"
+        assert line.reconnects == 1
+        await line.close()
+
+
+async def test_while_it_is_down_requests_are_refused_at_once_with_the_reason() -> None:
+    server = Server().start()
+    line = Line(settings(server.url), "test", "a", silent)
+    ask = Asked(line)
+    assert await ask() == b"PONG"
+    server.kill()
+    reply = await ask()
+    assert isinstance(reply, Lost | Unsent)
+    while not isinstance(reply, Unsent):
+        reply = await ask()
+    answered = ask.start()
+    assert answered.done(), "no wait"
+    assert f"127.0.0.1:{server.port}" in answered.result().reason
+    server.start()
+    assert await ask.until_answered() == b"PONG"
+    await line.close()
+    server.stop()
+
+
+async def test_a_connection_that_takes_too_long_is_not_waited_for() -> None:
+    listener = await asyncio.start_server(lambda r, w: w.close(), "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    with Proxy(target=("127.0.0.1", port)) as proxy:
+        proxy.black_hole()
+        config = settings(proxy.url, command_timeout_ms=100, connect_timeout_ms=5000)
+        line = Line(config, "test", "a", silent)
+        clock = asyncio.get_running_loop().time
+        before_s = clock()
+        assert isinstance(await Asked(line)(), Unsent)
+        assert clock() - before_s < 3
+        await line.close()
+    listener.close()
+
+
+async def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line_module, "MOST_WAITING", 3)
+    line = Line(settings(shared_server().url), "test", "a", silent)
+    ask = Asked(line)
+    waiting = [ask.start() for _ in range(3)]
+    refused = ask.start()
+    assert refused.done()
+    assert "too many requests" in refused.result().reason
+    assert await asyncio.gather(*waiting) == [b"PONG"] * 3
+    await line.close()
+
+
+async def test_a_full_socket_makes_requests_wait_their_turn() -> None:
+    server = shared_server()
+    server.command("FLUSHALL")
+    line = Line(settings(server.url, command_timeout_ms=5000), "test", "a", silent)
+    ask = Asked(line)
+    await ask()
+    big = pack(("SET", "big", b"x" * (8 << 20)))
+    order: list[int] = []
+    sent = []
+    for i in range(12):
+        answered = ask.start(big if i % 4 == 0 else pack(("SET", "small", i)))
+        answered.add_done_callback(lambda _, i=i: order.append(i))
+        sent.append(answered)
+    assert await asyncio.wait_for(asyncio.gather(*sent), 20) == [b"OK"] * 12
+    assert order == list(range(12))
+    await line.close()
+
+
+async def test_a_connection_that_is_lost_at_once_is_not_made_in_a_loop() -> None:
+    accepted = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal accepted
+        accepted += 1
+        for reply in (b"+OK\r\n", b"+OK\r\n", b"+OK\r\n", b":1\r\n", b"$0\r\n\r\n"):
+            await reader.read(1000)
+            writer.write(reply)
+            await asyncio.sleep(0)
+        writer.close()
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    config = settings(
+        f"redis://127.0.0.1:{port}", reconnect_min_ms=20, reconnect_max_ms=40, command_timeout_ms=50
+    )
+    line = Line(config, "test", "a", silent)
+    await asyncio.sleep(0.4)
+    await line.close()
+    assert accepted <= 20
+    listener.close()
+
+
+async def test_changes_are_told_once() -> None:
+    changes: list[tuple[str, bool]] = []
+    server = Server().start()
+    server.kill()
+    line = Line(settings(server.url), "test", "a", lambda n, up, _: changes.append((n, up)))
+    ask = Asked(line)
+    for _ in range(5):
+        await ask()
+        await asyncio.sleep(0.01)
+    assert changes == [("test", False)]
+    server.start()
+    assert await ask.until_answered() == b"PONG"
+    assert changes == [("test", False), ("test", True)]
+    await line.close()
+    assert isinstance(await ask(), Unsent)
+    server.stop()
