@@ -152,8 +152,10 @@ class Catchup:
 
     def _step(self, record: Record) -> None:
         lane = self.lane
-        lane.advance(record)
+        as_relied_on = lane.advance(record)
         self._apply(lane, record)
+        if not as_relied_on:
+            self._contradicted()
         if self.streaming and lane.epoch is not None:
             self._box.emit(Applied(lane.index, lane.epoch, record))
 
@@ -193,9 +195,9 @@ class Catchup:
                 early.append(record)
         return early
 
-    def own_reply(self, call_id: int, sent_ms: float, applied_then: int, lineage: Lineage) -> None:
+    def own_reply(self, call_id: int, sent_ms: float, known_then: int, lineage: Lineage) -> None:
         """V1: a node's own mutation reply is a probe too."""
-        self._lineage_seen(call_id, sent_ms, applied_then, lineage)
+        self._lineage_seen(call_id, sent_ms, known_then, lineage)
 
     # -- probes -------------------------------------------------------------------
 
@@ -225,12 +227,12 @@ class Catchup:
             self._check_open = True
         self.probes += 1
         sent_ms = self._box.now_ms
-        applied = self.lane.applied
+        reliance = self.lane.reliance if self._laws.reliance_checked else self.lane.applied
         generation = self.lane.generation
         number = 0
 
         def answered(answer: Probed | Failed) -> None:
-            self._on_probe(answer, number, sent_ms, applied, generation, beat)
+            self._on_probe(answer, number, sent_ms, reliance, generation, beat)
 
         number = self._box.new_call_id(answered)
         member = self._member() if beat else None
@@ -241,7 +243,7 @@ class Catchup:
         answer: Probed | Failed,
         call_id: int,
         sent_ms: float,
-        applied: int,
+        known: int,
         generation: int,
         beat: bool,
     ) -> None:
@@ -272,8 +274,8 @@ class Catchup:
         if self._clocks_disagree(sent_ms, answer.server_ms):
             return
         if generation != self.lane.generation:
-            applied = 0  # the position it was sent from is gone
-        self._lineage_seen(call_id, sent_ms, applied, answer.lineage)
+            known = 0  # the position it was sent from is gone
+        self._lineage_seen(call_id, sent_ms, known, answer.lineage)
         if not beat and self.lane.unconfirmed is not None:
             self._send_probe(beat=False)  # somebody waits for this proof: confirm it at once
 
@@ -297,7 +299,7 @@ class Catchup:
         return True
 
     def _lineage_seen(
-        self, call_id: int, sent_ms: float, applied_then: int, lineage: Lineage
+        self, call_id: int, sent_ms: float, known_then: int, lineage: Lineage
     ) -> None:
         """Judge an atomic answer, and take it as proof if it is of this chain (V1)."""
         lane = self.lane
@@ -308,7 +310,7 @@ class Catchup:
             self._take_proof(call_id, sent_ms, lineage)
             return
         verdict = lane.judge_lineage(lineage, self._laws)
-        backwards = lineage.seq < applied_then and self._laws.chain_check
+        backwards = lineage.seq < known_then and self._laws.chain_check
         if verdict is Verdict.OTHER_EPOCH:
             self._anchor(lineage, call_id, "new epoch")
         elif verdict is Verdict.FORK or backwards:
@@ -473,6 +475,20 @@ class Catchup:
     def _retry_log(self, generation: int) -> None:
         if generation == self.lane.generation and self.lane.head > self.lane.applied:
             self._read_log()
+
+    def _contradicted(self) -> None:
+        """The chain came through by another record than something stored relied on: what was read
+        ahead is of a history that was lost. The position is right; what is held is not."""
+        lane = self.lane
+        self.drops += 1
+        self.forks += 1
+        self._box.event("lane_dropped", lane=lane.index, reason="fork", now=str(lane.applied))
+        lane.generation += 1
+        lane.relied.clear()
+        lane.unprove()
+        self._drop(lane)
+        lane.quarantined_until_ms = self._box.now_ms + fence_after_ms(self._largest_bound_ms())
+        self._send_probe(beat=False)
 
     # -- starting over ----------------------------------------------------------------
 

@@ -24,6 +24,8 @@ RECENT_TAGS: Final = 4096
 HISTORY: Final = 1000
 """Recent records kept for event streams that resume."""
 PENDING_PROOFS: Final = 16
+MOST_RELIED: Final = 4096
+"""Positions ahead that stored entries may rely on at once."""
 
 
 class Verdict(Enum):
@@ -52,6 +54,7 @@ class Lane:
         "proved_call_id",
         "quarantined_until_ms",
         "recent",
+        "relied",
         "tag",
         "tag_seq",
         "unconfirmed",
@@ -80,6 +83,9 @@ class Lane:
         """T1: tag -> the sequence at which it was last invalidated, as far back as entries live."""
         self.proofs: deque[tuple[int, float, Lineage]] = deque()
         """Probe answers that wait for records to be applied: (call id, sent at, lineage)."""
+        self.relied: dict[int, bytes] = {}
+        """Sequence -> tag beyond the position that a stored entry was read or written at: the
+        chain must come through there, else the entry is of a history that was lost."""
         self.unconfirmed: tuple[int, float, int] | None = None
         """(call id, sent at, position): a proof from behind this position, to be confirmed."""
         self.anchored_call_id = 0
@@ -103,7 +109,23 @@ class Lane:
         self.tag_seq.clear()
         self.proofs.clear()
         self.unconfirmed = None
+        self.relied.clear()
         self.anchored_call_id = call_id
+
+    @property
+    def reliance(self) -> int:
+        """The highest sequence that something held here depends on: an answer from behind it
+        proves nothing yet, and one asked for afterwards shows a fork."""
+        return max(self.applied, max(self.relied)) if self.relied else self.applied
+
+    def rely(self, seq: int, tag: bytes) -> bool:
+        """Something is about to be stored as of `(seq, tag)`; False: it must not be."""
+        if seq <= self.applied:
+            return True  # judged against the chain already
+        if self.relied.get(seq, tag) != tag or len(self.relied) >= MOST_RELIED:
+            return False
+        self.relied[seq] = tag
+        return True
 
     def judge_record(self, epoch: bytes, record: Record, laws: Laws) -> Verdict:
         if epoch != self.epoch:
@@ -132,8 +154,11 @@ class Lane:
             return Verdict.UNKNOWN
         return Verdict.DUPLICATE if known == tag else Verdict.FORK
 
-    def advance(self, record: Record) -> None:
-        """Move onto `record`, which `judge_record` called NEXT."""
+    def advance(self, record: Record) -> bool:
+        """Move onto `record`, which `judge_record` called NEXT.
+
+        False: something is stored that relied on another record being here.
+        """
         self.applied = seq = record.seq
         self.tag = record.tag
         recent = self.recent
@@ -142,6 +167,7 @@ class Lane:
         self.history.append(record)
         if seq > self.head:
             self.head = seq
+        return not self.relied or self.relied.pop(seq, record.tag) == record.tag
 
     def offer_proof(self, call_id: int, sent_ms: float, lineage: Lineage) -> None:
         """V1: remember that the log stood at `lineage` some time after `sent_ms`."""
@@ -165,14 +191,15 @@ class Lane:
                 if judged is not Verdict.DUPLICATE:
                     verdict = judged
                     continue
-                if lineage.seq < self.applied and laws.confirm_position:
-                    self._hold(call_id, sent_ms, lineage.seq)
+                reliance = self.reliance if laws.reliance_checked else self.applied
+                if lineage.seq < reliance and laws.confirm_position:
+                    self._hold(call_id, sent_ms, lineage.seq, reliance)
                     continue
             self._prove(call_id, sent_ms)
         self.proofs = remaining
         return verdict
 
-    def _hold(self, call_id: int, sent_ms: float, seq: int) -> None:
+    def _hold(self, call_id: int, sent_ms: float, seq: int, reliance: int) -> None:
         """An answer at `seq`, behind the position: it confirms what is held up to there, and is
         itself held until an answer from this position or later confirms it."""
         if self.unconfirmed is not None:
@@ -180,7 +207,7 @@ class Lane:
             if seq < position or call_id < held_id:
                 return
             self._prove(held_id, held_ms)
-        self.unconfirmed = (call_id, sent_ms, self.applied)
+        self.unconfirmed = (call_id, sent_ms, reliance)
 
     def _prove(self, call_id: int, sent_ms: float) -> None:
         if sent_ms > self.verified_at_ms:

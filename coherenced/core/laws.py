@@ -35,6 +35,9 @@ class Laws(msgspec.Struct, frozen=True, kw_only=True):
     confirm_position: bool = True
     """V1: an answer from behind my position proves it only once a later answer shows that the
     position is on the server's chain (what came over the bus in between may be a lost branch)."""
+    reliance_checked: bool = True
+    """F2, A2: what is stored from ahead of the position relies on the chain getting there by the
+    same tag; if it gets there by another, or an answer stays behind it, that is a fork."""
     old_connection_ignored: bool = True
     """A3: a message that arrived on an earlier bus connection is ignored."""
     drop_on_trimmed: bool = True

@@ -381,7 +381,7 @@ class Reads:
         self._open += 1
         self.fetches += 1
         sent_ms = self._box.now_ms
-        applied, generation = self.lane.applied, self.lane.generation
+        reliance, generation = self.lane.reliance, self.lane.generation
         items: list[bytes | Query] = []
         for item in batch:
             if isinstance(item, _Flight):
@@ -397,7 +397,7 @@ class Reads:
                 self._on_failed(batch, answer)
             else:
                 if generation == self.lane.generation:
-                    self._suspect(answer.lineage, applied)
+                    self._suspect(answer.lineage, reliance)
                 self._on_fetched(batch, answer, sent_ms)
 
         number = self._box.new_call_id(answered)

@@ -23,7 +23,7 @@ class Ticket:
     def __init__(self, key: bytes, lane: Lane) -> None:
         self.key = key
         self.generation = lane.generation
-        self.asked_applied = lane.applied
+        self.asked_applied = lane.reliance
         """F2: what this node had applied when it asked; a value older than that is not stored."""
         self.hit_seq = 0
         """F2: the newest record that covered the key since the ticket was opened."""
@@ -101,4 +101,6 @@ class Tickets:
                 return False
         if laws.fill_fence and (ticket.void or ticket.hit_seq > as_of.seq):
             return False
-        return not laws.tags_cover or all(lane.tag_seq.get(t, 0) <= as_of.seq for t in tags)
+        if laws.tags_cover and any(lane.tag_seq.get(t, 0) > as_of.seq for t in tags):
+            return False
+        return not laws.reliance_checked or lane.rely(as_of.seq, as_of.tag)

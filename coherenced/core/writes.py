@@ -83,12 +83,12 @@ class _Batch:
     """What is in flight: its requests, and what is needed to know what became of it."""
 
     __slots__ = (
-        "applied",
         "call_id",
         "chain",
         "generation",
         "mutations",
         "pending",
+        "reliance",
         "sent_ms",
         "started_ms",
         "tags",
@@ -112,7 +112,7 @@ class _Batch:
         self.told = False
         """The callers have been told that it is indeterminate."""
         self.call_id = 0
-        self.applied = lane.applied
+        self.reliance = lane.reliance
         self.chain = lane.lineage
         self.generation = lane.generation
         self.sent_ms = sent_ms
@@ -319,8 +319,8 @@ class Writes:
             for record in self._catchup.own_records(epoch, records):
                 self._cover(self._lane, record)
         self._keep_values(batch, answer)
-        applied_then = batch.applied if batch.generation == self._lane.generation else 0
-        self._catchup.own_reply(batch.call_id, batch.sent_ms, applied_then, answer.lineage)
+        known = batch.reliance if batch.generation == self._lane.generation else 0
+        self._catchup.own_reply(batch.call_id, batch.sent_ms, known, answer.lineage)
         for mutation, outcome in zip(batch.mutations, answer.done, strict=True):
             if outcome.seq == 0:
                 self._reads.shown(mutation.keys, answer.lineage)

@@ -29,6 +29,8 @@ MOST_WAITING: Final = 10_000
 STEADY_S: Final = 1.0
 """A connection that ends sooner counts as a failed attempt, so that it is not made in a loop."""
 
+MOST_WAITING_BYTES: Final = 256 << 20
+"""What they may hold together."""
 Changed = Callable[[str, bool, str], None]
 """Told once per change: name of the connection, whether it is up, one line why (or where)."""
 
@@ -126,6 +128,7 @@ class Line:
         self._greet = greet
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[tuple[float, bytes, tuple[Callback, ...]]] = deque()
+        self._waiting_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self._task = self._loop.create_task(self._keep(), name=f"line-{name}")
@@ -144,9 +147,10 @@ class Line:
             _refuse(callbacks, "this daemon is stopping")
         elif pipe is None and self._dialler.failed is not None:
             _refuse(callbacks, self._dialler.failed)
-        elif len(self._waiting) >= MOST_WAITING:
+        elif self._is_full(len(data)):
             _refuse(callbacks, "too many requests wait for the connection to Redis")
         else:
+            self._waiting_bytes += len(data)
             self._waiting.append((self._loop.time() + self._patience_s, data, callbacks))
             if pipe is None and self._timer is None:
                 self._timer = self._loop.call_later(self._patience_s, self._give_up)
@@ -180,6 +184,11 @@ class Line:
             self._dialler.lost(reason)
             self._await_connection()
 
+    def _is_full(self, more_bytes: int) -> bool:
+        if len(self._waiting) >= MOST_WAITING:
+            return True
+        return bool(self._waiting) and self._waiting_bytes + more_bytes > MOST_WAITING_BYTES
+
     def _attempt_failed(self) -> None:
         self._refuse_all(self._dialler.failed or "")
 
@@ -187,6 +196,7 @@ class Line:
         pipe, waiting = self.pipe, self._waiting
         while waiting and pipe is not None and pipe.writable:
             _, data, callbacks = waiting.popleft()
+            self._waiting_bytes -= len(data)
             pipe.send(data, *callbacks)
 
     def _await_connection(self) -> None:
@@ -202,12 +212,14 @@ class Line:
             return
         now_s = self._loop.time()
         while self._waiting and self._waiting[0][0] <= now_s:
-            _refuse(self._waiting.popleft()[2], "Redis does not answer: connecting takes too long")
+            _, data, callbacks = self._waiting.popleft()
+            self._waiting_bytes -= len(data)
+            _refuse(callbacks, "Redis does not answer: connecting takes too long")
         if self._waiting:
             self._timer = self._loop.call_later(self._waiting[0][0] - now_s, self._give_up)
 
     def _refuse_all(self, reason: str) -> None:
-        waiting, self._waiting = self._waiting, deque()
+        waiting, self._waiting, self._waiting_bytes = self._waiting, deque(), 0
         for _, _, callbacks in waiting:
             _refuse(callbacks, reason)
 

@@ -117,11 +117,9 @@ def getdel(argv: Sequence[bytes], bounds: Bounds) -> Plan:
 
 
 def getex(argv: Sequence[bytes], bounds: Bounds) -> Plan:
-    """Without options it changes nothing: a GET."""
+    """Without options it changes nothing; it is still done in its place among the writes."""
     key = checked(argv[1], bounds)
-    if len(argv) == 2:
-        return Plan((Read((key,)),))
-    return write(Mutation(tuple(argv), keys=(key,), unchanged=NIL))
+    return write(Mutation(tuple(argv), keys=(key,), unchanged=NIL, is_write=len(argv) > 2))
 
 
 def set_(argv: Sequence[bytes], bounds: Bounds) -> Plan:

@@ -49,7 +49,7 @@ def linearizable(
         for before, era in _eras(ops, mine, history.bound_ms):
             initials: list[str | None] = [history.initial.get(key)]
             if before is not None:
-                initials = [None] if before.kind == Kind.FLUSH else _restorable(era)
+                initials = [None] if before == Kind.FLUSH else _restorable(era)
             found, decided = _judge(era, initials, max_states)
             if not decided:
                 verdict.inconclusive.append(key)
@@ -91,10 +91,10 @@ def _registers(
 
 def _eras(
     ops: list[RegisterOp], disasters: list[Operation], bound_ms: float
-) -> Iterator[tuple[Operation | None, list[RegisterOp]]]:
-    """What happened between disasters, each with the disaster before it. A read that overlaps
+) -> Iterator[tuple[str | None, list[RegisterOp]]]:
+    """What happened between disasters, each with the kind of disaster before it. A read that overlaps
     one says nothing; a write that does may belong to either side, or to none."""
-    before: Operation | None = None
+    before: str | None = None
     lower = NEVER
     for disaster in [*disasters, None]:
         upper = disaster.start_ns if disaster is not None else FOREVER
@@ -107,7 +107,10 @@ def _eras(
                 era.append(RegisterOp(True, op.value, op.start, FOREVER, op.operation))
         yield before, era
         if disaster is not None:
-            before, lower = disaster, max(lower, disaster.end)
+            # Of two that overlap either may have come last.
+            together = before is not None and disaster.start_ns <= lower
+            before = before if together and before == Kind.LOSS else disaster.kind
+            lower = max(lower, disaster.end)
 
 
 def _news_takes_ns(op: RegisterOp, bound_ms: float) -> float:

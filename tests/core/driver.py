@@ -231,6 +231,7 @@ class Driver:
             self.failed(self.take(calls.Probe), failure)
 
     def roster(self, *members: Member, version: int = 1) -> None:
+        assert self.has(calls.ReadRoster), "the roster is not being read"
         while self.has(calls.ReadRoster):
             call = self.take(calls.ReadRoster)
             self.step(calls.RosterRead(call.call_id, version, members))

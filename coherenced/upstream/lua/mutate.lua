@@ -16,7 +16,7 @@
 
 local epoch, seq, tag, roster, labelled, pending = read_lineage(ARGV[2])
 local out = {epoch, seq, tag, tonumber(roster), tag}
-local message, recorded, size = '', 0, 0
+local parts, recorded, size = {}, 0, 0
 local broken, flushed = false, false
 local before, execute, after, finish
 
@@ -308,7 +308,8 @@ while i <= words_in_all do
     if find(mode, 'e', 1, true) then
       -- This language's numbers hold 53 bits: the digits beyond must be read back.
       if reply >= 9007199254740992 or reply <= -9007199254740992 then
-        digits = redis.call('GET', ARGV[first + 1])
+        local exact = redis.pcall('GET', ARGV[first + 1])
+        digits = type(exact) == 'string' and exact or digits
       end
       reply = digits
     end
@@ -332,7 +333,7 @@ while i <= words_in_all do
     size = size + #body + 48
     if size <= 4096 then
       recorded = recorded + 1
-      message = message .. '\153' .. cmsgpack.pack(at) .. '\196\016' .. tag .. '\196\016'
+      parts[recorded] = '\153' .. cmsgpack.pack(at) .. '\196\016' .. tag .. '\196\016'
         .. new_tag .. body
     end
     tag = new_tag
@@ -355,18 +356,19 @@ if broken then
 elseif seq == out[2] then
   return out
 elseif flushed then
+  local nodes = redis.call('HLEN', string.sub(META, 1, -5) .. 'nodes')
   redis.call('HSET', META, 'e', epoch, 's', format('%d', seq), 't', tag, 'rv', roster,
-    'lb', labelled and '1' or '0', 'n', tostring(redis.call('HLEN', string.sub(META, 1, -5) .. 'nodes')))
+    'lb', labelled and '1' or '0', 'n', tostring(nodes))
 else
   redis.call('HSET', META, 's', format('%d', seq), 't', tag)
 end
 
 -- W6: a message that would be too long says "read the log" by carrying no records.
 if size > 4096 then
-  message, recorded = '', 0
+  parts, recorded = {}, 0
 end
 -- A publication that is refused costs time, not coherence: the next probe finds the gap.
 redis.pcall('PUBLISH', ARGV[3], ARGV[1] .. '\196\016' .. epoch .. cmsgpack.pack(seq)
-  .. '\196\016' .. tag .. '\220' .. struct.pack('>I2', recorded) .. message)
+  .. '\196\016' .. tag .. '\220' .. struct.pack('>I2', recorded) .. table.concat(parts))
 out[1], out[2], out[3], out[4] = epoch, seq, tag, tonumber(roster)
 return out

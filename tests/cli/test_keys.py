@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from coherenced.cli.cluster import Daemon
+from tests.cli.conftest import Done
+
+Call = Callable[..., Done]
+
+
+@pytest.fixture
+def on_a(coherenced: Call, a: Daemon) -> Call:
+    return lambda command, *words: coherenced(command, "--socket", a.socket, *words)
+
+
+def test_set_prints_the_version_and_get_the_bytes(on_a: Call) -> None:
+    done = on_a("set", "keys:1", "value", "--ttl", "60s", "--tag", "t", "--tag", "u")
+    assert done.code == 0
+    version = done.text.strip()
+    epoch, _, seq = version.partition(":")
+    assert len(epoch) == 16
+    assert int(seq) > 0
+    assert on_a("get", "keys:1") == (0, b"value", "")
+    assert on_a("get", "keys:1", "--min-version", version, "--max-staleness", "0").out == b"value"
+
+
+def test_a_key_that_is_not_there(on_a: Call) -> None:
+    assert on_a("get", "keys:\x1bnone") == (1, b"", "coherenced: no such key: keys:\\x1bnone\n")
+    done = on_a("get", "keys:none", "--json")
+    assert done.code == 1
+    assert done.document["found"] is False
+    assert "value" not in done.document
+
+
+def test_binary_keys_and_values(on_a: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, value = "keys:\udcff", b"\x00\xff\n"
+    stdin: Any = io.TextIOWrapper(io.BytesIO(value))
+    monkeypatch.setattr("sys.stdin", stdin)
+    assert on_a("set", key, "-").code == 0
+    assert on_a("get", key).out == value
+    told = on_a("get", key, "--json").document
+    assert (told["key"], told["value_base64"]) == ({"base64": "a2V5czr/"}, "AP8K")
+
+
+def test_meta_goes_beside_the_value(on_a: Call) -> None:
+    on_a("set", "keys:meta", "v")
+    done = on_a("get", "keys:meta", "--meta")
+    assert done.out == b"v"
+    assert "l1, version" in done.err
+    told = on_a("get", "keys:meta", "--json").document
+    assert told["source"] == "l1"
+    assert told["stale"] is False
+    assert told["value"] == "v"
+
+
+def test_mget(on_a: Call) -> None:
+    on_a("set", "keys:m1", "one\ntwo")
+    done = on_a("mget", "keys:m1", "keys:m2", "keys:m1")
+    assert done.text == "keys:m1\tone\\ntwo\n" * 2
+    assert done.err == "coherenced: no such key: keys:m2\n"
+    assert done.code == 0
+    rows = on_a("mget", "keys:m1", "keys:m2", "--json").document["values"]
+    assert [(row["key"], row["found"]) for row in rows] == [("keys:m1", True), ("keys:m2", False)]
+
+
+def test_del_counts(on_a: Call) -> None:
+    on_a("set", "keys:d", "1")
+    assert on_a("del", "keys:d", "keys:e").text == "1\n"
+    assert on_a("del", "keys:d", "--json").document == {"deleted": 0, "missing": []}
+
+
+def test_compare_and_set(on_a: Call) -> None:
+    version = on_a("set", "keys:cas", "1").text.strip()
+    assert on_a("set", "keys:cas", "2", "--if-version", version).code == 0
+    done = on_a("set", "keys:cas", "3", "--if-version", version)
+    assert done.code == 1
+    assert "changed" in done.err
+
+
+def test_everyone_acknowledges(on_a: Call) -> None:
+    assert on_a("set", "keys:ack", "1", "--ack", "all").code == 0
+    assert on_a("set", "keys:ack", "1", "--ack", "none").out == b""
+    assert on_a("del", "keys:ack", "--ack", "2").code == 0
+
+
+@pytest.mark.parametrize("words", [["set", "keys:late", "1"], ["del", "keys:late"]])
+def test_not_everyone_acknowledges(on_a: Call, words: list[str]) -> None:
+    on_a("set", "keys:late", "0")
+    done = on_a(*words, "--ack", "9", "--timeout", "30ms", "--json")
+    assert done.code == 3
+    assert done.document["version"]
+    assert done.document["missing"]
+    assert "not acknowledged in time by" in done.err
+
+
+def test_a_wrong_version_is_told(on_a: Call) -> None:
+    done = on_a("get", "keys:1", "--min-version", "abc")
+    assert done.code == 1
+    assert "epoch:seq" in done.err

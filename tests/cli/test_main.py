@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+
+import coherenced as package
+from coherenced.cli import main
+from coherenced.cli.cluster import Daemon
+from coherenced.errors import (
+    CommandError,
+    ConfigError,
+    DaemonUnreachable,
+    NotAcknowledged,
+    RedisUnreachable,
+    StartError,
+)
+from tests.cli.conftest import Done
+
+Call = Callable[..., Done]
+PROGRAM = [sys.executable, "-m", "coherenced"]
+
+
+def test_the_help_names_every_command_without_loading_one(coherenced: Call) -> None:
+    done = coherenced("--help")
+    assert done.code == 0
+    for name, command in main.COMMANDS.items():
+        assert f"  {name} " in done.text
+        assert command.help in done.text
+    assert "Exit codes: 0 done" in done.text
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_each_command_says_of_itself_what_the_help_says_of_it(name: str) -> None:
+    command = main.cli.get_command(click.Context(main.cli), name)
+    assert command is not None
+    assert command.name == name
+    assert (command.help or "").split("\n")[0] == main.COMMANDS[name].help
+
+
+def test_every_option_has_a_help_text() -> None:
+    for name in main.COMMANDS:
+        command = main.cli.get_command(click.Context(main.cli), name)
+        assert command is not None
+        commands = command.commands.values() if isinstance(command, click.Group) else [command]
+        for one in commands:
+            options = [param for param in one.params if isinstance(param, click.Option)]
+            assert all(option.help for option in options), name
+
+
+def test_version(coherenced: Call) -> None:
+    assert coherenced("--version").text == f"coherenced, version {package.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["frobnicate"], "No such command 'frobnicate'"),
+        (["get"], "Missing argument 'KEY'"),
+        (["get", "k", "--frob"], "No such option"),
+        (["get", "k", "--max-staleness", "-1"], "max-staleness"),
+        (["set", "k", "v", "--ttl", "soon"], "'soon' is no duration"),
+        (["set", "k", "v", "--ack", "most"], "'most' is no level"),
+        (["invalidate"], "nothing to invalidate"),
+        (["invalidate", "k", "--via", "redis"], "give --redis URL"),
+        (["invalidate", "k", "--via", "socket", "--redis", "redis://h"], "goes with --via redis"),
+        (["invalidate", "--from-file", "/no/such/file"], "No such file"),
+        (["watch", "--socket", "tcp://127.0.0.1:1"], "give --http-socket"),
+        (["get", "k", "--socket", "ftp://x"], "unknown address"),
+        (["demo", "--nodes", "1"], "--nodes"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_code_2(
+    coherenced: Call, words: list[str], said: str
+) -> None:
+    done = coherenced(*words)
+    assert done.code == 2
+    assert done.out == b""
+    assert said in done.err
+    assert done.err.startswith("coherenced: ")
+    assert done.err.count("\n") == 1
+
+
+def test_no_daemon_is_exit_code_4(coherenced: Call, tmp_path: Path) -> None:
+    for words in (["get", "k"], ["invalidate", "k"], ["nodes"], ["stats"], ["watch"]):
+        done = coherenced(*words, "--socket", tmp_path / "missing.sock")
+        assert done.code == 4
+        assert "no such socket: start the daemon with 'coherenced serve'" in done.err
+        assert done.err.count("\n") == 1
+
+
+def test_the_socket_may_be_named_before_or_after_the_command_or_in_the_environment(
+    coherenced: Call, a: Daemon, b: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def name(done: Done) -> str:
+        told: str = done.document["self"]
+        return told
+
+    assert name(coherenced("--socket", a.socket, "nodes", "--json")) == "a"
+    assert name(coherenced("nodes", "--json", "--socket", f"unix://{b.socket}")) == "b"
+    monkeypatch.setenv("COHERENCED_SOCKET", str(b.socket))
+    assert name(coherenced("nodes", "--json")) == "b"
+    assert name(coherenced("nodes", "--json", "--socket", a.socket)) == "a"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (CommandError("ERR no\r\nsecond line \x1b[31m"), 1),
+        (StartError("cannot start"), 1),
+        (ConfigError("wrong key"), 2),
+        (NotAcknowledged("late"), 3),
+        (DaemonUnreachable("gone"), 4),
+        (RedisUnreachable("gone"), 4),
+        (click.Abort(), 130),
+        (KeyboardInterrupt(), 130),
+        (RuntimeError("a bug"), 1),
+    ],
+)
+def test_every_error_is_one_line_and_a_code(
+    coherenced: Call, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
+) -> None:
+    def fail(*arguments: object, **named: object) -> None:
+        raise error
+
+    monkeypatch.setattr(main.cli, "main", fail)
+    done = coherenced("nodes")
+    assert done.code == code
+    assert done.err.count("\n") == (0 if code == 130 else 1)
+    assert "Traceback" not in done.err
+    assert "\x1b" not in done.err
+    if isinstance(error, RuntimeError):
+        assert "internal error: RuntimeError: a bug (set COHERENCED_DEBUG=1" in done.err
+
+
+def test_debug_shows_where(coherenced: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **named: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(main.cli, "main", fail)
+    monkeypatch.setenv("COHERENCED_DEBUG", "1")
+    with pytest.raises(RuntimeError):
+        coherenced("nodes")
+
+
+def test_a_reader_that_goes_away_is_no_error(a: Daemon) -> None:
+    watch = subprocess.Popen(
+        [*PROGRAM, "--socket", a.socket, "stats", "--json", "--watch", "10ms"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert watch.stdout is not None
+    assert watch.stderr is not None
+    with watch.stdout, watch.stderr:
+        watch.stdout.readline()
+        watch.stdout.close()
+        assert watch.wait(20) == 1
+        assert watch.stderr.read() == b""
+
+
+def test_ctrl_c_is_quiet(a: Daemon) -> None:
+    with subprocess.Popen(
+        [*PROGRAM, "--socket", a.socket, "stats", "--watch", "10s"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as watch:
+        assert watch.stdout is not None
+        assert watch.stderr is not None
+        watch.stdout.readline()
+        watch.send_signal(signal.SIGINT)
+        assert watch.wait(20) == 130
+        assert watch.stderr.read().strip() == b""
+
+
+def cpu_ms(words: list[str], environment: dict[str, str]) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(
+        [*PROGRAM, *words], stdout=subprocess.DEVNULL, env=os.environ | environment, check=True
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) * 1000
+
+
+@pytest.mark.parametrize("words", [["--help"], ["invalidate", "start-up"], ["get", "warm-up"]])
+def test_start_up_costs_less_than_200_ms_of_cpu(a: Daemon, words: list[str]) -> None:
+    environment = {"COHERENCED_SOCKET": str(a.socket)}
+    assert min(cpu_ms(words, environment) for _ in range(3)) < 200
+
+
+@pytest.mark.parametrize("words", [["--help"], ["invalidate", "start-up"], ["get", "warm-up"]])
+def test_a_short_command_loads_little(a: Daemon, words: list[str]) -> None:
+    code = (
+        "import sys; from coherenced.cli.main import run; code = run(sys.argv[1:])\n"
+        "print(code, *sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        env=os.environ | {"COHERENCED_SOCKET": str(a.socket)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    exit_code, *modules = done.stderr.split()
+    assert exit_code == "0"
+    heavy = {"asyncio", "rich", "redis", "aiohttp", "msgspec", "structlog", "uvloop", "http.client"}
+    assert not heavy & set(modules)
