@@ -13,6 +13,7 @@ import msgspec
 Unit = Literal["/s", "ms", "µs", "bytes", "s", "count", "percent", "ratio"]
 
 DEFAULT_SECONDS: Final = 3.0
+DEFAULT_ROUNDS: Final = 5
 QUICK_SECONDS: Final = 0.3
 
 
@@ -92,6 +93,11 @@ def missing(name: str, package: str) -> Row:
     return skipped(name, f"{package} is not installed (pip install 'coherenced[bench]')")
 
 
+def failed(name: str, error: Exception) -> Row:
+    """A suite that could not be measured to its end."""
+    return Row(name=name, note=f"failed: {error}")
+
+
 class Context(msgspec.Struct, frozen=True, kw_only=True):
     """What a suite is given."""
 
@@ -99,7 +105,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     """Where it may put its files; short, for there will be sockets in it."""
     seconds: float = DEFAULT_SECONDS
     """How long one measurement takes, all rounds of ours and of the peer together."""
-    rounds: int = 5
+    rounds: int = DEFAULT_ROUNDS
     """How often each side's turn comes."""
     quick: bool = False
     """Only show that it runs: the least of everything."""

@@ -16,9 +16,10 @@ import coherenced
 from coherenced.bench.suites import SUITES
 from coherenced.cli.options import as_json
 from coherenced.cli.output import duration, number, plain_table, print_json, print_table, size
+from coherenced.errors import CoherencedError
 
 if TYPE_CHECKING:
-    from coherenced.bench.model import Context, Figure, Row, Target
+    from coherenced.bench.model import Context, Figure, Row
 
 
 @click.command("bench")
@@ -66,15 +67,21 @@ def _list(as_json: bool) -> None:
 def _run(
     names: Sequence[str], seconds: float | None, quick: bool, full: bool, as_json: bool
 ) -> int:
+    from coherenced.bench.model import failed
     from coherenced.bench.suites import run
 
+    exit_code = 0
     told: dict[str, Any] = {**_machine(), "suites": {}}
     if not as_json:
         print(" · ".join(str(fact) for fact in _machine().values()))
     with tempfile.TemporaryDirectory(prefix="coh-bench-") as directory:
         context = _context(Path(directory), seconds, quick, full)
         for name in names:
-            rows = run(name, context)
+            try:
+                rows = run(name, context)
+            except (CoherencedError, OSError) as error:  # the other suites go on
+                rows = [failed(name, error)]
+                exit_code = 1
             _clear()
             if as_json:
                 told["suites"][name] = [row.as_json() for row in rows]
@@ -82,7 +89,7 @@ def _run(
                 _print(name, rows)
     if as_json:
         print_json(told)
-    return 0
+    return exit_code
 
 
 def _context(directory: Path, seconds: float | None, quick: bool, full: bool) -> Context:
@@ -93,7 +100,7 @@ def _context(directory: Path, seconds: float | None, quick: bool, full: bool) ->
     return model.Context(
         directory=directory,
         seconds=seconds,
-        rounds=1 if quick else model.Context.__struct_defaults__[1],
+        rounds=1 if quick else model.DEFAULT_ROUNDS,
         quick=quick,
         full=full,
         say=_say,
@@ -141,22 +148,16 @@ def _line(row: Row, notes: list[str]) -> list[str]:
         if row.note not in notes:
             notes.append(row.note)
         name += f" {notes.index(row.note) + 1})"
-    ratio = "-" if row.ratio is None else f"{_ratio(row.ratio.value)} {_spread(row.ratio)}".rstrip()
-    cells = [name, _figure(row.ours), row.peer and f"{row.peer}", _figure(row.theirs), ratio]
-    return [*cells, _target(row.target, row.met, row)]
+    cells = [name, _figure(row.ours), row.peer, _figure(row.theirs), _figure(row.ratio)]
+    return [*cells, _target(row)]
 
 
 def _figure(figure: Figure | None) -> str:
+    """The median, and in brackets the least and the most."""
     if figure is None:
         return "-"
-    return f"{_value(figure.value, figure.unit)} {_spread(figure)}".rstrip()
-
-
-def _spread(figure: Figure) -> str:
-    if figure.low == figure.high:
-        return ""
-    show = _ratio if figure.unit == "ratio" else lambda value: _value(value, figure.unit)
-    return f"({show(figure.low)} to {show(figure.high)})"
+    low, middle, high = (_value(v, figure.unit) for v in (figure.low, figure.value, figure.high))
+    return middle if low == high else f"{middle} [{low.removesuffix(' /s')} – {high}]"
 
 
 def _value(value: float, unit: str) -> str:
@@ -172,18 +173,16 @@ def _value(value: float, unit: str) -> str:
         return f"{value:.1f} µs"
     if unit == "percent":
         return f"{value:.1f} %"
+    if unit == "ratio":
+        return f"{value:.2f}" if value < 10 else f"{value:.0f}"
     return f"{value:g}"
 
 
-def _ratio(value: float) -> str:
-    return f"{value:.2f}" if value < 10 else f"{value:.0f}"
-
-
-def _target(target: Target | None, met: bool | None, row: Row) -> str:
+def _target(row: Row) -> str:
+    target, met = row.target, row.met
     if target is None:
         return ""
-    bound = f"{target.bound:.2f}"
-    if target.of == "ours":
-        bound = _value(target.bound, row.ours.unit if row.ours is not None else "count")
+    unit = "ratio" if target.of == "ratio" or row.ours is None else row.ours.unit
     sign = "≥" if target.kind == "at least" else "≤"
-    return f"{sign} {bound}" + {None: "", True: " met", False: " MISSED"}[met]
+    bound = f"{sign} {_value(target.bound, unit)}"
+    return bound if met is None else f"{bound} {'met' if met else 'MISSED'}"

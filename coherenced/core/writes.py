@@ -418,8 +418,9 @@ class Writes:
         """Refused before anything was done: what frees memory goes again by itself."""
         self._close_tickets(batch)
         again: list[_Pending] = []
+        mixed = not all(m.frees_memory for m in batch.mutations)
         for pending in batch.pending:
-            if all(m.frees_memory for m in pending.write.mutations) and len(batch.pending) > 1:
+            if mixed and all(m.frees_memory for m in pending.write.mutations):
                 again.append(pending)
             else:
                 self._give_up(pending, Fault(FaultKind.OUT_OF_MEMORY, detail))
@@ -526,6 +527,8 @@ class Writes:
         self._close_tickets(batch)
         again: list[_Pending] = []
         for pending in batch.pending:
+            if pending.finished:
+                continue  # its caller was told that nobody can tell
             pending.tries += 1
             if pending.tries < WRITE_TRIES and not pending.write.watch_id:
                 again.append(pending)

@@ -92,10 +92,10 @@ def _registers(
 def _eras(
     ops: list[RegisterOp], disasters: list[Operation], bound_ms: float
 ) -> Iterator[tuple[str | None, list[RegisterOp]]]:
-    """What happened between disasters, each with the kind of disaster before it. A read that overlaps
-    one says nothing; a write that does may belong to either side, or to none."""
+    """What happened between disasters, each with the kind of disaster before it. A read that
+    overlaps one says nothing; a write that does may belong to either side, or to none."""
     before: str | None = None
-    lower = NEVER
+    begun, lower = NEVER, NEVER  # when the disaster before began, and was over
     for disaster in [*disasters, None]:
         upper = disaster.start_ns if disaster is not None else FOREVER
         era = []
@@ -103,13 +103,14 @@ def _eras(
             if op.start >= lower and (op.end < upper or upper == FOREVER):
                 if op.is_write or op.start >= lower + _news_takes_ns(op, bound_ms):
                     era.append(op)
-            elif op.is_write and op.end >= lower and op.start < upper:
+            elif op.is_write and op.end >= begun and op.start < upper:
                 era.append(RegisterOp(True, op.value, op.start, FOREVER, op.operation))
         yield before, era
         if disaster is not None:
             # Of two that overlap either may have come last.
             together = before is not None and disaster.start_ns <= lower
             before = before if together and before == Kind.LOSS else disaster.kind
+            begun = begun if together else disaster.start_ns
             lower = max(lower, disaster.end)
 
 

@@ -34,8 +34,13 @@ NO_NUMBERS = (b"", b"x", b"1.5", b" 1", b"01", b"+1", b"9223372036854775808", b"
 FLOATS = (b"0", b"1.5", b"-2.25", b"3e2", b"1e400", b"nan", b"inf", b"abc", b"")
 VALUES = (b"", b"a", b"hello", b"10", b"-3", b"2.5", b"\x00\xff\r\n", b"x" * 100, b"$-1\r\n")
 FAR_AT_S, FAR_AT_MS = (b"4102444800", b"4102444801"), (b"4102444800000", b"4102444800001")
-LONG_GONE = (b"0", b"-1", b"1")
-NO_EXPIRY = (b"9223372036854775807", b"-9223372036854775808", b"9999999999999999")
+NO_EXPIRY = {
+    b"EX": (b"0", b"-1", b"9223372036854775807", b"-9223372036854775808", b"9999999999999999"),
+    b"PX": (b"0", b"-1", b"9223372036854775807", b"-9223372036854775808"),
+    b"EXAT": (b"0", b"-1", b"1", b"9223372036854775807"),
+    b"PXAT": (b"0", b"-1", b"1", b"9223372036854775808"),
+}
+"""Refused, or long gone."""
 
 TIME_TO_LIVE = (b"TTL", b"PTTL", b"EXPIRETIME", b"PEXPIRETIME")
 SLACK_MS = 20_000
@@ -78,7 +83,7 @@ class _Maker:
     def ttl(self, unit: bytes) -> bytes:
         """An operand for EX, PX, EXAT, PXAT."""
         if self.random.random() < 0.25:
-            return self.one_of(NO_EXPIRY + NO_NUMBERS + LONG_GONE)
+            return self.one_of(NO_EXPIRY[unit] + NO_NUMBERS)
         if unit in (b"EX", b"PX"):
             # Never the same twice: GT and LT would depend on the millisecond.
             return b"%d" % self.random.randint(10**5, 10**7) + (b"000" if unit == b"PX" else b"")

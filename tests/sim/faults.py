@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tests.sim.network import ROLES, Process
+from tests.sim.network import BUS, ROLES, Process
 from tests.sim.world import World
 
 
@@ -39,6 +39,7 @@ KINDS: Final[dict[str, tuple[float, float, float]]] = {
     "cut": (6, 0, 0),
     "cut and drain": (3, 0, 0),
     "half-open": (3, 0, 0),
+    "lose replies": (3, 0, 0),
     "stuck": (5, 5, 1500),
     "slow": (4, 50, 1500),
     "partition": (3, 20, 1500),
@@ -123,6 +124,11 @@ class Nemesis:
 
     def half_open(self, fault: Fault) -> None:
         self._cut(fault, drain=False, notice=False)
+
+    def lose_replies(self, fault: Fault) -> None:
+        connection = self.world.hosts[fault.host].connections.get(fault.role)
+        if connection is not None and fault.role != BUS:
+            connection.mute = True
 
     def _cut(self, fault: Fault, *, drain: bool, notice: bool) -> None:
         connection = self.world.hosts[fault.host].connections.get(fault.role)
@@ -289,6 +295,7 @@ ACTIONS: Final[dict[str, Callable[[Nemesis, Fault], None]]] = {
     "cut": Nemesis.cut,
     "cut and drain": Nemesis.cut_and_drain,
     "half-open": Nemesis.half_open,
+    "lose replies": Nemesis.lose_replies,
     "stuck": Nemesis.stuck,
     "slow": Nemesis.slow,
     "partition": Nemesis.partition,

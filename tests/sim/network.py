@@ -68,6 +68,7 @@ class Connection:
         "delays",
         "extra_ms",
         "host",
+        "mute",
         "node_open",
         "number",
         "process",
@@ -90,6 +91,8 @@ class Connection:
         """The server's end: what arrives for a closed end is not executed."""
         self.extra_ms = 0.0
         """A slow path: added to each delay."""
+        self.mute = False
+        """Replies are lost: what was asked is executed, and then the connection breaks."""
         self.stuck = False
         self._stuck: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._up_free_ms = now_ms + 2 * delays.draw()  # the handshake

@@ -398,7 +398,7 @@ class Story:
         connection = self._host(name).connections.get("writes")
         if connection is None:
             raise Broken(f"{name} has no writes connection: let it write first")
-        self.world.lose_replies(connection)
+        connection.mute = True
 
     def partition(self, name: str) -> None:
         host = self._host(name)

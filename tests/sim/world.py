@@ -34,6 +34,8 @@ from tests.sim.network import BUS, Connection, Delays, Process
 from tests.sim.redis_model import Executed, Server, ServerLaws
 from tests.sim.truth import Truth
 
+REPLY_LOST_MS: Final = 5.0
+"""How long after a reply was lost the node learns that its connection is gone."""
 TRACE_LINES: Final = 400
 LINEARIZABLE: Final = b"l:"
 """Keys with this prefix are of the linearizable namespace, where a world has one."""
@@ -152,6 +154,9 @@ class World:
             action()
 
     def send_down(self, connection: Connection, action: Callable[..., None], *args: Any) -> None:
+        if connection.mute:
+            self.after(REPLY_LOST_MS, self.cut, connection)
+            return
         arrival_ms = connection.arrival_down_ms(self.now_ms)
         self.at(arrival_ms, self._arrive_down, connection, action, args)
 

@@ -16,6 +16,8 @@ SUITES: Final = {
     "apply": "invalidations that one node applies a second",
     "memory": "resident memory, idle and per entry",
     "startup": "how long a daemon takes to be ready, and a command to be done",
+    "lookup": "the look-up behind a hit, in process, beside caches for Python",
+    "eviction": "hit ratio of a full L1, beside libcachesim's policies",
 }
 """Name -> what it measures, in the order in which they run."""
 

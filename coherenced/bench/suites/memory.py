@@ -53,7 +53,7 @@ def run(context: Context) -> list[Row]:
         compare("idle node: resident", "bytes", [idle], peer, [upstream_empty], IDLE_TARGET),
         each,
         Row(
-            name="growth, of what the node counts",
+            name="an entry: resident, as a share of what the node counts",
             ours=Figure.of("percent", [100 * grown / held["bytes"]]),
             target=BOUND_TARGET,
             note=f"it counts {held['bytes'] / held['entries']:.0f} bytes an entry",
