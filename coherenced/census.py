@@ -15,6 +15,7 @@ from coherenced.observe.stats import (
     Latency,
     NodeSection,
     NodeStats,
+    SpoolSection,
     WritesSection,
 )
 
@@ -32,6 +33,7 @@ def take_stats(host: Host) -> NodeStats:
         writes=_writes(host),
         acks=_acks(host),
         bus=_bus(host),
+        spool=_spool(host),
         process=process_figures.read(host.started_unix_s),
     )
 
@@ -133,6 +135,19 @@ def _acks(host: Host) -> AcksSection:
         sent=host.node.acks_sent,
         received=acks.received,
         latency=Latency.of(host.ack_latency),
+    )
+
+
+def _spool(host: Host) -> SpoolSection | None:
+    outbound = host.outbound
+    if outbound is None:
+        return None
+    return SpoolSection(
+        waiting=len(outbound.spool),
+        bytes=outbound.spool.bytes_used,
+        max_bytes=outbound.spool.max_bytes,
+        sent=outbound.sent,
+        refused=outbound.refused,
     )
 
 

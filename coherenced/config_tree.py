@@ -164,6 +164,14 @@ class Limits(Section, frozen=True):
     max_tags: Annotated[int, count(0, 10_000)] = 64
 
 
+class Spool(Section, frozen=True):
+    """The journal of invalidations that could not be sent (`on_unavailable = "spool"`)."""
+
+    path: Annotated[str, text("path")] = ""
+    """Empty: `spool.journal` in the runtime directory, which does not survive a reboot."""
+    max_bytes: Annotated[int, size(4 * KIB, GIB)] = 16 * MIB
+
+
 class Log(Section, frozen=True):
     """What the daemon says."""
 
@@ -198,6 +206,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     l1: L1 = L1()
     coherence: Coherence = Coherence()
     limits: Limits = Limits()
+    spool: Spool = Spool()
     log: Log = Log()
     namespace: dict[str, Namespace] = {}
     """In the order in which they were written: the first match of a key counts."""

@@ -18,6 +18,7 @@ import signal
 import socket
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -25,7 +26,7 @@ import uvloop
 
 import coherenced
 from coherenced.config import Config, Diff, Loaded, Redis, describe, diff
-from coherenced.core.node import Node, Settings
+from coherenced.core.node import Forget, Node, Settings
 from coherenced.core.policy import Namespaces, Policy
 from coherenced.embedded import EmbeddedServer
 from coherenced.errors import CoherencedError, ConfigError, RedisUnreachable, StartError
@@ -33,12 +34,14 @@ from coherenced.host import Host
 from coherenced.notify import Notifier
 from coherenced.observe import logs
 from coherenced.observe.stats import FrontSection, NodeStats
+from coherenced.outbound import Outbound
 from coherenced.paths import Paths, prepare_runtime_dir
 from coherenced.serve.http import HttpFront, serve_http
 from coherenced.serve.http_limits import HttpLimits
 from coherenced.serve.listeners import open_sockets
 from coherenced.serve.resp import RespFront, serve_resp
 from coherenced.serve.resp_settings import RespSettings
+from coherenced.spool import Spool
 from coherenced.upstream.check import inspect
 from coherenced.upstream.link import Link
 
@@ -47,6 +50,7 @@ JOIN_PATIENCE_S: Final = 2.0
 DRAIN_MS: Final = 5_000.0
 """How long a stopping daemon waits for what is in flight."""
 LEAVE_MS: Final = 1_000.0
+SPOOL_NAME: Final = "spool.journal"
 FREEZE_EVERY_S: Final = 10.0
 """How often the living objects are put out of the garbage collector's sight."""
 
@@ -179,9 +183,32 @@ class Daemon:
         link = Link(settings, name, node.settings.incarnation, host.answer, self._changed)
         opened.push_async_callback(link.close)
         host.attach(link)
+        self._open_spool(opened, host)
         host.start()
         self._host = host
         return host
+
+    def _open_spool(self, opened: contextlib.AsyncExitStack, host: Host) -> None:
+        """The journal of invalidations, if some namespace wants one."""
+        if not any(policy.spool for policy in self._namespaces.all()):
+            return
+        section = self.config.spool
+        directory = self.config.paths(os.environ, os.getuid()).runtime_dir
+        spool = Spool(Path(section.path or directory / SPOOL_NAME), section.max_bytes)
+        opened.callback(spool.close)
+        if spool.cut_bytes:
+            self._log.warning(
+                "the journal's last record was torn and never accepted: cut off",
+                journal=str(spool.path),
+                bytes=spool.cut_bytes,
+            )
+        host.outbound = Outbound(
+            spool,
+            self._namespaces,
+            host.submit,
+            lambda mutations: host.give(Forget(mutations)),
+            host.report,
+        )
 
     def _changed(self, connection: str, up: bool, detail: str) -> None:
         """One line per change of a connection's state."""
@@ -229,6 +256,8 @@ class Daemon:
 
     async def _announce(self, host: Host, paths: Paths) -> None:
         await host.wait_ready()
+        if host.outbound is not None:
+            host.outbound.replay()
         host.report("ready", {"socket": str(paths.socket), "http": str(paths.http_socket)})
         self._notify.ready(f"serving on {paths.socket}")
 

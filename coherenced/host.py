@@ -29,12 +29,20 @@ from coherenced.core.l1 import Entry
 from coherenced.core.model import FOREVER, Record, Version
 from coherenced.core.node import Input, Node, Start, Stop, Submit, Tick
 from coherenced.core.outbox import Applied, Event, Settled
-from coherenced.core.requests import AskMembers, Fault, MembersResult, Outcome, Request
+from coherenced.core.requests import (
+    AskMembers,
+    Fault,
+    MembersResult,
+    Outcome,
+    Request,
+    Write,
+)
 from coherenced.observe.events import EventRing, log_event
 from coherenced.observe.histogram import Histogram
 from coherenced.observe.logs import get as get_log
 from coherenced.observe.metrics import Metrics
 from coherenced.observe.stats import NodeStats, report
+from coherenced.outbound import Outbound
 
 LAG_WATCHED: Final = 256
 """Own records whose way back over the bus is being timed."""
@@ -81,6 +89,8 @@ class Host:
         self.settings = settings
         self.now_ms = boottime_ms
         self.hit: Callable[[bytes, float], Entry | None] = node.hit
+        self.outbound: Outbound | None = None
+        """The journal of invalidations, where one is kept."""
         self._server: Server | None = None
         self._inbox: deque[Input] = deque()
         self._busy = False
@@ -174,6 +184,8 @@ class Host:
             self.report(effect.name, effect.fields)
             if effect.name == "left":
                 self._left.set()
+            elif effect.name == "redis_reachable" and self.outbound is not None:
+                self._loop.call_soon(self.outbound.replay)
         elif isinstance(effect, Applied):
             version = str(Version(effect.epoch, effect.record.seq))
             for listener in tuple(self._listeners):
@@ -228,6 +240,8 @@ class Host:
     # -- what the front ends ask (serve.port.NodePort) ---------------------------------
 
     def submit(self, request: Request, done: Callable[[Outcome], None]) -> None:
+        if self.outbound is not None and isinstance(request, Write):
+            done = self.outbound.guarding(request, done)
         request_id = self._next_request
         self._next_request = request_id + 1
         self._waiting[request_id] = done

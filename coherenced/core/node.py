@@ -33,7 +33,7 @@ from coherenced.core.catchup import Catchup
 from coherenced.core.l1 import L1, MAX_FREQUENCY, Entry
 from coherenced.core.lane import Lane
 from coherenced.core.laws import Laws
-from coherenced.core.model import Acknowledgement, Member, Record
+from coherenced.core.model import Acknowledgement, Member, Mutation, Record
 from coherenced.core.outbox import Effect, Event, Outbox
 from coherenced.core.phases import TwoPhase
 from coherenced.core.policy import Namespaces
@@ -90,11 +90,17 @@ class Tick(msgspec.Struct, frozen=True, gc=False):
     """Time has passed."""
 
 
+class Forget(msgspec.Struct, frozen=True, gc=False):
+    """These invalidations wait in a journal: drop this node's own copies meanwhile."""
+
+    mutations: tuple[Mutation, ...]
+
+
 class Stop(msgspec.Struct, frozen=True, gc=False):
     """Leave the roster; serve nothing from now on. Ends with Event `left`."""
 
 
-Input = Answer | Submit | Start | Tick | Stop
+Input = Answer | Submit | Start | Tick | Forget | Stop
 
 
 class Node:
@@ -262,6 +268,9 @@ class Node:
             self.box.timers.at(self.box.now_ms + SWEEP_EVERY_MS, self._sweep)
         elif isinstance(given, Stop):
             self._stop()
+        elif isinstance(given, Forget):
+            for mutation in given.mutations:
+                self.writes.forget(mutation)
         else:
             self.box.answer(given.call_id, given)
 

@@ -207,7 +207,7 @@ class Writes:
     def _accept(self, pending: _Pending) -> None:
         """ack=none: drop the own copies, answer, and let the rest happen behind."""
         for mutation in pending.write.mutations:
-            self._forget(mutation)
+            self.forget(mutation)
             for key in mutation.keys:
                 self._reads.unsettle(key)
             if _is_wide(mutation):
@@ -216,7 +216,7 @@ class Writes:
         replies = tuple(_assumed_reply(m) for m in pending.write.mutations)
         self._box.settle(pending.request_id, WriteResult(replies, None, {}))
 
-    def _forget(self, mutation: Mutation) -> None:
+    def forget(self, mutation: Mutation) -> None:
         """W5 without a sequence: what is held or on its way is not to be used any more."""
         for key in mutation.keys:
             self._l1.remove(key)
@@ -432,7 +432,7 @@ class Writes:
         # Until the truth is known nothing of this node's may be served or stored for these keys.
         for mutation in batch.mutations:
             if mutation.is_write:
-                self._forget(mutation)
+                self.forget(mutation)
         if not self._laws.resolve_lost_reply:
             self._batch = None
             self._again(batch)

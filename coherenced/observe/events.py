@@ -57,6 +57,10 @@ WORDS: Final[Mapping[str, Words]] = {
     "accepted_write_failed": Words(
         "error", "a write that was accepted with ack=none could not be carried out"
     ),
+    # -- the journal
+    "spooled": Words("warning", "Redis cannot be reached: invalidations are journaled on disk"),
+    "spool_replayed": Words("info", "journaled invalidations were sent"),
+    "spool_refused": Words("error", "the journal of invalidations could not be written"),
 }
 
 

@@ -161,6 +161,17 @@ class BusSection(msgspec.Struct):
     """A record of this node's own: commit reply until it was seen on the bus."""
 
 
+class SpoolSection(msgspec.Struct):
+    """Invalidations journaled on disk while Redis is out of reach."""
+
+    waiting: int = 0
+    bytes: int = 0
+    max_bytes: int = 0
+    sent: int = 0
+    refused: int = 0
+    """Not accepted, since the journal was full or could not be written."""
+
+
 class FrontSection(msgspec.Struct):
     """One listener family."""
 
@@ -195,6 +206,8 @@ class NodeStats(msgspec.Struct):
     writes: WritesSection = msgspec.field(default_factory=WritesSection)
     acks: AcksSection = msgspec.field(default_factory=AcksSection)
     bus: BusSection = msgspec.field(default_factory=BusSection)
+    spool: SpoolSection | None = None
+    """None: no namespace journals invalidations."""
     fronts: dict[str, FrontSection] = msgspec.field(default_factory=dict)
     """`resp` and `http`."""
     process: ProcessSection = msgspec.field(default_factory=ProcessSection)

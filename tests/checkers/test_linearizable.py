@@ -72,6 +72,12 @@ LINEARIZABLE = {
         B@n2 read  k=a 41 42 max=0
         C@n3 read  k=b 139 140
         """,
+    "a write while the flush was under way": """
+        A@n1 write k=a 0 10
+        N@r  flush     30 60
+        A@n1 write k=b 40 50
+        B@n2 read  k=b 161 162
+        """,
     "a flush": """
         A@n1 write k=a 0 10
         N@r  flush     30 40

@@ -37,10 +37,10 @@ FAR_AT_S, FAR_AT_MS = (b"4102444800", b"4102444801"), (b"4102444800000", b"41024
 NO_EXPIRY = {
     b"EX": (b"0", b"-1", b"9223372036854775807", b"-9223372036854775808", b"9999999999999999"),
     b"PX": (b"0", b"-1", b"9223372036854775807", b"-9223372036854775808"),
-    b"EXAT": (b"0", b"-1", b"1", b"9223372036854775807"),
-    b"PXAT": (b"0", b"-1", b"1", b"9223372036854775808"),
+    b"EXAT": (b"0", b"-1", b"9223372036854775807"),
+    b"PXAT": (b"0", b"-1", b"9223372036854775808"),
 }
-"""Refused, or long gone."""
+"""Refused, or a deletion."""
 
 TIME_TO_LIVE = (b"TTL", b"PTTL", b"EXPIRETIME", b"PEXPIRETIME")
 SLACK_MS = 20_000
@@ -132,6 +132,8 @@ class _Maker:
         if name == b"PERSIST":
             return (name, self.key())
         unit = {b"EXPIRE": b"EX", b"PEXPIRE": b"PX", b"EXPIREAT": b"EXAT", b"PEXPIREAT": b"PXAT"}
+        if unit[name].endswith(b"AT") and self.random.random() < 0.1:
+            return (name, self.key(), b"1")  # with SET it would expire some time later
         options = []
         if self.random.random() < 0.4:
             options = [self.cased(self.one_of((b"NX", b"XX", b"GT", b"LT", b"NO")))]

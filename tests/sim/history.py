@@ -17,7 +17,7 @@ done" means never committed; anything else may be either, but never twice.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_right, insort
 from typing import Final
 
 from coherenced.core.model import ReplyError
@@ -27,6 +27,8 @@ from tests.sim.truth import Truth
 DRIFT: Final = 1.01
 """Node clocks run apart by less than this: a bound of B ms on one is less than that elsewhere."""
 ROUNDING_MS: Final = 0.01
+TIE_MS: Final = 1e-6
+"""A commit at the very moment at which a read begins may be on either side of it."""
 
 
 class Violation(Exception):
@@ -161,11 +163,11 @@ class History:
         timeline = self.truth.timeline(key)
         lost = self.truth.lost_since(op.start_ms - op.bound_ms * DRIFT)
         if key.startswith(self.linearizable) and not lost:  # the promise is per lineage (K7)
-            level, from_ms = "namespace", op.start_ms
+            level, from_ms = "namespace", op.start_ms - TIE_MS
         elif op.bound_ms > 0:
             level, from_ms = "bounded", op.start_ms - op.bound_ms * DRIFT - ROUNDING_MS
         else:
-            level, from_ms = "linearizable", op.start_ms
+            level, from_ms = "linearizable", op.start_ms - TIE_MS
         session = (op.session, op.incarnation, key)
         for name, since_ms in (
             (level, from_ms),
@@ -221,7 +223,7 @@ class History:
         acked = self._acked.get(key)
         if not acked:
             return float("-inf")
-        place = bisect_left(acked, (start_ms, float("-inf")))
+        place = bisect_right(acked, (start_ms, float("inf")))
         return acked[place - 1][1] if place else float("-inf")
 
     # -- writes --------------------------------------------------------------------

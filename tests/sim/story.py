@@ -164,7 +164,7 @@ class Story:
             max_staleness_ms=float(bound or 200),
             ack_timeout_ms=3_000.0,
             max_age_ms=60_000.0,
-            stale_if_error_ms=500.0 if "stale-if-error" in more else 0.0,
+            stale_if_error_ms=5_000.0 if "stale-if-error" in more else 0.0,
         )
         rules = (("l:*", msgspec.structs.replace(policy, linearizable=True)),)
         self._world = World(
@@ -181,6 +181,9 @@ class Story:
             self._world.add_host(name, offset_ms=OFFSETS.get(name, 7_000.0))
         self.advance("300")
         self.say(f"at {self.world.now_ms:.0f} ms: {self._who_is_ready()}")
+
+    def add(self, name: str) -> None:
+        self.world.add_host(name, offset_ms=OFFSETS.get(name, 7_000.0))
 
     def _who_is_ready(self) -> str:
         ready = [h.name for h in self.world.hosts.values() if h.node and h.node.ready]
@@ -555,6 +558,7 @@ COMMANDS: Final[list[tuple[re.Pattern[str], Callable[..., None]]]] = [
         (rf"freeze {NODE} for {MS}", Story.freeze),
         (rf"crash {NODE}", Story.crash),
         (rf"start {NODE}", Story.start),
+        (rf"add {NODE}", Story.add),
         (rf"leave {NODE}", Story.leave),
         (r"redis fails over(?:, unnoticed by ([\w, ]+))?", Story.fail_over),
         (rf"{NODE} learns of the new primary", Story.learn),

@@ -45,7 +45,10 @@ class Timeline:
         return self.states[bisect_right(self.indexes, index) - 1]
 
     def when_was(self, value: bytes | None, from_ms: float, to_ms: float) -> float | None:
-        """The earliest time in [from_ms, to_ms] at which the key held `value`; None if never."""
+        """The earliest time in [from_ms, to_ms] at which the key held `value`; None if never.
+
+        A state holds from its commit on and up to, not including, the next commit.
+        """
         if from_ms > to_ms:
             return None
         place = max(0, bisect_left(self.times, from_ms) - 1)
@@ -56,11 +59,11 @@ class Timeline:
             ends_ms = self.times[at + 1] if at + 1 < len(self.states) else float("inf")
             if state.value == value:
                 earliest = max(state.at_ms, from_ms)
-                if earliest <= min(ends_ms, state.dies_ms, to_ms):
+                if earliest < min(ends_ms, state.dies_ms) and earliest <= to_ms:
                     return earliest
             if value is None and state.dies_ms < ends_ms:
                 earliest = max(state.dies_ms, from_ms)
-                if earliest <= min(ends_ms, to_ms):
+                if earliest < ends_ms and earliest <= to_ms:
                     return earliest
         return None
 

@@ -8,7 +8,7 @@ import pytest
 
 from coherenced.core.model import Fetched, ReplyError
 from tests.servers import Server, ServerError, primary_and_replica
-from tests.upstream.lanes import EPOCH, NAMES, Lane, invalidate, member, set_
+from tests.upstream.lanes import EPOCH, FLUSH, NAMES, Lane, invalidate, member, set_
 
 OTHER_EPOCH = b"f" * 16
 NODES = b"coh:{0}:nodes"
@@ -80,6 +80,14 @@ def test_a_lost_roster_is_a_new_epoch(lane: Lane, loss: list[str | bytes]) -> No
     back = lane.probe(member("b", beat=2), new_epoch=b"g" * 16)
     assert back.lineage.epoch == OTHER_EPOCH
     assert back.roster_version == again.roster_version + 1
+
+
+def test_flushdb_does_not_hide_that_the_roster_was_lost(lane: Lane) -> None:
+    lane.probe(member("a"))
+    lane.probe(member("b"))
+    lane.server.command("DEL", NODES)
+    lane.mutate(FLUSH, FLUSH)
+    assert lane.probe(member("a"), new_epoch=OTHER_EPOCH).lineage.epoch == OTHER_EPOCH
 
 
 def test_after_flushall_the_roster_fills_again(lane: Lane) -> None:

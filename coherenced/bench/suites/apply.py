@@ -11,50 +11,68 @@ socket, no decoding.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
-from coherenced.bench.bare import CONNECTION, joined_node, messages
+import msgspec
+
+from coherenced.bench.bare import CONNECTION, joined_node, messages, new_id
 from coherenced.bench.load import fill, key, warm
 from coherenced.bench.model import Context, Figure, Row, Target
+from coherenced.bench.peers import FLOOD, LAST
 from coherenced.bench.processes import Program, cpu_s
 from coherenced.bench.rig import LASTING, Daemon, Rig
 from coherenced.bench.rounds import Sample, Wanted, alone, duel
-from coherenced.bench.talk import Talk
-from coherenced.core.calls import Delivered
+from coherenced.bench.talk import Talk, pack
+from coherenced.core.calls import Delivered, Mutate
+from coherenced.core.model import Mutation, Op
 from coherenced.errors import CommandError
+from coherenced.upstream.codec import eval_command, mutate_args
+from coherenced.upstream.names import lane_names
+from coherenced.upstream.scripts import MUTATE_FREEING
+from coherenced.wire.message import encode_message
 
 BATCH: Final = 32
 """Records in one message: as many as a daemon puts into one script."""
+IN_FLIGHT: Final = 256
+"""Records that the writer has on their way: the server never waits for it."""
+LOG_LENGTH: Final = 1_000_000
+"""Nothing is trimmed while it is measured."""
 TARGET: Final = Target(150_000, "at least", "ours")
 PEER: Final = "redis-py counting messages"
 COUNTED: Final = ("drops", "gaps_found")
 POLL_S: Final = 0.01
 PATIENCE_S: Final = 60.0
 
+Write = Callable[[], dict[str, float]]
+"""Sends everything; see `flood`."""
+
 
 def run(context: Context) -> list[Row]:
     """See the module."""
     count = context.amount(200_000, 40_000, 5_000)
     rows = []
-    settings = {**LASTING, "redis.log_length": 1_000_000}
     with Rig(context.directory) as rig:
-        daemon = rig.daemons(1, settings)[0]
-        spec = {"peer": "receive", "with": [str(rig.server.socket)]}
-        receiver = rig.program("peers", spec)
+        receiver = rig.program("peers", {"peer": "receive", "with": [str(rig.server.socket)]})
+        daemon = rig.daemons(1, {**LASTING, "redis.log_length": LOG_LENGTH})[0]
         receiver.hear()
+        published = _file(rig, "published", publications(count))
         for name, held, framing in (
             ("keys not held", False, BATCH),
             ("keys held", True, BATCH),
             ("keys not held, a message each", False, 1),
         ):
             context.say(f"{count} invalidations of {name}")
+            # Each round sends the same: only a record's place in the log must be its own.
+            recorded = _file(rig, f"recorded-{framing}", scripts(count, framing))
+            write = partial(_flood, rig, recorded, IN_FLIGHT // framing)
             found = duel(
                 context.rounds,
-                partial(_applied, rig, daemon, count, held, framing),
+                partial(_applied, rig, daemon, write, count, held),
                 PEER,
-                partial(_received, rig, receiver, count),
+                partial(_received, receiver, partial(_flood, rig, published, IN_FLIGHT)),
             )
             wanted = (
                 Wanted("capacity", "in a second of CPU time", "/s", TARGET),
@@ -66,7 +84,55 @@ def run(context: Context) -> list[Row]:
     return [*rows, alone("the core alone, keys not held", "/s", rates)]
 
 
-def _applied(rig: Rig, daemon: Daemon, count: int, held: bool, framing: int) -> Sample:
+# -- what is sent --------------------------------------------------------------------------
+
+
+def scripts(count: int, framing: int) -> list[bytes]:
+    """The commands of `count` records of one key each, `framing` records in a command."""
+    names, writer = lane_names(0, 0), new_id()
+    packed = [pack((b"SCRIPT", b"LOAD", MUTATE_FREEING.text))]
+    for first in range(0, count, framing):
+        mutations = tuple(
+            Mutation((), op=Op.INVALIDATE, keys=(key(number),), frees_memory=True)
+            for number in range(first, min(first + framing, count))
+        )
+        want_ack = (False,) * len(mutations)
+        tags = tuple(new_id() for _ in mutations)
+        call = Mutate(1, 0, new_id(), writer, want_ack, mutations, tags)
+        script, args = mutate_args(call, names, LOG_LENGTH)
+        packed.append(eval_command(script, names, args))
+    return packed
+
+
+def publications(count: int) -> list[bytes]:
+    """As many PUBLISH, each of a message of one record."""
+    message = encode_message(messages(joined_node(), [key(0)], 1)[0])
+    one = pack((b"PUBLISH", FLOOD, message))
+    return [*[one] * count, pack((b"PUBLISH", FLOOD, LAST))]
+
+
+def _file(rig: Rig, name: str, commands: list[bytes]) -> Path:
+    path = rig.directory / name
+    path.write_bytes(msgspec.msgpack.encode(commands))
+    return path
+
+
+def _flood(rig: Rig, commands: Path, in_flight: int) -> dict[str, float]:
+    """Send the commands; when that began, and how many seconds it took."""
+    told = {
+        "socket": str(rig.server.socket),
+        "commands": str(commands),
+        "in_flight": in_flight,
+    }
+    with Program("flood", told, rig.log) as flood:
+        timing: dict[str, float] = flood.hear()
+    return timing
+
+
+# -- the turns -----------------------------------------------------------------------------
+
+
+def _applied(rig: Rig, daemon: Daemon, write: Write, count: int, held: bool) -> Sample:
     """One turn of ours: from the first record to the last one that was applied."""
     with Talk(daemon.socket) as talk:
         if held:
@@ -74,10 +140,7 @@ def _applied(rig: Rig, daemon: Daemon, count: int, held: bool, framing: int) -> 
                 fill(upstream, count, 10)
             warm(talk, count)
         before, spent_s = talk.stats(), cpu_s(daemon.pid)
-        socket = str(rig.server.socket)
-        spec = {"how": "mutate", "socket": socket, "count": count, "framing": framing}
-        with Program("flood", spec, rig.log) as flood:
-            sent = flood.hear()
+        sent = write()
         applied_s = _wait_applied(talk, before["lanes"][0]["applied"] + count)
         spent_s = cpu_s(daemon.pid) - spent_s
         after = talk.stats()
@@ -106,12 +169,10 @@ def _wait_applied(talk: Talk, seq: int) -> float:
         time.sleep(POLL_S)
 
 
-def _received(rig: Rig, receiver: Program, count: int) -> Sample:
+def _received(receiver: Program, write: Write) -> Sample:
     """One turn of the peer."""
-    spec = {"how": "publish", "socket": str(rig.server.socket), "count": count}
-    with Program("flood", spec, rig.log) as flood:
-        told: dict[str, Any] = receiver.hear()
-        flood.hear()
+    write()
+    told: dict[str, Any] = receiver.hear()
     return {"rate": told["count"] / told["seconds"], "capacity": told["count"] / told["cpu_s"]}
 
 

@@ -32,8 +32,9 @@ def run(context: Context) -> list[Row]:
     name = f"write on A until served by all {NODES} nodes"
     context.say(name)
     with Rig(context.directory) as rig:
+        peer = rig.program("peers", {"peer": "echo", "with": [str(rig.server.socket)]})
         talks = [Talk(daemon.socket) for daemon in rig.daemons(NODES, LASTING)]
-        rig.program("peers", {"peer": "echo", "with": [str(rig.server.socket)]}).hear()
+        peer.hear()
         watch = Watch(talks[0], talks[1:])
         try:
             with Echo(rig.server.socket) as echo:

@@ -41,7 +41,7 @@ def run(context: Context) -> list[Row]:
                 fill(upstream, Load().keys, value_bytes)
                 talk.ask("COH.INVALIDATE", "ALL")  # they were written past the daemon
                 warm(talk, Load().keys)
-            for load in loads(context.full, value_bytes):
+            for load in loads(context, value_bytes):
                 context.say(describe(load))
                 found = sides.duel(
                     context.rounds, partial(loader.run, load=load, seconds=context.round_s)
@@ -51,12 +51,13 @@ def run(context: Context) -> list[Row]:
     return rows
 
 
-def loads(full: bool, value_bytes: int) -> list[Load]:
+def loads(context: Context, value_bytes: int) -> list[Load]:
     """Every load that is measured with values of this size."""
+    counts = (50,) if context.quick else (1, 10, 50, 200) if context.full else (1, 50)
     return [
         Load(connections=connections, pipeline=pipeline, value_bytes=value_bytes)
         for pipeline in (1, PIPELINE)
-        for connections in ((1, 10, 50, 200) if full else (1, 50))
+        for connections in counts
     ]
 
 

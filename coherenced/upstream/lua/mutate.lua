@@ -17,7 +17,7 @@
 local epoch, seq, tag, roster, labelled, pending = read_lineage(ARGV[2])
 local out = {epoch, seq, tag, tonumber(roster), tag}
 local parts, recorded, size = {}, 0, 0
-local broken, flushed = false, false
+local broken, flushed = false, nil -- flushed: how many nodes had joined
 local before, execute, after, finish
 
 if labelled or pending or ARGV[5] ~= 's' then
@@ -238,9 +238,10 @@ if labelled or pending or ARGV[5] ~= 's' then
     -- FLUSHDB keeps what is ours: the roster here, the metadata when the batch ends. The
     -- log starts again with this record, and no labelled value is left.
     local members = redis.pcall('HGETALL', NODES)
+    local joined = flushed or redis.call('HGET', META, 'n')
     local reply = redis.pcall(unpack(ARGV, first, last))
     if not reply.err then
-      flushed, labelled, pending = true, false, false
+      flushed, labelled, pending = joined or '0', false, false
       for i = 1, #members, 2 do
         redis.call('HSET', NODES, members[i], members[i + 1])
       end
@@ -356,9 +357,8 @@ if broken then
 elseif seq == out[2] then
   return out
 elseif flushed then
-  local nodes = redis.call('HLEN', string.sub(META, 1, -5) .. 'nodes')
   redis.call('HSET', META, 'e', epoch, 's', format('%d', seq), 't', tag, 'rv', roster,
-    'lb', labelled and '1' or '0', 'n', tostring(nodes))
+    'lb', labelled and '1' or '0', 'n', flushed)
 else
   redis.call('HSET', META, 's', format('%d', seq), 't', tag)
 end

@@ -1,0 +1,118 @@
+"""Invalidations that could not be sent: journaled, and sent when Redis is back.
+
+Only pure invalidations are journaled (a write has a result that its caller needs).
+Their order is kept; sending one twice does no harm, so an entry leaves the journal
+only after Redis has committed it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from coherenced.core.model import Mutation, Op
+from coherenced.core.policy import Namespaces
+from coherenced.core.requests import (
+    Fault,
+    FaultKind,
+    Level,
+    Outcome,
+    Request,
+    Write,
+    WriteResult,
+)
+from coherenced.spool import Spool, Spooled, SpoolError
+
+BATCH: Final = 100
+"""Journaled invalidations sent in one request."""
+SPOOLED: Final = "(spooled)"
+"""What stands among the missing nodes of an invalidation that waits in the journal."""
+
+
+class Outbound:
+    """Guards the writes of one host. `report` takes an event's name and fields."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        namespaces: Namespaces,
+        submit: Callable[[Request, Callable[[Outcome], None]], None],
+        forget: Callable[[tuple[Mutation, ...]], None],
+        report: Callable[[str, Mapping[str, Any]], None],
+    ) -> None:
+        self.spool = spool
+        self.accepted = self.sent = self.refused = 0
+        self._namespaces = namespaces
+        self._submit = submit
+        self._forget = forget
+        self.report = report
+        self._sending = False
+
+    def guarding(self, write: Write, done: Callable[[Outcome], None]) -> Callable[[Outcome], None]:
+        """`done`, or what journals the invalidation if Redis turns out to be out of reach."""
+        if not self._may_wait(write):
+            return done
+
+        def settled(outcome: Outcome) -> None:
+            if isinstance(outcome, Fault) and outcome.kind in _NOT_SENT:
+                outcome = self._keep(write, outcome)
+            done(outcome)
+
+        return settled
+
+    def _may_wait(self, write: Write) -> bool:
+        if self._sending and write.ack == Level.REDIS and write.atomic:
+            return False  # a replay of our own
+        pure = all(not m.argv and m.op == Op.INVALIDATE for m in write.mutations)
+        if not pure or not write.mutations:
+            return False
+        keys = [key for m in write.mutations for key in m.keys]
+        if not keys:
+            return self._namespaces.default.spool
+        return all(self._namespaces.for_key(key).spool for key in keys)
+
+    def _keep(self, write: Write, fault: Fault) -> Outcome:
+        try:
+            self.spool.append([Spooled.of(m) for m in write.mutations])
+        except SpoolError as error:
+            self.refused += 1
+            self.report("spool_refused", {"detail": str(error)})
+            return Fault(fault.kind, f"{fault.detail}; {error}")
+        if not self.accepted:
+            self.report("spooled", {"journal": str(self.spool.path)})
+        self.accepted += 1
+        self._forget(write.mutations)
+        return WriteResult((None,) * len(write.mutations), None, {}, missing=(SPOOLED,))
+
+    def replay(self) -> None:
+        """Send what is journaled, oldest first, batch by batch, until it is empty."""
+        if self._sending or not len(self.spool):
+            return
+        batch = self.spool.pending()[:BATCH]
+        self._sending = True
+
+        def settled(outcome: Outcome) -> None:
+            self._sending = False
+            if isinstance(outcome, WriteResult):
+                self._sent(len(batch))
+
+        mutations = tuple(entry.mutation() for entry in batch)
+        self._submit(Write(mutations, atomic=True, ack=Level.REDIS), settled)
+
+    def _sent(self, count: int) -> None:
+        try:
+            self.spool.sent(count)
+        except OSError as error:
+            # They will be sent again after a restart, which does no harm.
+            self.report("spool_refused", {"detail": f"{self.spool.path}: {error.strerror}"})
+            return
+        self.sent += count
+        if len(self.spool):
+            self.replay()
+        else:
+            self.accepted = 0
+            self.report("spool_replayed", {"invalidations": self.sent})
+
+
+_NOT_SENT: Final = frozenset({FaultKind.UNAVAILABLE, FaultKind.INDETERMINATE})
+"""An invalidation whose fate is unknown may be sent again: it does the same twice."""

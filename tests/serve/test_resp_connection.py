@@ -1,0 +1,551 @@
+"""One client: the order of replies, what waits for what, bounds, and the end of a connection."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coherenced.core.requests import Ask, Fault, FaultKind, Read, Write
+from coherenced.serve.resp import RespFront
+from coherenced.serve.resp_settings import RespSettings
+from coherenced.wire.framing import FrameLimits
+from tests.serve.resp_rig import Client, RespPort, packed
+
+SMALL = RespSettings(
+    max_pending=20,
+    pause_bytes=2_000,
+    output_buffer_bytes=10_000_000,
+    linger_ms=20,
+    frame=FrameLimits(max_bulk_bytes=5_000, max_query_bytes=8_000, max_arguments=100),
+)
+
+
+@pytest.fixture
+def client() -> Client:
+    return Client(settings=SMALL)
+
+
+# -- hits -------------------------------------------------------------------------------
+
+
+def test_a_hit_is_answered_with_the_stored_bytes_and_asks_nobody(client: Client) -> None:
+    client.port.keep(b"a-key-of-some-length", b"value")
+    client.port.keep(b"k", b"short")
+    client.send("GET a-key-of-some-length", "get k", "GET a-key-of-some-length")
+    assert client.raw() == b"$5\r\nvalue\r\n$5\r\nshort\r\n$5\r\nvalue\r\n"
+    assert client.port.requests == []
+    assert client.wire.writes == 2  # the plain GETs first, then what the reader found
+    assert client.front.requests == 3
+
+
+@pytest.mark.parametrize("length", [1, 9, 10, 11, 18, 99, 100, 101, 1_000])
+@pytest.mark.parametrize("verb", [b"GET", b"get"])
+def test_a_hit_for_keys_of_every_length(client: Client, length: int, verb: bytes) -> None:
+    key = b"x" * length
+    client.port.keep(key, b"v")
+    data = packed((verb, key))
+    client.feed(data)
+    assert client.raw() == b"$1\r\nv\r\n"
+    client.feed(data * 5)
+    assert client.raw() == b"$1\r\nv\r\n" * 5
+    for at in range(1, len(data)):
+        client.feed(data[:at])
+        assert client.raw() == b""
+        client.feed(data[at:])
+        assert client.raw() == b"$1\r\nv\r\n"
+
+
+def test_a_key_that_looks_like_requests(client: Client) -> None:
+    key = b"$10\r\n*2\r\n$3\r\nGET\r\n$11\r\nabcdefghijk\r\n"
+    client.port.keep(key, b"odd")
+    client.port.keep(b"abcdefghijk", b"inner")
+    client.send((b"GET", key), (b"GET", b"abcdefghijk"), (b"GET", key))
+    assert client.replies() == [b"odd", b"inner", b"odd"]
+
+
+def test_not_there_is_nil_in_the_protocol_spoken(client: Client) -> None:
+    client.port.keep(b"not-there-at-all", None)
+    batch = ("GET not-there-at-all",) * 2 + ("MGET not-there-at-all not-there-at-all",)
+    client.send(*batch)
+    assert client.raw() == b"$-1\r\n$-1\r\n*2\r\n$-1\r\n$-1\r\n"
+    client.send("HELLO 3")
+    client.raw()
+    client.send(*batch)
+    assert client.raw() == b"_\r\n_\r\n*2\r\n_\r\n_\r\n"
+    client.send("GET not-there-at-all")
+    assert client.raw() == b"_\r\n"
+    assert client.port.requests == []
+
+
+def test_mget_hits_only_if_all_do(client: Client) -> None:
+    client.port.space.execute((b"MSET", b"a", b"1", b"b", b"2"))
+    client.port.keep(b"a", b"1")
+    assert client.ask("MGET a b none") == [b"1", b"2", None]
+    assert client.port.requests == [Read((b"a", b"b", b"none"))]
+    assert client.ask("mget a b none") == [b"1", b"2", None]
+    assert len(client.port.requests) == 1
+
+
+def test_a_long_pipeline_of_hits_and_others(client: Client) -> None:
+    client.port.keep(b"some-longer-key", b"v")
+    client.port.keep(b"s", b"w")
+    commands: list[str] = []
+    expected: list[Any] = []
+    for i in range(500):
+        commands += ["GET some-longer-key", "GET s", f"ECHO {i}"]
+        expected += [b"v", b"w", b"%d" % i]
+    assert client.ask(*commands) == expected
+
+
+def test_latency_of_hits_is_sampled() -> None:
+    seen: list[float] = []
+    front = RespFront(RespPort(), SMALL, seen.append)
+    client = Client(front=front)
+    client.port.keep(b"some-longer-key", b"v")
+    client.port.keep(b"s", b"v")
+    for _ in range(300):
+        client.send("GET some-longer-key", "GET s")
+    assert 1 <= len(seen) <= 5
+
+
+# -- order ------------------------------------------------------------------------------
+
+
+def test_a_reply_waits_for_the_one_before_it(client: Client) -> None:
+    client.port.hold()
+    client.port.keep(b"hit", b"h")
+    client.send("GET slow", "GET hit", "PING", "GET slower", "ECHO x")
+    assert client.replies() == []
+    assert client.port.requests == [Read((b"slow",)), Read((b"slower",))]
+    client.port.release(1)
+    assert client.replies() == [None, b"h", b"PONG"]
+    client.port.release()
+    assert client.replies() == [None, b"x"]
+
+
+def test_answers_that_come_in_another_order(client: Client) -> None:
+    client.port.hold()
+    client.send("GET a", "GET b", "GET c")
+    assert client.port.held is not None
+    client.port.held.reverse()
+    client.port.release(2)
+    assert client.replies() == []
+    client.port.release()
+    assert client.replies() == [None, None, None]
+
+
+def test_a_read_waits_for_writes_before_it(client: Client) -> None:
+    client.port.keep(b"k", b"old")
+    client.port.hold()
+    client.send("SET k new", "SET k newer", "GET k", "GET k")
+    assert [type(r) for r in client.port.requests] == [Write, Write]
+    assert not client.wire.reading
+    client.port.release(1)
+    assert client.replies() == [b"OK"]
+    assert len(client.port.requests) == 2
+    client.port.release(1)
+    client.port.release()
+    assert client.replies() == [b"OK", b"newer", b"newer"]
+    assert client.wire.reading
+
+
+def test_a_write_waits_for_reads_before_it(client: Client) -> None:
+    client.port.hold()
+    client.send("GET k", "TTL k", "SET k new", "SET k newer")
+    assert [type(r) for r in client.port.requests] == [Read, Ask]
+    client.port.release(1)
+    assert len(client.port.requests) == 2
+    client.port.release(1)
+    assert [type(r) for r in client.port.requests[2:]] == [Write, Write]
+    client.port.release()
+    assert client.replies() == [None, -2, b"OK", b"OK"]
+
+
+def test_what_arrives_while_something_waits_waits_behind_it(client: Client) -> None:
+    client.port.hold()
+    client.send("SET k 1", "GET k", "INCR k")
+    client.connection.data_received(packed("GET k", "PING"))  # was on its way already
+    client.port.release(1)
+    client.port.release(1)
+    client.port.release(1)
+    client.port.release()
+    assert client.replies() == [b"OK", b"1", 2, b"2", b"PONG"]
+
+
+COMMANDS = (
+    *("GET hit", "GET miss", "GET other-missing-key", "GET a-longer-hit", "MGET hit miss"),
+    *("SET k 1", "INCR n", "GET n", "PING", "ECHO x", "DEL k", "EXISTS k n", "NOSUCH", "GET"),
+    *("MULTI", "EXEC", "DISCARD", "TTL k", "SELECT 5", "MGET hit a-longer-hit", "WATCH n"),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.sampled_from(COMMANDS), min_size=1, max_size=40),
+    st.randoms(use_true_random=False),
+    st.booleans(),
+)
+def test_replies_are_the_same_however_slow_and_cut(
+    commands: list[str], rng: random.Random, resp3: bool
+) -> None:
+    """Against the same commands one by one, each answered at once."""
+
+    def fresh() -> Client:
+        client = Client(settings=SMALL)
+        client.port.fills = False
+        client.port.keep(b"hit", b"h")
+        client.port.keep(b"a-longer-hit", None)
+        if resp3:
+            client.ask("HELLO 3")
+        return client
+
+    slow = [c.replace("INCR n", "SET n 1") for c in commands]
+    plain, clumsy = fresh(), fresh()
+    for command in slow:
+        plain.send(command)
+    data = packed(*slow)
+    clumsy.port.hold()
+    while data or clumsy.port.held:
+        if data and clumsy.wire.reading and rng.random() < 0.7:
+            size = rng.randint(1, 60)
+            clumsy.feed(data[:size])
+            data = data[size:]
+        elif clumsy.port.held:
+            tell = clumsy.port.held.pop(rng.randrange(len(clumsy.port.held)))
+            tell()
+    clumsy.port.release()
+    assert clumsy.raw() == plain.raw()
+
+
+TRANSCRIPT = packed(
+    *("SET key value", "GET key", "get a-key-of-some-length", "MGET key none", "INCR n", "PING"),
+    *("HELLO 3", "GET none", ("SET", "binary", b"\x00\r\n*$>~"), ("GET", "binary"), "FOO a b"),
+    *("MULTI", "GET key", "INCR n", "EXEC", "COMMAND COUNT", "CLIENT ID", "DEL key n", "ECHO x"),
+)
+
+
+def test_any_cut_of_the_stream_gives_the_same_replies() -> None:
+    def replies(*chunks: bytes) -> bytes:
+        client = Client(settings=SMALL)
+        client.port.keep(b"a-key-of-some-length", b"v")
+        for chunk in chunks:
+            client.feed(chunk)
+        return client.raw()
+
+    whole = replies(TRANSCRIPT)
+    assert whole.count(b"\r\n") > 30
+    for at in range(1, len(TRANSCRIPT)):
+        assert replies(TRANSCRIPT[:at], TRANSCRIPT[at:]) == whole, at
+    assert replies(*(TRANSCRIPT[i : i + 1] for i in range(len(TRANSCRIPT)))) == whole
+
+
+# -- outcomes ---------------------------------------------------------------------------
+
+
+def test_a_fault_is_one_clear_error(client: Client) -> None:
+    client.port.fault = Fault(FaultKind.UNAVAILABLE, "Redis does not answer")
+    assert client.ask("GET k") == "UNAVAILABLE Redis does not answer"
+    assert client.ask("SET k v") == "UNAVAILABLE Redis does not answer"
+    assert client.ask("COH.NODES") == "UNAVAILABLE Redis does not answer"
+    assert client.ask("WATCH k") == "UNAVAILABLE Redis does not answer"
+    assert client.front.errors == 4
+
+
+def test_a_level_that_was_not_reached(client: Client) -> None:
+    client.port.changes = {"satisfied": False, "missing": ("c", "d"), "fenced": ("e",)}
+    version = "0f1e2d3c4b5a6978:1"
+    told = f"NOACK committed {version} missing=c,d acknowledged=a,b fenced=e"
+    assert client.ask("SET k v") == told
+    told = told.replace(version, "0f1e2d3c4b5a6978:2")
+    assert client.ask("MULTI", "SET k w", "EXEC") == [b"OK", b"QUEUED", told]
+
+
+def test_reads_of_very_many_keys_are_several_requests(client: Client) -> None:
+    limits = FrameLimits()
+    client = Client(settings=msgspec.structs.replace(SMALL, frame=limits))
+    client.port.space.execute((b"MSET", b"k0", b"", b"k399", b"", b"k400", b""))
+    keys = " ".join(f"k{i}" for i in range(401))
+    assert client.ask(f"EXISTS {keys}") == 3
+    assert [len(r.query.keys) for r in client.port.requests] == [200, 200, 1]  # type: ignore[union-attr]
+
+
+def test_a_reply_that_no_buffer_holds_is_refused() -> None:
+    settings = msgspec.structs.replace(SMALL, output_buffer_bytes=1_000_000, frame=FrameLimits())
+    client = Client(settings=settings)
+    client.port.space.execute((b"SET", b"big", b"x" * 100_000))
+    keys = " ".join(["big"] * 11)
+    for _ in range(2):  # asked of Redis, then from L1
+        told = client.ask(f"MGET {keys}")
+        assert told.startswith("UNAVAILABLE the reply has more than 1000000 bytes")
+    assert client.ask("GET big") == b"x" * 100_000
+
+
+# -- bounds -----------------------------------------------------------------------------
+
+
+def test_so_many_requests_may_wait_and_no_more(client: Client) -> None:
+    client.port.hold()
+    client.send(*(f"GET key{i}" for i in range(30)))
+    assert len(client.port.requests) == 20
+    assert not client.wire.reading
+    client.port.release(5)
+    assert len(client.port.requests) == 25
+    assert not client.wire.reading
+    client.port.release()
+    assert client.replies() == [None] * 30
+    assert client.wire.reading
+
+
+def test_writes_under_way_are_bounded_in_bytes(client: Client) -> None:
+    client.port.hold()
+    client.send(*(("SET", f"k{i}", b"x" * 3_000) for i in range(5)))
+    assert len(client.port.requests) == 2
+    client.port.release()
+    assert client.replies() == [b"OK"] * 5
+
+
+def test_hits_behind_a_slow_answer_are_bounded_in_bytes(client: Client) -> None:
+    client.port.keep(b"big", b"x" * 1_000)
+    client.port.hold()
+    client.send("GET slow", *["GET big"] * 10)
+    assert not client.wire.reading
+    assert client.connection._held_bytes < 4_000
+    client.port.release()
+    assert client.replies() == [None] + [b"x" * 1_000] * 10
+    assert client.connection._held_bytes == 0
+    assert client.wire.reading
+
+
+def test_a_client_that_does_not_read_is_not_read_from(client: Client) -> None:
+    client.port.keep(b"big", b"x" * 1_000)
+    client.port.keep(b"a-larger-value", b"x" * 1_000)
+    client.wire.blocked = True
+    for command in ("GET big", "GET a-larger-value"):
+        client.send(*[command] * 300)
+        assert not client.wire.reading
+        assert len(client.wire.buffer) < 100_000
+        client.wire.drain()
+        assert client.replies() == [b"x" * 1_000] * 300
+        assert client.wire.reading
+
+
+def test_a_client_that_never_reads_is_cut_off_at_the_bound() -> None:
+    settings = msgspec.structs.replace(SMALL, output_buffer_bytes=100_000, max_pending=1_000)
+    client = Client(settings=settings)
+    client.port.space.execute((b"SET", b"big", b"x" * 20_000))
+    client.port.fills = False
+    client.wire.blocked = True
+    client.port.hold()
+    client.send(*["GET big"] * 16)
+    client.port.release(15)
+    assert client.wire.aborted
+    assert client.front.stats()["overflows"] == 1
+    assert client.front.stats()["connections"] == 0
+
+
+def test_the_window_follows_the_size_of_replies() -> None:
+    settings = msgspec.structs.replace(SMALL, output_buffer_bytes=1_000_000, max_pending=1_000)
+    client = Client(settings=settings)
+    client.port.fills = False
+    client.port.space.execute((b"SET", b"big", b"x" * 100_000))
+    narrow = client.connection._window
+    client.ask(*["GET none"] * 100)
+    assert client.connection._window > 10 * narrow
+    client.ask(*["GET big"] * 50)
+    assert client.connection._window == 16
+
+
+def test_too_many_connections() -> None:
+    front = RespFront(RespPort(), msgspec.structs.replace(SMALL, max_connections=2))
+    first, second = Client(front=front), Client(front=front)
+
+    async def third() -> Client:
+        return Client(front=front)
+
+    refused = asyncio.run(third())
+    assert refused.replies() == ["ERR max number of clients reached"]
+    assert refused.wire.eof
+    assert first.ask("PING") == b"PONG"
+    second.wire.close()
+    assert Client(front=front).ask("PING") == b"PONG"
+    assert front.stats() == {
+        "requests": 2,
+        "errors": 1,
+        "connections": 2,
+        "accepted": 3,
+        "rejected": 1,
+        "overflows": 0,
+    }
+
+
+# -- nonsense ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"*x\r\n", "ERR Protocol error: invalid multibulk length"),
+        (b"*2\r\n$3\r\nGET\r\n$x\r\n", "ERR Protocol error: invalid bulk length"),
+        (b"*1\r\n:5\r\n", "ERR Protocol error: expected '$', got ':'"),
+        (b"*2\r\n$3\r\nGET\r\n:5\r\n", "ERR Protocol error: expected '$', got ':'"),
+        (b"*2\r\n$3\r\nGET\r\n*1\r\n:5\r\n", "ERR Protocol error: expected '$', got '*'"),
+        (b"*2\r\n$3\r\nGET\r\n%1\r\n+a\r\n:5\r\n", "ERR Protocol error: expected '$', got '%'"),
+        (b"*2\r\n$3\r\nGET\r\n$-1\r\n", "ERR Protocol error: invalid bulk length"),
+        (b"*3000000000\r\n", "ERR Protocol error: invalid multibulk length"),
+        (b"*1\r\n~3000000000\r\n", "ERR Protocol error: expected '$', got '~'"),
+        (b'SET "a\r\n', "ERR Protocol error: unbalanced quotes in request"),
+        (b"x" * 70_000, "ERR Protocol error: too big inline request"),
+        (b"*" + b"1" * 70_000, "ERR Protocol error: too big mbulk count string"),
+        (b"*1\r\n$" + b"1" * 70_000, "ERR Protocol error: too big bulk count string"),
+    ],
+)
+async def test_a_malformed_frame_ends_the_connection_with_redis_words(
+    client: Client, data: bytes, told: str
+) -> None:
+    client.port.keep(b"a-key-of-some-length", b"v")
+    client.feed(packed("PING", "GET a-key-of-some-length", "SET k v") + data)
+    assert client.replies() == [b"PONG", b"v", b"OK", told]
+    assert client.wire.eof
+    client.feed(packed("PING"))  # still on its way: taken and thrown away
+    assert client.replies() == []
+    await asyncio.sleep(0.04)
+    assert client.wire.closing
+
+
+async def test_a_value_above_the_bound_is_refused_before_it_is_sent(client: Client) -> None:
+    client.feed(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$536870912\r\n")
+    (told,) = client.replies()
+    assert told.startswith("ERR Protocol error: invalid bulk length: 536870912 bytes")
+    assert "limits.max_value_bytes (5000)" in told
+
+
+async def test_a_request_of_too_many_bytes_is_refused(client: Client) -> None:
+    value = b"$4000\r\n" + b"x" * 4_000 + b"\r\n"
+    client.feed(b"*4\r\n$4\r\nMSET\r\n$1\r\nk\r\n" + value)
+    assert client.replies() == []
+    client.feed(b"$4000\r\n")
+    (told,) = client.replies()
+    assert told.startswith("ERR Protocol error: request larger than listen.max_query_bytes")
+
+
+async def test_the_error_comes_after_the_answers_that_are_owed(client: Client) -> None:
+    client.port.hold()
+    client.feed(packed("GET a", "SET b c", "GET b") + b"*x\r\n")
+    client.port.release(1)
+    assert not client.wire.eof
+    client.port.release(1)
+    client.port.release()
+    assert client.replies() == [None, b"OK", b"c", "ERR Protocol error: invalid multibulk length"]
+    assert client.wire.eof
+
+
+def test_a_browser_is_hung_up_on(client: Client) -> None:
+    client.feed(b"POST / HTTP/1.1\r\nHost: localhost\r\n\r\nSET k v\r\n")
+    assert client.replies() == []
+    assert client.wire.closing
+    assert client.port.requests == []
+
+
+def test_inline_commands(client: Client) -> None:
+    client.feed(b"PING\r\nSET k 'a b'\n\r\n  get   k\r\n" + packed("ECHO x") + b"PING\r\n")
+    assert client.replies() == [b"PONG", b"OK", b"a b", b"x", b"PONG"]
+    client.feed(b"PI")
+    client.feed(b"NG")
+    assert client.replies() == []
+    client.feed(b"\r\n")
+    assert client.replies() == [b"PONG"]
+
+
+def test_a_bug_is_not_taken_for_nonsense(client: Client) -> None:
+    def broken(*_: Any) -> None:
+        raise TypeError("a bug")
+
+    client.port.submit = broken  # type: ignore[method-assign]
+    with pytest.raises(TypeError, match="a bug"):
+        client.send("TTL k")
+
+
+# -- the end ----------------------------------------------------------------------------
+
+
+def test_half_a_request_and_gone(client: Client) -> None:
+    client.feed(b"*2\r\n$3\r\nGET\r\n$10")
+    client.connection.eof_received()
+    assert client.wire.closing
+    assert client.replies() == []
+    assert client.front.stats()["connections"] == 0
+
+
+def test_a_client_may_stop_sending_and_still_get_its_replies(client: Client) -> None:
+    client.port.hold()
+    client.send("GET a", "SET a b", "GET a", "PING")
+    assert client.connection.eof_received()
+    assert not client.wire.closing
+    client.port.release(1)
+    client.port.release(1)
+    client.port.release()
+    assert client.replies() == [None, b"OK", b"b", b"PONG"]
+    assert client.wire.closing
+
+
+def test_eof_while_the_client_does_not_read(client: Client) -> None:
+    client.port.keep(b"big", b"x" * 1_000)
+    client.wire.blocked = True
+    client.send(*["GET big"] * 200)
+    client.connection.eof_received()
+    assert not client.wire.closing
+    client.wire.drain()
+    assert len(client.replies()) == 200
+    assert client.wire.closing
+
+
+def test_quit_answers_what_came_before_and_nothing_after(client: Client) -> None:
+    client.port.hold()
+    client.send("GET a", "QUIT", "SET a b", "PING")
+    assert not client.wire.closing
+    client.port.release()
+    assert client.replies() == [None, b"OK"]
+    assert client.wire.closing
+    assert len(client.port.requests) == 1
+
+
+def test_a_client_that_goes_while_its_answer_is_on_its_way(client: Client) -> None:
+    client.port.hold()
+    client.send("GET a", "SET a b", "EXISTS a b")
+    client.wire.close()
+    client.port.release()
+    assert client.replies() == []
+    assert len(client.port.requests) == 1
+
+
+async def test_stopping_answers_what_was_taken_and_closes() -> None:
+    front = RespFront(RespPort(), SMALL)
+    idle, busy = Client(front=front), Client(front=front)
+    busy.port.hold()
+    busy.send("GET a", "SET a b")
+    await front.stop_accepting()
+    assert idle.wire.closing
+    assert not busy.wire.closing
+    closing = asyncio.ensure_future(front.close(5.0))
+    await asyncio.sleep(0)
+    busy.port.release(1)
+    busy.port.release()
+    await asyncio.wait_for(closing, 1.0)
+    assert busy.replies() == [None, b"OK"]
+    assert busy.wire.closing
+
+
+async def test_stopping_does_not_wait_for_ever() -> None:
+    front = RespFront(RespPort(), SMALL)
+    stuck = Client(front=front)
+    stuck.port.hold()
+    stuck.send("GET a")
+    await front.close(0.01)
+    assert stuck.wire.aborted
+    assert front.connections == {}

@@ -1,0 +1,141 @@
+"""The journal: durable before it is accepted, bounded, and never silently short."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import redis
+
+from coherenced.core.model import Mutation, Op
+from coherenced.spool import MAGIC, Spool, Spooled, SpoolError
+from tests.cluster.daemons import Daemon
+from tests.servers import Server, wait_until
+
+
+def entry(name: bytes) -> Spooled:
+    return Spooled((name,), (b"t",), (b"p",), False)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal"
+
+
+def test_what_was_appended_is_there_after_reopening_in_order(path: Path) -> None:
+    spool = Spool(path, 10_000)
+    spool.append([entry(b"a"), entry(b"b")])
+    spool.append([entry(b"c")])
+    spool.close()
+    again = Spool(path, 10_000)
+    assert [e.keys[0] for e in again.pending()] == [b"a", b"b", b"c"]
+    again.sent(2)
+    assert [e.keys[0] for e in again.pending()] == [b"c"]
+    again.close()
+    last = Spool(path, 10_000)
+    assert [e.keys[0] for e in last.pending()] == [b"c"]
+    last.close()
+
+
+def test_an_entry_is_the_invalidation_it_came_from() -> None:
+    mutation = Mutation((), op=Op.INVALIDATE, keys=(b"k",), tags=(b"t",), prefixes=(b"p",))
+    back = Spooled.of(mutation).mutation()
+    assert (back.keys, back.tags, back.prefixes, back.everything, back.argv) == (
+        (b"k",), (b"t",), (b"p",), False, (),
+    )  # fmt: skip
+
+
+def test_a_torn_last_record_is_cut_off_at_every_length(path: Path) -> None:
+    spool = Spool(path, 10_000)
+    spool.append([entry(b"kept")])
+    whole = path.stat().st_size
+    spool.append([entry(b"torn")])
+    spool.close()
+    data = path.read_bytes()
+    for size in range(whole + 1, len(data)):
+        path.write_bytes(data[:size])
+        again = Spool(path, 10_000)
+        assert [e.keys[0] for e in again.pending()] == [b"kept"]
+        assert again.cut_bytes == size - whole
+        again.append([entry(b"after")])
+        again.close()
+        final = Spool(path, 10_000)
+        assert [e.keys[0] for e in final.pending()] == [b"kept", b"after"]
+        final.close()
+
+
+def test_damage_before_the_end_is_an_error_that_says_what_to_do(path: Path) -> None:
+    spool = Spool(path, 10_000)
+    spool.append([entry(b"one"), entry(b"two")])
+    spool.close()
+    data = bytearray(path.read_bytes())
+    data[len(MAGIC) + 12] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(SpoolError, match="damaged at byte 8.*invalidate --all"):
+        Spool(path, 10_000)
+    assert path.read_bytes() == bytes(data)
+
+
+def test_a_foreign_file_is_left_alone(path: Path) -> None:
+    path.write_bytes(b"something else entirely")
+    with pytest.raises(SpoolError, match="not a journal"):
+        Spool(path, 10_000)
+    assert path.read_bytes() == b"something else entirely"
+
+
+def test_a_full_journal_accepts_nothing_and_loses_nothing(path: Path) -> None:
+    spool = Spool(path, 200)
+    spool.append([entry(b"fits")])
+    with pytest.raises(SpoolError, match="is full"):
+        spool.append([entry(b"x" * 300)])
+    assert [e.keys[0] for e in spool.pending()] == [b"fits"]
+    spool.close()
+
+
+def test_a_full_disk_accepts_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(path, 10_000)
+
+    def no_space(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", no_space)
+    with pytest.raises(SpoolError, match="No space left"):
+        spool.append([entry(b"a")])
+    monkeypatch.undo()
+    spool.append([entry(b"b")])
+    assert [e.keys[0] for e in spool.pending()] == [b"b"]
+    spool.close()
+
+
+def test_a_daemon_journals_survives_kill_9_and_sends_in_order() -> None:
+    settings = {"coherence.on_unavailable": "spool"}
+    with Server("valkey") as server:
+        other = Daemon("other", server.unix_url).start()
+        daemon = Daemon("one", server.unix_url, settings).start()
+        try:
+            other.command("SET", "k", "v")
+            other.command("COH.SET", "tagged", "v", "TAGS", "1", "t")
+            server.kill()
+            wait_until(lambda: _is_spooled(daemon), 10)
+            assert daemon.command("COH.INVALIDATE", "TAGS", "1", "t")[2] == [b"(spooled)"]
+            assert isinstance(daemon.command("SET", "k", "w"), redis.ResponseError | Exception)
+            waiting = daemon.stats()["spool"]["waiting"]
+            assert waiting >= 2
+            daemon.kill()
+            daemon.spawn()
+            wait_until(lambda: daemon.http_socket.exists(), 10)
+            server.restart("empty")
+            daemon.wait_ready()
+            wait_until(lambda: daemon.stats()["spool"]["waiting"] == 0, 10)
+            assert daemon.stats()["spool"]["sent"] == waiting
+            records = server.command("XRANGE", "coh:{0}:log", "-", "+")
+            assert len(records) == waiting
+        finally:
+            daemon.stop()
+            other.stop()
+
+
+def _is_spooled(daemon: Daemon) -> bool:
+    answer = daemon.command("COH.INVALIDATE", "KEYS", "1", "k")
+    return isinstance(answer, list) and answer[2] == [b"(spooled)"]
