@@ -201,6 +201,8 @@ class Probed(msgspec.Struct, frozen=True, gc=False):
     server_ms: int
     """The server's own clock, for the pause alarm only (V7)."""
     roster_version: int
+    server_id: bytes = b""
+    """Which server process answered (its run id); empty: it does not tell."""
 
 
 class FetchedAll(msgspec.Struct, frozen=True, gc=False):
@@ -218,6 +220,8 @@ class Mutated(msgspec.Struct, frozen=True, gc=False):
     done: tuple[Done, ...]
     aborted: bool = False
     """WATCH: a watched key had changed; nothing was executed, `done` is empty."""
+    server_id: bytes = b""
+    """As in `Probed`."""
 
 
 class Logged(msgspec.Struct, frozen=True, gc=False):

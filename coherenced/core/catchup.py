@@ -90,6 +90,7 @@ class Catchup:
         self._beats_open = 0
         self._check_open = False
         self._check_wanted = False
+        self._server_id = b""
         self._trusted_from = 0
         """V7: answers to calls older than this prove nothing: the clock may have stood still."""
         self._last_server: tuple[float, float, int] | None = None
@@ -195,8 +196,11 @@ class Catchup:
                 early.append(record)
         return early
 
-    def own_reply(self, call_id: int, sent_ms: float, known_then: int, lineage: Lineage) -> None:
+    def own_reply(
+        self, call_id: int, sent_ms: float, known_then: int, lineage: Lineage, server_id: bytes
+    ) -> None:
         """V1: a node's own mutation reply is a probe too."""
+        self._server_seen(server_id)
         self._lineage_seen(call_id, sent_ms, known_then, lineage)
 
     # -- probes -------------------------------------------------------------------
@@ -271,6 +275,7 @@ class Catchup:
                 self._box.event("redis_reachable", lane=self.lane.index)
         if not self._laws.verified_when_sent:
             sent_ms = self._box.now_ms
+        self._server_seen(answer.server_id)
         if self._clocks_disagree(sent_ms, answer.server_ms):
             return
         if generation != self.lane.generation:
@@ -278,6 +283,18 @@ class Catchup:
         self._lineage_seen(call_id, sent_ms, known, answer.lineage)
         if not beat and self.lane.unconfirmed is not None:
             self._send_probe(beat=False)  # somebody waits for this proof: confirm it at once
+
+    def _server_seen(self, server_id: bytes) -> None:
+        """K7: another process answers. Its roster may lack nodes that had joined the one before,
+        even where the log shows no difference: one bound outlives what they may hold."""
+        if not server_id or server_id == self._server_id:
+            return
+        known, self._server_id = self._server_id, server_id
+        if known and self._laws.quarantine:
+            self.lane.quarantined_until_ms = self._box.now_ms + fence_after_ms(
+                self._largest_bound_ms()
+            )
+            self._box.event("server_changed", lane=self.lane.index)
 
     def _clocks_disagree(self, sent_ms: float, server_ms: int) -> bool:
         """V7: between two probes the server's clock and ours must have moved alike."""

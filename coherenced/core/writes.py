@@ -320,7 +320,9 @@ class Writes:
                 self._cover(self._lane, record)
         self._keep_values(batch, answer)
         known = batch.reliance if batch.generation == self._lane.generation else 0
-        self._catchup.own_reply(batch.call_id, batch.sent_ms, known, answer.lineage)
+        self._catchup.own_reply(
+            batch.call_id, batch.sent_ms, known, answer.lineage, answer.server_id
+        )
         for mutation, outcome in zip(batch.mutations, answer.done, strict=True):
             if outcome.seq == 0:
                 self._reads.shown(mutation.keys, answer.lineage)

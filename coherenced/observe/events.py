@@ -34,6 +34,7 @@ WORDS: Final[Mapping[str, Words]] = {
     # -- the server
     "redis_unreachable": Words("warning", "Redis cannot be reached; retrying until it can"),
     "redis_reachable": Words("info", "Redis can be reached"),
+    "server_changed": Words("info", "another Redis process answers; ack=all waits out one bound"),
     "bus_connected": Words("info", "connected to the invalidation bus"),
     "bus_lost": Words("warning", "lost the invalidation bus; reconnecting and catching up"),
     "pause_suspected": Words(

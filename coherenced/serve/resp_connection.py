@@ -211,7 +211,7 @@ class RespConnection(ReplyFlow):
         finally:
             self._running = False
         self._flush()
-        if self._slots or self._queue or self._paused or not self._reading:
+        if self._slots or self._queue or not self._reading:
             self._balance()
         if self.front.requests >= self.front.sample_at and not self._slots:
             self.front.sample(now_ms)

@@ -110,6 +110,7 @@ class ReplyFlow(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._paused = True
+        self._balance()
 
     def resume_writing(self) -> None:
         self._paused = False

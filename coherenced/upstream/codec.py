@@ -139,7 +139,7 @@ def mutate_args(call: Mutate, names: LaneNames, log_length: int) -> tuple[Script
     return (MUTATE_FREEING if frees else MUTATE), args
 
 
-def mutated(call: Mutate, reply: list[Any]) -> Mutated:
+def mutated(call: Mutate, reply: list[Any], server_id: bytes = b"") -> Mutated:
     """Read the reply to a batch."""
     epoch, seq, tag, roster_version, prev = reply[:5]
     done = []
@@ -155,7 +155,8 @@ def mutated(call: Mutate, reply: list[Any]) -> Mutated:
             prev = own_tag
         else:
             done.append(Done(value, 0, b"", b""))
-    return Mutated(call.call_id, Lineage(epoch, seq, tag), roster_version, tuple(done))
+    lineage = Lineage(epoch, seq, tag)
+    return Mutated(call.call_id, lineage, roster_version, tuple(done), server_id=server_id)
 
 
 def plain_reply(raw: Any) -> Reply:
@@ -214,9 +215,9 @@ def probe_args(call: Probe) -> list[Any]:
     return [call.new_epoch, call.member.incarnation, encode_member_open(call.member)]
 
 
-def probed(call: Probe, reply: list[Any]) -> Probed:
+def probed(call: Probe, reply: list[Any], server_id: bytes = b"") -> Probed:
     epoch, seq, tag, roster_version, server_ms = reply
-    return Probed(call.call_id, Lineage(epoch, seq, tag), server_ms, roster_version)
+    return Probed(call.call_id, Lineage(epoch, seq, tag), server_ms, roster_version, server_id)
 
 
 def log_page(reply: list[Any]) -> tuple[Lineage, list[Record], list[Reply]]:

@@ -190,7 +190,7 @@ class Link:
             PROBE,
             codec.probe_args(call),
             call.call_id,
-            lambda reply: codec.probed(call, reply),
+            lambda reply: codec.probed(call, reply, self._control.server_id),
         )
 
     def _fetch(self, call: Fetch) -> None:
@@ -263,13 +263,18 @@ class Link:
         if call.watch_id:
             self._mutate_watched(call, script, args)
         else:
-            self._run(self._writes, script, args, lambda reply: self._mutated(call, reply))
+            self._run(
+                self._writes,
+                script,
+                args,
+                lambda reply: self._mutated(call, reply, self._writes.server_id),
+            )
 
-    def _mutated(self, call: Mutate, reply: Any) -> None:
+    def _mutated(self, call: Mutate, reply: Any, server_id: bytes) -> None:
         failed = _failed(call.call_id, reply)
         if failed is None:
             try:
-                self._answer(codec.mutated(call, reply))
+                self._answer(codec.mutated(call, reply, server_id))
                 return
             except (ValueError, TypeError, LookupError) as error:
                 text = f"Redis gave a reply that is not one of {call!r:.80}: {error}"
@@ -297,9 +302,9 @@ class Link:
             elif isinstance(reply, hiredis.ReplyError) and isinstance(
                 queued[1], hiredis.ReplyError
             ):
-                self._mutated(call, queued[1])  # why EXEC had nothing to do
+                self._mutated(call, queued[1], pipe.run_id)  # why EXEC had nothing to do
             else:
-                self._mutated(call, reply[0] if isinstance(reply, list) else reply)
+                self._mutated(call, reply[0] if isinstance(reply, list) else reply, pipe.run_id)
 
         # The whole script: a hash could be unknown, which EXEC would find out too late.
         whole = codec.eval_command(script, self._names, args, whole=True)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -8,11 +7,12 @@ import sys
 import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from coherenced.cli import demo
+from coherenced.cli import demo, figures
 from coherenced.cli.cluster import Cluster, Daemon
 from coherenced.cli.demo import Storyteller
 from coherenced.errors import CoherencedError, StartError
@@ -103,13 +103,21 @@ def processes_in(place: Path) -> list[str]:
     return found
 
 
-def test_json(place: Path) -> None:
-    with start(place, "--json", "--nodes", "2") as process:
-        out, _ = process.communicate(timeout=60)
-    assert process.returncode == 0
-    told = json.loads(out)
+def test_json(
+    coherenced: Callable[..., Done], cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same story, on the daemons that are running already."""
+    monkeypatch.setattr(demo, "Cluster", lambda size, address: nullcontext(cluster))
+    monkeypatch.setattr(cluster, "start_server", lambda: cluster.server.url)
+    monkeypatch.setattr(cluster, "start_daemons", lambda: None)
+    monkeypatch.setattr(figures, "LOOP_S", 0.02)
+    monkeypatch.setattr(figures, "WRITES", 20)
+    done = coherenced("demo", "--json", "--nodes", "2")
+    assert done.code == 0, done.err
+    told = done.document
     assert told["ok"] is True
     assert len(told["chapters"]) == 6
+    assert all(chapter["steps"] for chapter in told["chapters"][:5])
     assert all(value > 0 for value in told["figures"].values())
 
 

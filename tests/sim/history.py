@@ -171,7 +171,7 @@ class History:
         session = (op.session, op.incarnation, key)
         for name, since_ms in (
             (level, from_ms),
-            ("token", op.token_ms),
+            ("token", float("-inf") if lost else op.token_ms),  # it does not name a branch
             ("session", self._seen.get(session, float("-inf"))),
             ("ack=all", self._acknowledged_before(key, op.start_ms)),
         ):
