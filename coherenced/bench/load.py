@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from random import Random
 from typing import Final, Literal, NamedTuple
@@ -210,7 +211,7 @@ def rows_of(
 
 def batches(requests: Sequence[bytes], pipeline: int) -> list[bytes]:
     """The requests, so many to a batch; the first ones again where the last batch is short."""
-    whole = [*requests, *requests[: -len(requests) % pipeline]]
+    whole = [*requests, *islice(cycle(requests), -len(requests) % pipeline)]
     return [b"".join(whole[at : at + pipeline]) for at in range(0, len(whole), pipeline)]
 
 

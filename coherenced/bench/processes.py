@@ -24,8 +24,8 @@ TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
 def cpu_s(pid: int) -> float:
     """CPU time that the threads of a process have used so far, in seconds."""
     try:
-        spent = Path(f"/proc/{pid}/task").glob("*/schedstat")
-        return sum(int(path.read_text().split()[0]) for path in spent) / 1e9
+        threads = Path(f"/proc/{pid}/task").iterdir()
+        return sum(int((one / "schedstat").read_text().split()[0]) for one in threads) / 1e9
     except (OSError, ValueError, IndexError):  # a kernel that keeps no such statistics
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) * TICK_S

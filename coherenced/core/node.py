@@ -213,7 +213,7 @@ class Node:
 
     @property
     def waiting(self) -> int:
-        return self.reads.waiting + self.writes.waiting
+        return self.reads.waiting + self.writes.waiting + self.phases.waiting
 
     def _submit(self, given: Submit) -> None:
         request = given.request

@@ -59,6 +59,8 @@ class TwoPhase:
         new_token: Callable[[], bytes],
     ) -> None:
         self.prepared = self.committed = self.aborted = 0
+        self.waiting = 0
+        """Writes in line for their keys, or between their phases."""
         self._box = box
         self._laws = laws
         self._write = write
@@ -70,6 +72,7 @@ class TwoPhase:
     def start(self, request_id: int, write: Write, timeout_ms: float) -> None:
         run = _Run(request_id, write, self._new_token(), self._box.now_ms + timeout_ms)
         run.keys = self._keys(write)
+        self.waiting += 1
         for key in run.keys:
             self._lines.setdefault(key, deque()).append(run)
         if self._is_first(run):
@@ -86,6 +89,7 @@ class TwoPhase:
             self._commit(run)
 
     def _end(self, run: _Run, outcome: Outcome) -> None:
+        self.waiting -= 1
         self._box.settle(run.request_id, outcome)
         following: dict[int, _Run] = {}
         for key in run.keys:
@@ -117,11 +121,18 @@ class TwoPhase:
             token_ttl_ms=int(left_ms + TOKEN_MARGIN_MS),
         )
 
-        def prepared(outcome: Outcome) -> None:
-            self._on_prepared(run, outcome)
-
         inner = Write((prepare,), atomic=True, ack=Level.ALL, timeout_ms=left_ms)
-        self._write(self._box.internal(prepared), inner)
+        self._ask(run, inner, self._on_prepared)
+
+    def _ask(self, run: _Run, inner: Write, then: Callable[[_Run, Outcome], None]) -> None:
+        """Submit one phase as a write of the core's own; it counts as waiting by itself."""
+
+        def done(outcome: Outcome) -> None:
+            self.waiting += 1
+            then(run, outcome)
+
+        self.waiting -= 1
+        self._write(self._box.internal(done), inner)
 
     def _on_prepared(self, run: _Run, outcome: Outcome) -> None:
         if isinstance(outcome, Fault):
@@ -155,13 +166,10 @@ class TwoPhase:
             for m in run.write.mutations
         )
 
-        def committed(outcome: Outcome) -> None:
-            self._on_committed(run, outcome)
-
         inner = msgspec.structs.replace(
             run.write, mutations=mutations, atomic=True, ack=Level.REDIS
         )
-        self._write(self._box.internal(committed), inner)
+        self._ask(run, inner, self._on_committed)
 
     def _on_committed(self, run: _Run, outcome: Outcome) -> None:
         if isinstance(outcome, WriteResult):

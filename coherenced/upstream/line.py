@@ -134,11 +134,11 @@ class Line:
         self._task = self._loop.create_task(self._keep(), name=f"line-{name}")
 
     @property
-    @property
     def server_id(self) -> bytes:
         """The run id of the server that answers on this connection; empty while none does."""
         return self.pipe.run_id if self.pipe is not None else b""
 
+    @property
     def reconnects(self) -> int:
         return self._dialler.reconnects
 

@@ -201,6 +201,7 @@ class RequestReader:
             self.error = f"Protocol error: {malformed}"
             self._buffer.clear()
             self._arguments = []
+            self._position = self._before = 0
             return requests
         taken = self._position
         if self._left:

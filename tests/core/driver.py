@@ -304,7 +304,9 @@ class Driver:
         where = Lineage(epoch, first + len(done) - 1, before)
         return self.step(calls.Mutated(call.call_id, where, rv, tuple(done)))
 
-    def hold(self, key: bytes, value: bytes | None = b"v", *, at: int = 10, **more: Any) -> None:
+    def hold(
+        self, key: bytes, value: bytes | None = b"v", *, at: Lineage | int = 10, **more: Any
+    ) -> None:
         """Have the node fetch and store `key` as of record `at`."""
         self.read(key, **more.pop("terms", {}))
         self.fetched(self.take(calls.Fetch), Fetched(value, **more), at=at)

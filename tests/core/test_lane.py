@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from coherenced.core.lane import HISTORY, PENDING_PROOFS, RECENT_TAGS, Lane, Verdict
+from coherenced.core.lane import (
+    HISTORY,
+    MOST_RELIED,
+    PENDING_PROOFS,
+    RECENT_TAGS,
+    Lane,
+    Verdict,
+)
 from coherenced.core.laws import Laws
 from coherenced.core.model import NEVER
 from tests.core.driver import EPOCH, OTHER_EPOCH, lineage, record, tag_of
@@ -268,3 +275,55 @@ def test_V7_what_was_proved_can_be_taken_back_and_the_position_stays() -> None:
     lane.settle_proofs(LAWS)
     assert lane.verified_at_ms == NEVER
     assert lane.lineage == lineage(12)
+
+
+# -- what is stored from ahead (F2) -------------------------------------------------------------
+
+
+def test_F2_what_is_stored_from_ahead_relies_on_the_chain_getting_there_by_its_tag() -> None:
+    lane = lane_at(10)
+    assert lane.rely(12, tag_of(12))
+    assert lane.reliance == 12
+    assert lane.advance(record(11))
+    assert lane.advance(record(12))
+    assert lane.reliance == 12 and not lane.relied
+
+
+def test_F2_a_chain_that_gets_there_by_another_tag_is_told() -> None:
+    lane = lane_at(10)
+    assert lane.rely(11, tag_of(11))
+    assert not lane.advance(record(11, branch=b"b", prev=tag_of(10)))
+
+
+def test_F2_two_histories_cannot_both_be_relied_on() -> None:
+    lane = lane_at(10)
+    assert lane.rely(12, tag_of(12))
+    assert lane.rely(12, tag_of(12))
+    assert not lane.rely(12, tag_of(12, b"b"))
+
+
+def test_F2_what_was_applied_already_needs_no_reliance() -> None:
+    lane = lane_at(10)
+    assert lane.rely(10, tag_of(10))
+    assert lane.rely(3, b"judged elsewhere")
+    assert not lane.relied and lane.reliance == 10
+
+
+def test_F2_reliances_are_bounded_and_a_new_lineage_has_none() -> None:
+    lane = lane_at(10)
+    stored = sum(lane.rely(seq, tag_of(seq)) for seq in range(11, 11 + 2 * MOST_RELIED))
+    assert stored == len(lane.relied) == MOST_RELIED
+    lane.anchor(lineage(3, epoch=OTHER_EPOCH), call_id=2)
+    assert not lane.relied and lane.reliance == 3
+
+
+def test_V1_an_answer_from_behind_what_is_relied_on_is_held_too() -> None:
+    lane = lane_at(10)
+    lane.rely(12, tag_of(12))
+    lane.offer_proof(5, 100.0, lineage(10))
+    lane.settle_proofs(LAWS)
+    assert lane.verified_at_ms == NEVER
+    advance(lane, 11, 12)
+    lane.offer_proof(6, 120.0, lineage(12))
+    lane.settle_proofs(LAWS)
+    assert lane.verified_at_ms == 120.0

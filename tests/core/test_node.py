@@ -217,8 +217,9 @@ def test_too_many_waiting_requests_are_refused_at_once() -> None:
 def test_requests_that_wait_in_line_for_a_linearizable_key_are_bounded_too() -> None:
     d = Driver(policy=Policy(linearizable=True), max_waiting=5)
     writes = [d.write(set_to(b"k", b"%d" % i)) for i in range(10)]
-    kinds = [d.fault(w).kind for w in writes if w in d.outcomes]
-    assert kinds == [FaultKind.OVERLOADED] * 5
+    refused = [w for w in writes if w in d.outcomes]
+    assert len(refused) >= 5
+    assert {d.fault(w).kind for w in refused} == {FaultKind.OVERLOADED}
 
 
 def test_the_members_are_read_now() -> None:

@@ -787,3 +787,48 @@ def test_every_request_is_counted_while_it_waits_and_not_longer() -> None:
         d.fetched(fetch, *(b"v" if isinstance(i, bytes) else 1 for i in fetch.items))
     assert d.node.waiting == 0
     assert len(d.node.tickets) == 0
+
+
+# -- what Redis has shown --------------------------------------------------------------------
+
+
+def test_what_redis_has_shown_is_never_followed_by_anything_older() -> None:
+    """A query answered from ahead of the bus: its keys' older copies go at once."""
+    d = Driver()
+    d.hold(b"k", b"old")
+    d.hold(b"other")
+    asked = d.ask(Query((b"STRLEN", b"k"), (b"k",)))
+    d.fetched(d.take(calls.Fetch), 7, at=12)
+    assert d.result(asked) == AskResult(7)
+    assert (d.hit(b"k"), d.hit(b"other")) == (None, b"v")
+
+
+def test_F2_a_fill_from_ahead_is_dropped_when_the_chain_gets_there_by_another_record() -> None:
+    """The old primary answered the fill, a failover lost what it had read."""
+    d = Driver()
+    d.hold(b"k", b"of the lost branch", at=12)
+    d.deliver(record(11))
+    d.deliver(record(12, branch=b"b", prev=d.node.lane.tag))
+    assert d.hit(b"k") is None
+    assert [e["reason"] for e in d.event("lane_dropped")] == ["fork"]
+    assert d.node.lane.applied == 12
+    d.prove(lineage(12, b"b"))
+    d.hold(b"k", b"new", at=lineage(12, b"b"))
+    assert d.hit(b"k") == b"new"
+
+
+def test_F2_an_answer_that_stays_behind_what_is_relied_on_is_a_fork() -> None:
+    d = Driver()
+    d.hold(b"k", b"of the lost branch", at=12)
+    d.tick(250)
+    d.prove(10)
+    assert b"k" not in d.node.l1.entries
+    assert [e["reason"] for e in d.event("lane_dropped")] == ["fork"]
+
+
+def test_F2_without_the_law_it_is_served_until_its_time_is_over() -> None:
+    d = Driver(laws=Laws(reliance_checked=False), checked=False)
+    d.hold(b"k", b"of the lost branch", at=12)
+    d.tick(250)
+    d.prove(10)
+    assert d.hit(b"k") == b"of the lost branch"

@@ -1,0 +1,112 @@
+"""Every suite runs to its end and returns the rows it promises. No figure is looked at."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coherenced.bench.model import Context
+from coherenced.bench.suites import SUITES, eviction, lookup, run
+
+ROWS = {
+    "resp": ["GET, 50 connections", "GET, 50 connections, pipelined by 16: CPU each"],
+    "http": ["GET /v1/keys/…, 16 connections", "GET /v1/keys/…, 16 connections: p99"],
+    "miss": [
+        "cold reads, 50 connections",
+        "200 misses of one key at once: reads upstream",
+        "200 misses of 200 keys at once: round trips",
+    ],
+    "write": ["SET, 50 connections", "COH.SET ACK all, 3 nodes: p50"],
+    "invalidation": ["write on A until served by all 3 nodes: p50"],
+    "apply": [
+        "keys not held: in a second of CPU time",
+        "keys held: writer, server and node together",
+        "the core alone, keys not held",
+    ],
+    "memory": ["idle node: resident", "an entry of 116 bytes, of 10000: resident"],
+    "startup": ["start until ready, Valkey given", "coherenced --help: CPU time"],
+    "lookup": ["a hit, beside dict"],
+    "eviction": [],
+}
+"""Some that must be there."""
+
+
+@pytest.fixture(scope="module")
+def told() -> Any:
+    """What one quick run of everything prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "coherenced", "bench", "--quick", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not done.stderr
+    return json.loads(done.stdout)
+
+
+def test_every_suite_is_run_and_none_fails(told: Any) -> None:
+    assert list(told["suites"]) == list(SUITES) == list(ROWS)
+    for rows in told["suites"].values():
+        for row in rows:
+            assert row["ours"] is not None or row["note"].startswith("skipped: "), row
+            assert row["met"] in (True, False, None)
+
+
+@pytest.mark.parametrize("suite", ROWS)
+def test_its_rows_are_there(told: Any, suite: str) -> None:
+    rows = {row["name"]: row for row in told["suites"][suite]}
+    assert set(ROWS[suite]) <= set(rows)
+    for row in rows.values():
+        if row["theirs"] is not None and row["theirs"]["value"]:
+            ratio = row["ours"]["value"] / row["theirs"]["value"]
+            assert row["ratio"]["value"] == pytest.approx(ratio)  # of one round
+            assert row["peer"]
+
+
+def test_one_upstream_read_for_many_misses(told: Any) -> None:
+    """This is no timing: single-flight holds on any machine."""
+    rows = {row["name"]: row for row in told["suites"]["miss"]}
+    assert rows["200 misses of one key at once: reads upstream"]["ours"]["value"] == 1
+
+
+@pytest.mark.parametrize(
+    ("suite", "packages", "empty"),
+    [
+        (lookup, ("cachetools", "theine", "lmdb"), 3),
+        (eviction, ("libcachesim",), 1),
+    ],
+)
+def test_a_peer_that_is_not_installed_is_skipped_by_name(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    suite: Any,
+    packages: tuple[str, ...],
+    empty: int,
+) -> None:
+    real = importlib.import_module
+
+    def without(name: str) -> Any:
+        if name in packages:
+            raise ModuleNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(importlib, "import_module", without)
+    context = Context(directory=tmp_path, seconds=0.05, rounds=1, quick=True)
+    rows = [row for row in suite.run(context) if row.ours is None]
+    assert len(rows) == empty
+    for row, package in zip(rows, packages, strict=True):
+        assert row.note.startswith(f"skipped: {package} is not installed")
+
+
+def test_a_suite_tells_what_it_does(tmp_path: Path) -> None:
+    said: list[str] = []
+    context = Context(directory=tmp_path, seconds=0.05, rounds=1, quick=True, say=said.append)
+    run("lookup", context)
+    assert "a hit, beside dict" in said
