@@ -122,6 +122,7 @@ def _a_write_is_a_hit(cluster: Cluster, tell: Storyteller) -> None:
     product = {"name": "teapot", "price": 12}
     version = a.client.set(KEY, product, ttl=600)
     tell.done(f"{a.name}: set {KEY} = {product}, version {version}")
+    _await_position(cluster, b, version)
     for source, where in (("l2", "Redis"), ("l1", f"{b.name}'s own memory")):
         began = time.perf_counter()
         entry = b.client.get_entry(KEY)
@@ -131,6 +132,7 @@ def _a_write_is_a_hit(cluster: Cluster, tell: Storyteller) -> None:
         tell.done(f"{b.name}: get {KEY} came from {source} ({where}) in {took}")
     stored = a.ask("PUT", "/v1/keys/page:1", b"<h1>teapots</h1>", content_type="text/html")
     _expect(stored.status == 200, f"HTTP 200 for a PUT, got {stored.status}")
+    _await_position(cluster, b, stored.document()["version"])
     answer = b.ask("GET", "/v1/keys/page:1")
     again = b.ask("GET", "/v1/keys/page:1")
     sources = [one.headers.get("coherenced-source") for one in (answer, again)]
@@ -169,7 +171,8 @@ def _tags(cluster: Cluster, tell: Storyteller) -> None:
     tell.chapter("One invalidation by tag covers any number of keys")
     a, b = cluster.daemons[0], cluster.daemons[-1]
     keys = [f"teapot:{one}" for one in range(20)]
-    a.client.set_many(dict.fromkeys(keys, "in stock"), ttl=600, tags=["teapots"])
+    version = a.client.set_many(dict.fromkeys(keys, "in stock"), ttl=600, tags=["teapots"])
+    _await_position(cluster, b, version)
     b.client.get_many(keys)
     held = sum(b.client.get_entry(key).source == "l1" for key in keys)
     _expect(held == len(keys), f"{b.name} to hold {len(keys)} keys, got {held}")
@@ -214,6 +217,12 @@ def _a_cut_connection(cluster: Cluster, tell: Storyteller) -> None:
     drops = sum(daemon.stats()["lanes"][0]["drops"] for daemon in others)
     _expect(drops == 0, f"no cache to be thrown away, got {drops} drops")
     tell.done(f"all {len(cluster.daemons)} nodes answer the last value of all {CUT_KEYS} keys")
+
+
+def _await_position(cluster: Cluster, daemon: Daemon, version: str) -> None:
+    """Until it has applied that write: a value read sooner is right, but not always kept."""
+    seq = Version(version).seq
+    cluster.wait(lambda: _followed(daemon).applied >= seq, f"{daemon.name} to hear of {version}")
 
 
 class _Followed(NamedTuple):

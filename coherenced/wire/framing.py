@@ -27,6 +27,10 @@ import msgspec
 
 MAX_LINE_BYTES: Final = 64 * 1024
 """Of an inline command or of a length line, as in Redis."""
+LARGE_BYTES: Final = 64 * 1024
+"""A longer argument is kept in the parts in which it comes, and put together once."""
+SMALL_BYTES: Final = 8 * 1024
+"""Smaller parts are gathered first: nobody shall make us keep a million of them."""
 UNAUTHENTICATED_ARGUMENTS: Final = 10
 UNAUTHENTICATED_BULK_BYTES: Final = 16_384
 
@@ -82,7 +86,9 @@ class RequestReader:
         "_left",
         "_length",
         "_limits",
+        "_missing",
         "_need",
+        "_parts",
         "_position",
         "error",
         "trusted",
@@ -106,6 +112,10 @@ class RequestReader:
         self._length = -1
         """Of the argument under way; -1: not known yet."""
         self._arguments: list[bytes] = []
+        self._parts: list[bytes] = []
+        """Of a large argument, about as they came; the buffer then gathers the small ones."""
+        self._missing = 0
+        """Bytes of it that are still to come, its line end counted."""
         self._renew()
 
     def _renew(self) -> None:
@@ -115,7 +125,7 @@ class RequestReader:
     @property
     def held_bytes(self) -> int:
         """Of a request that is not complete yet."""
-        return self._before + len(self._buffer) - self._position
+        return self._before + sum(map(len, self._parts)) + len(self._buffer) - self._position
 
     @property
     def idle(self) -> bool:
@@ -125,7 +135,8 @@ class RequestReader:
     def feed(self, data: bytes) -> list[list[bytes]]:
         """The requests that `data` completes, in order. Look at `error` afterwards.
 
-        A request of the quick reader may hold things that are no bytes: see `malformed`.
+        A request of the quick reader may hold things that are no bytes: see `malformed`. (It
+        also takes a simple string for a bulk string, which Redis does not, and harms nobody.)
         """
         if self._buffer or self._left or self.error:
             return self._resume(data)
@@ -171,6 +182,10 @@ class RequestReader:
         """Finish the request under way; the quick reader takes what follows it."""
         if self.error:
             return []
+        if self._missing:
+            data = self._large(data)
+            if self._missing:
+                return []
         buffer = self._buffer
         buffer += data
         if len(buffer) < self._need:
@@ -181,6 +196,33 @@ class RequestReader:
             buffer.clear()
             requests += self.feed(rest)
         return requests
+
+    def _large(self, data: bytes) -> bytes:
+        """One more part of a large argument; what follows it, when it is complete."""
+        parts, staged = self._parts, self._buffer
+        part = data[: self._missing]
+        self._missing -= len(part)
+        if staged or len(part) < SMALL_BYTES:
+            staged += part
+            if len(staged) >= LARGE_BYTES or not self._missing:
+                parts.append(bytes(staged))
+                staged.clear()
+        else:
+            parts.append(part)
+        if self._missing:
+            return b""
+        line_end = 2
+        while line_end:
+            last = parts.pop()
+            if len(last) > line_end:
+                parts.append(last[:-line_end])
+            line_end -= min(line_end, len(last))
+        self._arguments.append(b"".join(parts))
+        parts.clear()
+        self._before += self._length + 2
+        self._left -= 1
+        self._length = -1
+        return data[len(part) :]
 
     def _careful(self, data: bytes) -> list[list[bytes]]:
         self._buffer += data
@@ -201,7 +243,7 @@ class RequestReader:
             self.error = f"Protocol error: {malformed}"
             self._buffer.clear()
             self._arguments = []
-            self._position = self._before = 0
+            self._position = self._before = self._left = 0
             return requests
         taken = self._position
         if self._left:
@@ -215,7 +257,7 @@ class RequestReader:
     def _next(self) -> list[bytes] | None:
         """One request ([] for one that asks nothing); None: more bytes are needed."""
         buffer = self._buffer
-        if not self._left:
+        if not self._left and not self._arguments:
             if self._position == len(buffer):
                 return None
             if buffer[self._position] != _STAR:
@@ -251,7 +293,12 @@ class RequestReader:
             self._length = self._checked_length(line)
         end = self._position + self._length
         if len(self._buffer) < end + 2:
-            self._need = end + 2
+            if self._length > LARGE_BYTES:
+                self._parts.append(bytes(self._buffer[self._position :]))
+                self._missing = end + 2 - len(self._buffer)
+                del self._buffer[self._position :]
+            else:
+                self._need = end + 2
             return None
         argument = _slice(self._buffer, self._position, end)
         self._position = end + 2

@@ -127,7 +127,7 @@ def test_a_password_goes_with_the_address(tmp_path: Path) -> None:
 
 
 def test_too_few_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda which: (200, 4096))
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (500, 4096))
     found = checks.file_limit(20_000)
     assert "LimitNOFILE=20256 in the unit, or ulimit -n 4096" in found.advice
     assert not checks.file_limit(100).advice

@@ -32,6 +32,7 @@ import hiredis
 from tests.cluster.proxy import Proxy
 from tests.servers import Server, _die_with_parent, wait_until
 
+REPOSITORY: Final = Path(__file__).parents[2]
 READY_TIMEOUT_S: Final = 30.0
 STOP_TIMEOUT_S: Final = 15.0
 SPARE_FDS: Final = 24
@@ -67,12 +68,15 @@ class Daemon:
         settings: Mapping[str, object] | None = None,
         *,
         environment: Mapping[str, str] | None = None,
+        without: Sequence[str] = (),
     ) -> None:
-        """`settings`: configuration, `{"coherence.max_staleness_ms": 500}`; given with `--set`."""
+        """`settings`: configuration, `{"coherence.max_staleness_ms": 500}`; given with `--set`.
+        `without`: laws that it shall not keep (see `lawless`)."""
         self.node = node
         self.redis_url = redis_url
         self.settings = dict(settings or {})
         self.environment = dict(environment or {})
+        self.without = tuple(without)
         self.directory = Path(tempfile.mkdtemp(prefix="coh-d-"))
         self.socket = self.directory / "coherenced.sock"
         self.http_socket = self.directory / "http.sock"
@@ -86,8 +90,12 @@ class Daemon:
     def spawn(self) -> None:
         """Start the process and return at once; see `wait_ready`."""
         assert not self.running, f"{self.node} runs already"
-        command = [sys.executable, "-m", "coherenced", "serve", "--node", self.node]
-        command += ["--redis", self.redis_url]
+        command = [sys.executable, "-m"]
+        if self.without:
+            command += ["tests.cluster.lawless", ",".join(self.without)]
+        else:
+            command += ["coherenced"]
+        command += ["serve", "--node", self.node, "--redis", self.redis_url]
         for name, value in self.settings.items():
             text = str(value).lower() if isinstance(value, bool) else str(value)
             command += ["--set", f"{name}={text}"]
@@ -97,6 +105,8 @@ class Daemon:
             if not name.startswith(("COHERENCED_", "NOTIFY_", "LISTEN_"))
         }
         environment |= {"RUNTIME_DIRECTORY": str(self.directory), "PYTHONWARNINGS": "default"}
+        if self.without:
+            environment["PYTHONPATH"] = str(REPOSITORY)
         environment |= self.environment
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -262,6 +272,7 @@ class Cluster:
     """A server (and a replica, if asked for), and daemons that reach it through a proxy each.
 
     `durable`: the server keeps an append-only file, so that killing it loses nothing.
+    `without`: laws that the daemons shall not keep.
     """
 
     def __init__(
@@ -273,6 +284,7 @@ class Cluster:
         server_args: Sequence[str] = (),
         durable: bool = False,
         replica: bool = False,
+        without: Sequence[str] = (),
     ) -> None:
         # A dead client must not hold memory or a subscription for long.
         args = ["--repl-backlog-size", "16mb", *server_args]
@@ -286,6 +298,7 @@ class Cluster:
         self.settings = dict(settings or {})
         self.proxies: dict[str, Proxy] = {}
         self.daemons: list[Daemon] = []
+        self._without = without
         self._nodes = [f"n{number}" for number in range(1, nodes + 1)]
 
     def start(self) -> Self:
@@ -296,7 +309,8 @@ class Cluster:
                 self.replica.start()
             for node in self._nodes:
                 self.proxies[node] = Proxy(("127.0.0.1", self.primary.port)).start()
-                self.daemons.append(Daemon(node, self.proxies[node].url, self.settings))
+                url = self.proxies[node].url
+                self.daemons.append(Daemon(node, url, self.settings, without=self._without))
             for daemon in self.daemons:
                 daemon.spawn()
             for daemon in self.daemons:

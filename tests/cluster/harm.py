@@ -39,8 +39,11 @@ def cut(arena: Arena, roles: tuple[str, ...] = ROLES) -> Undo:
 
 
 def delay(arena: Arena, roles: tuple[str, ...] = ROLES) -> Undo:
+    return delay_by(arena, float(arena.pick("5", "40", "200")), roles)
+
+
+def delay_by(arena: Arena, ms: float, roles: tuple[str, ...] = ROLES) -> Undo:
     proxy = arena.a_proxy()
-    ms = float(arena.pick("5", "40", "200"))
     return proxy.delay(ms, _whom(arena, roles)).undo
 
 

@@ -146,15 +146,22 @@ class Nemesis:
         self._zero = 0.0
 
     def run(self) -> None:
-        """Strike and undo until the schedule is through. What is still in force at a failure
-        is undone before it is raised."""
+        """Strike and undo until the schedule is through.
+
+        Some strikes take their time (a daemon restarts): what follows is put off by as much,
+        and what would then begin after the schedule's end is left out. What is still in force
+        at a failure is undone before it is raised.
+        """
         self._zero = time.monotonic()
+        last_s = max((event.end_s for *_, event in self._agenda), default=0.0)
+        late_s = 0.0
         try:
             for at_s, begins, event in self._agenda:
-                time.sleep(max(0.0, self._zero + at_s - time.monotonic()))
-                if begins:
+                time.sleep(max(0.0, self._zero + at_s + late_s - time.monotonic()))
+                late_s = max(late_s, time.monotonic() - self._zero - at_s)
+                if begins and at_s + late_s <= last_s:
                     self._strike(event)
-                else:
+                elif not begins and event.number in self._undos:
                     self._undo(event)
         finally:
             for undo in list(self._undos.values()):
@@ -169,7 +176,7 @@ class Nemesis:
         self._tell(f"#{event.number} {event.action.name} {chosen}".rstrip())
 
     def _undo(self, event: Event) -> None:
-        undo = self._undos.pop(event.number, nothing)
+        undo = self._undos.pop(event.number)
         undo()
         if undo is not nothing:
             self._tell(f"#{event.number} {event.action.name} is over")

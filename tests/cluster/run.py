@@ -42,11 +42,13 @@ class Run:
     lines: list[str] = field(default_factory=list)
     """What the nemesis told."""
 
-    def judge(self, *, margin_ms: float = 0.0, skip: Collection[str] = ()) -> list[Verdict]:
+    def judge(
+        self, *, margin_ms: float = 0.0, skip: Collection[str] = (), keep: bool = True
+    ) -> list[Verdict]:
         """Every level's verdict. Prints the table; keeps the history of a broken run."""
         verdicts = check_all(self.history, margin_ms=margin_ms, counters=self.counters, skip=skip)
         print(report(verdicts))
-        if any(verdicts):
+        if any(verdicts) and keep:
             directory = Path(os.environ.get(KEEP_VARIABLE) or tempfile.mkdtemp(prefix="coh-h-"))
             path = directory / f"history-{self.history.notes['seed']}.jsonl"
             self.history.save(path)

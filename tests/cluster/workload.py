@@ -31,10 +31,10 @@ from redis.connection import UnixDomainSocketConnection
 from redis.retry import Retry
 
 from tests.checkers.history import Operation, Outcome, Recorder, read_journal
+from tests.cluster.daemons import REPOSITORY
 from tests.cluster.steps import Chooser, Load, Step
 from tests.servers import _die_with_parent
 
-REPOSITORY: Final = Path(__file__).parents[2]
 RECONNECT_PAUSE_S: Final = 0.05
 STOP_TIMEOUT_S: Final = 30.0
 NOT_APPLIED: Final = frozenset(

@@ -105,9 +105,7 @@ class RespPort:
     def release(self, count: int | None = None) -> None:
         """Tell what was held, the oldest first; all of it: and hold no more."""
         assert self.held is not None
-        told, rest = (
-            (self.held, None) if count is None else (self.held[:count], self.held[count:])
-        )
+        told, rest = (self.held, None) if count is None else (self.held[:count], self.held[count:])
         self.held = rest
         for tell in told:
             tell()

@@ -109,7 +109,9 @@ def test_what_cannot_be_queued_aborts_it_all(client: Client, command: str, told:
 
 
 def test_exec_with_arguments(client: Client) -> None:
-    told = "EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command"
+    told = (
+        "EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command"
+    )
     assert client.ask("MULTI", "EXEC x", "EXEC")[1:] == [told, "ERR EXEC without MULTI"]
 
 

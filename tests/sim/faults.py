@@ -74,6 +74,8 @@ def plan(
         names = [kind for kind in KINDS if random.random() < 0.5] or ["lose bus messages"]
     else:
         names = list(kinds)
+    if not names:
+        return []
     weights = [KINDS[name][0] for name in names]
     faults = []
     at_ms = 30.0 + random.expovariate(1.0 / mean_gap_ms)

@@ -34,7 +34,7 @@ COMMANDS: Final = {
 
 def run(context: Context) -> list[Row]:
     """See the module."""
-    rounds = context.times(5)
+    rounds = context.times(3)
     with Rig(context.directory) as rig:
         rows = []
         for name, url, target in (
