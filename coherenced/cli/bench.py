@@ -73,7 +73,7 @@ def _run(
     exit_code = 0
     told: dict[str, Any] = {**_machine(), "suites": {}}
     if not as_json:
-        print(" · ".join(str(fact) for fact in _machine().values()))
+        print(" · ".join(f"{what} {fact}" for what, fact in _machine().items()))
     with tempfile.TemporaryDirectory(prefix="coh-bench-") as directory:
         context = _context(Path(directory), seconds, quick, full)
         for name in names:

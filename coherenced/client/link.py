@@ -29,7 +29,7 @@ class _Slot:
 
 
 class Link(asyncio.Protocol):
-    """Calls go out in the order they are made, gathered into one write a turn of the loop;
+    """Calls go out in the order they are made, those of one turn of the loop together;
     replies come back in that order. A caller that gave up leaves its slot: its replies are
     counted off when they come, so that the others' still fit.
     """
@@ -44,6 +44,7 @@ class Link(asyncio.Protocol):
         self._gone: asyncio.Future[None] = loop.create_future()
         self._waiting: deque[_Slot] = deque()
         self._outgoing: list[bytes] = []
+        self._gathering = False
         self._room: deque[asyncio.Future[None]] = deque()
         self._paused = False
         self._deadline_s = 0.0
@@ -95,9 +96,7 @@ class Link(asyncio.Protocol):
         slot = _Slot(self.loop.create_future(), batch.replies, now_s)
         deadline = self.loop.call_at(self._deadline_s, self._expire, slot, timeout_s)
         self._waiting.append(slot)
-        if not self._outgoing:
-            self.loop.call_soon(self._flush)
-        self._outgoing.append(batch.data)
+        self._send(batch.data)
         try:
             return await slot.future
         finally:
@@ -135,10 +134,22 @@ class Link(asyncio.Protocol):
                 turn.set_result(None)
                 return
 
+    def _send(self, data: bytes) -> None:
+        """At once, for a single caller's sake; what follows in this turn of the loop, together."""
+        if self._gathering:
+            self._outgoing.append(data)
+        elif self._transport is not None:
+            self._gathering = True
+            self.loop.call_soon(self._flush)
+            self._transport.write(data)
+
     def _flush(self) -> None:
+        self._gathering = False
+        if not self._outgoing:
+            return
         outgoing, self._outgoing = self._outgoing, []
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(outgoing[0] if len(outgoing) == 1 else b"".join(outgoing))
+            self._transport.write(b"".join(outgoing))
 
     def _expire(self, slot: _Slot, timeout_s: float) -> None:
         if slot.future.done():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -31,6 +32,9 @@ class Connection:
         self.address = address
         self.used = False
         """Has answered a call before: it may have died since, unnoticed."""
+        self.is_usable = True
+        """False once it must not be used for another call."""
+        self._sent = 0
         self._timeout_s = 0.0
         self._conversation = Conversation(address.password)
         self._socket = self._connect(address, timeout_s)
@@ -81,52 +85,58 @@ class Connection:
         if timeout_s != self._timeout_s:
             self._set_kernel_timeout(link, timeout_s)
         replies: list[Any] = []
-        sent = 0
+        self._sent = 0
         try:
-            sent = self._send_some(batch.data)
-            if sent < len(batch.data):
-                sent = self._send_rest(memoryview(batch.data), sent, replies, timeout_s)
+            self._send_some(batch.data)
+            if self._sent < len(batch.data):
+                self._send_rest(batch, replies, timeout_s)
             size = _FIRST_READ
             until = 0.0
             while len(replies) < batch.replies:
                 if until and time.monotonic() > until:
                     raise TimedOut(True, f"no full answer within {timeout_s:g} s")
-                arrived = link.recv(size)
-                if not arrived:
-                    raise Lost(True, "the daemon closed the connection")
-                replies += self._conversation.received(arrived)
+                replies += self._receive(size)
                 size, until = _NEXT_READ, until or time.monotonic() + timeout_s
         except BlockingIOError as error:
-            raise TimedOut(sent > 0, f"no answer within {timeout_s:g} s") from error
+            raise TimedOut(self._sent > 0, f"no answer within {timeout_s:g} s") from error
         except OSError as error:
-            raise Lost(sent > 0, error.strerror or str(error)) from error
+            raise Lost(self._sent > 0, error.strerror or str(error)) from error
         if len(replies) > batch.replies:
             raise ProtocolError(f"the daemon at {self.address} sent more replies than asked for")
         self.used = True
         return replies
 
-    def _send_some(self, data: bytes | memoryview) -> int:
-        try:
-            return self._socket.send(data, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return 0
+    def _receive(self, size: int) -> list[Any]:
+        arrived = self._socket.recv(size)
+        if not arrived:
+            raise Lost(self._sent > 0, "the daemon closed the connection")
+        return self._conversation.received(arrived)
 
-    def _send_rest(self, data: memoryview, sent: int, replies: list[Any], timeout_s: float) -> int:
-        """Send the rest while reading replies: with both buffers full, only that makes progress."""
+    def _send_some(self, data: bytes | memoryview) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._sent += self._socket.send(data, socket.MSG_DONTWAIT)
+
+    def _send_rest(self, batch: Batch, replies: list[Any], timeout_s: float) -> None:
+        """Send the rest while reading replies: with both buffers full, only that makes progress.
+
+        A daemon that refuses what it is sent answers and closes before it has read all of
+        it: then the replies count, and the connection is of no further use.
+        """
+        data = memoryview(batch.data)
         poller = select.poll()
         poller.register(self._socket, select.POLLIN | select.POLLOUT)
-        while sent < len(data):
+        while self._sent < len(data):
             events = poller.poll(timeout_s * 1000)
             if not events:
-                raise TimedOut(sent > 0, f"the daemon took no more bytes for {timeout_s:g} s")
+                reason = f"the daemon took no more bytes for {timeout_s:g} s"
+                raise TimedOut(self._sent > 0, reason)
             if events[0][1] & select.POLLIN:
-                arrived = self._socket.recv(_NEXT_READ)
-                if not arrived:
-                    raise Lost(sent > 0, "the daemon closed the connection")
-                replies += self._conversation.received(arrived)
-            if events[0][1] & (select.POLLOUT | select.POLLERR | select.POLLHUP):
-                sent += self._send_some(data[sent:])
-        return sent
+                replies += self._receive(_NEXT_READ)
+                if len(replies) >= batch.replies:
+                    self.is_usable = False
+                    return
+            elif events[0][1] & (select.POLLOUT | select.POLLERR | select.POLLHUP):
+                self._send_some(data[self._sent :])
 
     def is_quiet(self) -> bool:
         """Neither closed by the daemon nor holding bytes nobody asked for."""
@@ -192,6 +202,9 @@ class Pool:
             raise
 
     def give_back(self, connection: Connection) -> None:
+        if not connection.is_usable:
+            self.discard(connection)
+            return
         self._idle.append(connection)
         if self._closed:
             self.discard_idle()

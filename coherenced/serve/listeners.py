@@ -204,10 +204,6 @@ def tcp_socket(address: Address) -> socket.socket:
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
         sock = socket.create_server((address.host, address.port), family=family, backlog=BACKLOG)
-    except socket.gaierror as error:
-        raise StartError(
-            f"cannot listen on {address.host}:{address.port}: the host is not known ({error})"
-        ) from None
     except OSError as error:
         reasons = {
             errno.EADDRINUSE: "something else listens there already",

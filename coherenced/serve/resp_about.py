@@ -123,12 +123,13 @@ def config(connection: RespConnection, request: Request) -> bytes:
         "save": "",
         "timeout": "0",
     }
-    patterns = [word.decode("utf-8", "surrogateescape").lower() for word in request[2:]]
-    told: dict[bytes, resp.Value] = {
-        name.encode(): value
-        for name, value in values.items()
-        if any(fnmatchcase(name, pattern) for pattern in patterns)
-    }
+    told: dict[bytes, resp.Value] = {}
+    for word in request[2:]:
+        pattern = word.decode("utf-8", "surrogateescape").lower()
+        if pattern in values:
+            told[word] = values[pattern]  # as it was asked
+        else:
+            told |= {n.encode(): v for n, v in values.items() if fnmatchcase(n, pattern)}
     return resp.encode(told, connection.resp3)
 
 

@@ -130,10 +130,8 @@ def queue(connection: RespConnection, command: Command, request: list[bytes]) ->
 
 def refused(connection: RespConnection, request: Sequence[bytes], text: str) -> str:
     """A command that does not exist, or not so: the transaction will not be carried out."""
-    transaction = connection.transaction
-    if transaction is None:
-        return text
-    transaction.failed = True
+    if connection.transaction is not None:
+        connection.transaction.failed = True
     if request[0].upper() == b"EXEC":
         _leave(connection)
         return f"EXECABORT Transaction discarded because of: {text.removeprefix('ERR ')}"

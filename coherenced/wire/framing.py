@@ -25,6 +25,8 @@ from typing import Any, Final, cast
 import hiredis
 import msgspec
 
+from coherenced.wire.inline import split_words
+
 MAX_LINE_BYTES: Final = 64 * 1024
 """Of an inline command or of a length line, as in Redis."""
 LARGE_BYTES: Final = 64 * 1024
@@ -41,16 +43,6 @@ _UNUSUAL: Final = re.compile(rb"\*(?![1-9]\r)")
 """No array header of one to nine elements: cheaper to look for than the next, and rare."""
 _SUSPICIOUS: Final = re.compile(rb"\*(?:\d{7}|[^1-9])")
 _INTEGER: Final = re.compile(rb"-?[1-9]\d{0,17}\Z|0\Z")
-_SPACES: Final = b" \t\n\v\f\r"
-_ESCAPES: Final = {
-    ord("n"): 10,
-    ord("r"): 13,
-    ord("t"): 9,
-    ord("b"): 8,
-    ord("a"): 7,
-}
-_HEX: Final = b"0123456789abcdefABCDEF"
-
 
 PLAIN_HEAD: Final = len(b"*2\r\n$3\r\nGET\r\n$10\r\n")
 PLAIN_GETS: Final[dict[bytes, int]] = {
@@ -374,60 +366,6 @@ def malformed(request: Any) -> str:
 def _type_byte(argument: object) -> str:
     kinds = ((bool, "#"), (int, ":"), (float, ","), (dict, "%"), (list, "*"), (Exception, "-"))
     return next((byte for kind, byte in kinds if isinstance(argument, kind)), "?")
-
-
-def split_words(line: bytes) -> list[bytes] | None:
-    """An inline command's words, quoted as in redis-cli; None when a quote is not closed."""
-    words: list[bytes] = []
-    i = 0
-    while True:
-        while i < len(line) and line[i] in _SPACES:
-            i += 1
-        if i == len(line):
-            return words
-        word = bytearray()
-        while i < len(line) and line[i] not in _SPACES:
-            quote = line[i : i + 1]
-            if quote in (b'"', b"'"):
-                end = _quoted(line, i + 1, quote, word)
-                if end < 0:
-                    return None
-                i = end
-                break
-            word += quote
-            i += 1
-        words.append(bytes(word))
-
-
-def _quoted(line: bytes, i: int, quote: bytes, word: bytearray) -> int:
-    """Add what stands in quotes to `word`; the index after the closing one, or -1."""
-    while i < len(line):
-        c = line[i]
-        if c == quote[0]:
-            i += 1
-            return i if i == len(line) or line[i] in _SPACES else -1
-        if c == ord("\\") and i + 1 < len(line):
-            following = line[i + 1]
-            if quote == b"'":
-                if following == quote[0]:
-                    word.append(following)
-                    i += 2
-                    continue
-            elif (
-                following == ord("x")
-                and len(digits := line[i + 2 : i + 4].strip()) == 2
-                and (digits[0] in _HEX and digits[1] in _HEX)
-            ):
-                word.append(int(digits, 16))
-                i += 4
-                continue
-            else:
-                word.append(_ESCAPES.get(following, following))
-                i += 2
-                continue
-        word.append(c)
-        i += 1
-    return -1
 
 
 def _number(text: bytes) -> int | None:

@@ -55,6 +55,8 @@ class FakeDaemon:
         self.seq = 0
         self.commands: list[list[bytes]] = []
         self.connections = 0
+        self.max_unread = 1 << 30
+        """An unfinished command beyond this many bytes is refused, and the connection closed."""
         self._open: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -110,9 +112,15 @@ class FakeDaemon:
         reader = hiredis.Reader(notEnoughData=None)
         with link:
             try:
+                unread = 0
                 while data := link.recv(1 << 16):
+                    unread += len(data)
+                    if unread > self.max_unread:
+                        link.sendall(error("ERR Protocol error: too long"))
+                        return
                     reader.feed(data)
                     while (command := reader.gets()) is not None:
+                        unread = 0
                         reply = self._answer(command)
                         if reply is CLOSE:
                             return

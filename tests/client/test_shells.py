@@ -165,6 +165,18 @@ def test_wrong_options(connect: Connect, options: dict[str, Any]) -> None:
 # -- time-outs, lost connections, and what may be repeated -----------------------------
 
 
+def test_a_refusal_of_what_is_still_being_sent_is_the_answer(
+    daemon: FakeDaemon, connect: Connect
+) -> None:
+    """A daemon answers an oversized value with an error and closes before it has read it all."""
+    cache = connect()
+    daemon.max_unread = 1 << 16
+    with pytest.raises(CommandError, match="too long"):
+        cache.set("big", bytes(1 << 24))
+    daemon.max_unread = 1 << 30
+    assert cache.get("k") is None
+
+
 def test_a_silent_daemon_costs_the_timeout(daemon: FakeDaemon, connect: Connect) -> None:
     cache = connect(timeout=0.05)
     daemon.script = lambda command: SILENCE

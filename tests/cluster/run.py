@@ -78,9 +78,13 @@ def record(
     wanderers: int = 2,
     client_processes: int = 0,
     at_once: int = 1,
+    patience_s: float = AGREE_WITHIN_S,
     say: Callable[[str], None] = print,
 ) -> Run:
-    """Let clients work on a started cluster for `duration_s` while `actions` are struck."""
+    """Let clients work on a started cluster for `duration_s` while `actions` are struck.
+
+    `patience_s`: how long, when all is healed, the nodes may take to agree with Redis.
+    """
     load = load or Load()
     say(f"seed {seed}")
     recorder = Recorder()
@@ -106,12 +110,12 @@ def record(
             cluster.heal()
         for client in clients:
             recorder.operations += client.operations()
-    counters = finish(cluster, recorder, load)
+    counters = finish(cluster, recorder, load, patience_s)
     history = recorder.history(bound_ms=bound_ms, notes={"seed": seed, "faults": nemesis.lines})
     return Run(history, counters, workload.errors, nemesis.done, nemesis.lines)
 
 
-def finish(cluster: Cluster, recorder: Recorder, load: Load) -> dict[str, int]:
+def finish(cluster: Cluster, recorder: Recorder, load: Load, patience_s: float) -> dict[str, int]:
     """Wait until nothing is about to expire and all nodes agree with Redis (or do not, for
     too long), record the final reads; the final counters."""
     keys = load.values
@@ -126,7 +130,7 @@ def finish(cluster: Cluster, recorder: Recorder, load: Load) -> dict[str, int]:
     with contextlib.suppress(AssertionError):
         wait_until(
             lambda: all(node_answers(cluster, n, load) == truth(cluster, load) for n in nodes),
-            AGREE_WITHIN_S,
+            patience_s,
         )
     for number in nodes:
         name = cluster.daemons[number].node

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from dataclasses import replace
 from typing import Any, Final
 
 import pytest
@@ -22,7 +23,12 @@ from tests.servers import available_kinds
 BOUND_MS: Final = 500.0
 RUN_S: Final = 25.0
 SOAK_S: Final = 180.0
-SETTINGS: Final = {"coherence.max_staleness_ms": int(BOUND_MS)}
+SETTINGS: Final = {
+    "coherence.max_staleness_ms": int(BOUND_MS),
+    "namespace.lin.match": "lin:*",
+    "namespace.lin.linearizable": True,
+}
+LOAD: Final = Load(reads=90, linearizable_keys=3, counters=2)
 PAUSE: Final = next(action for action in harm.PROCESSES if action.name == "daemon paused")
 
 
@@ -45,7 +51,9 @@ def assert_worthwhile(run: Run, actions: tuple[Action, ...], operations: int) ->
 def test_no_promise_is_broken_while_the_bus_fails_and_a_daemon_freezes() -> None:
     actions = (*harm.BUS, PAUSE)
     with Cluster(3, settings=SETTINGS) as cluster:
-        run = record(cluster, actions, seed=the_seed(1), duration_s=RUN_S, bound_ms=BOUND_MS)
+        run = record(
+            cluster, actions, seed=the_seed(1), duration_s=RUN_S, bound_ms=BOUND_MS, load=LOAD
+        )
         verdicts = run.judge()
     assert not any(verdicts)
     assert_worthwhile(run, actions, operations=5000)
@@ -75,7 +83,7 @@ def test_long_runs(family: str, kind: str) -> None:
             seed=the_seed(secrets.randbelow(10**6)),
             duration_s=SOAK_S,
             bound_ms=BOUND_MS,
-            load=Load(counters=0 if family in ("losses", "failover") else 3),
+            load=replace(LOAD, counters=0 if family in ("losses", "failover") else 3),
             sessions=12,
             wanderers=3,
             client_processes=processes,

@@ -215,15 +215,17 @@ class Driver:
     def event(self, name: str) -> list[dict[str, Any]]:
         return [e.fields for e in self.events if e.name == name]
 
-    def probed(self, call: calls.Probe, at: Lineage | int, *, server_ms: float = 0.0) -> list[Any]:
+    def probed(
+        self, call: calls.Probe, at: Lineage | int, *, server_ms: float = 0.0, server: bytes = b"s1"
+    ) -> list[Any]:
         where = lineage(at) if isinstance(at, int) else at
-        server = int(server_ms or self.now_ms + 500_000)
-        return self.step(calls.Probed(call.call_id, where, server, 1))
+        clock_ms = int(server_ms or self.now_ms + 500_000)
+        return self.step(calls.Probed(call.call_id, where, clock_ms, 1, server))
 
-    def prove(self, at: Lineage | int) -> None:
+    def prove(self, at: Lineage | int, *, server: bytes = b"s1") -> None:
         """Answer every open probe with the lane's place."""
         while self.has(calls.Probe):
-            self.probed(self.take(calls.Probe), at)
+            self.probed(self.take(calls.Probe), at, server=server)
 
     def refuse_probes(self, failure: str = calls.Failure.UNREACHABLE) -> None:
         """Redis answers no probe."""

@@ -421,6 +421,49 @@ def test_K7_the_roster_of_the_old_lineage_is_not_used_even_if_its_number_is_the_
     assert sorted(d.result(write).acknowledged) == ["me", "peer"]
 
 
+def test_K7_another_server_is_a_lineage_change_even_where_the_log_shows_none() -> None:
+    """A failover may have lost nothing but a node's joining."""
+    d = settled()
+    d.tick(250)
+    d.prove(10, server=b"s2")
+    assert d.event("server_changed") == [{"lane": 0}]
+    assert d.event("lane_dropped") == []
+    write, _ = commit(d, Level.ALL)
+    d.sleep(1000)
+    if d.has(calls.ReadRoster):
+        d.roster(member(ME, "me"))
+    assert write not in d.outcomes
+    d.sleep(20)
+    assert d.result(write).satisfied
+
+
+@pytest.mark.xfail(reason="known: see the test", strict=True)
+def test_K7_the_roster_of_the_server_before_is_not_used_even_if_its_number_is_the_same() -> None:
+    """It had version 1 for other members: the new server counts on from where it was."""
+    d = settled()
+    d.tick(250)
+    d.prove(10, server=b"s2")
+    write, tag = commit(d, Level.ALL, rv=1, timeout_ms=10_000)
+    d.roster(member(ME, "me"), member(PEER, "peer"), version=1)
+    d.sleep(1013)
+    assert write not in d.outcomes
+    d.ack(PEER, "peer", 11, tag)
+    d.sleep(20)
+    assert sorted(d.result(write).acknowledged) == ["me", "peer"]
+
+
+@pytest.mark.xfail(reason="known: see the test", strict=True)
+def test_K7_a_write_that_waits_goes_on_waiting_when_the_server_changes_and_is_answered() -> None:
+    d = settled((PEER, "peer"))
+    write, tag = commit(d, Level.ALL, timeout_ms=10_000)
+    d.sleep(250)
+    d.prove(Lineage(EPOCH, 11, tag), server=b"s2")
+    d.ack(PEER, "peer", 11, tag)
+    assert write not in d.outcomes
+    d.sleep(1020)
+    assert d.result(write).satisfied
+
+
 def test_the_first_contact_is_a_lineage_change_too() -> None:
     """A node that has just started cannot know who held what before."""
     d = Driver()

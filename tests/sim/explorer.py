@@ -24,18 +24,30 @@ from typing import Any, Final
 
 import msgspec
 
+from coherenced.core.acks import Acks
+from coherenced.core.catchup import Catchup
+from coherenced.core.l1 import L1
+from coherenced.core.lane import Lane
 from coherenced.core.laws import Laws
 from coherenced.core.model import Mutation, Version
 from coherenced.core.node import Node, Settings
 from coherenced.core.outbox import Outbox
+from coherenced.core.phases import TwoPhase
 from coherenced.core.policy import Namespaces, Policy
+from coherenced.core.reads import Reads
 from coherenced.core.requests import Fault, Level, Outcome, Read, ReadResult, Write, WriteResult
+from coherenced.core.roster import Roster
+from coherenced.core.tickets import Tickets
+from coherenced.core.writes import Writes
 from tests.sim.clients import set_mutation
 from tests.sim.history import ReadOp, Violation, WriteOp
 from tests.sim.host import Host
 from tests.sim.network import BUS, Connection
 from tests.sim.redis_model import ServerLaws
 from tests.sim.world import World
+
+MOMENT_MS: Final = 0.001
+"""Between two events: no time to speak of, but enough to tell which was first."""
 
 
 class Act(msgspec.Struct, frozen=True):
@@ -102,12 +114,13 @@ class Board(World):
         for name in ("a", "b"):
             self.add_host(name)
             self.drain()
-        self.now_ms = 1_000.0  # past the caution after a first contact (K7)
+        self.now_ms = 1.5 * setup.bound_ms  # past the caution after a first contact (K7)
         self._fire_timers()
         self.drain()
         for act in setup.warm:
             self.act(act)
             self.drain()
+        self.eager = False
         for host in self.hosts.values():
             self.todo[host.name] = deque(a for a in setup.acts if a.node == host.name)
 
@@ -153,6 +166,7 @@ class Board(World):
         return found
 
     def choose(self, choice: tuple[str, Any]) -> None:
+        self.now_ms += MOMENT_MS
         kind, where = choice
         if kind == "deliver":
             self.deliver(where)
@@ -224,6 +238,10 @@ class Board(World):
 
     # -- what a state is -------------------------------------------------------------------------
 
+    def after_step(self, host: Host) -> None:
+        if not self.eager:
+            super().after_step(host)
+
     def fingerprint(self) -> int:
         now_ms = self.now_ms
         freeze = Freezer(now_ms)
@@ -231,7 +249,7 @@ class Board(World):
             self.losses_left,
             self.ticks_left,
             tuple(len(acts) for acts in self.todo.values()),
-            self.primary.server.lineage,
+            freeze(self.primary.server.lineage),
             tuple((k, i.value) for k, i in self.primary.server.space.items.items()),
         ]
         for place in sorted(self.queues):
@@ -239,83 +257,122 @@ class Board(World):
             parts.append((place, tuple(freeze(args) for _, _, args in queue)))
         for host in self.hosts.values():
             parts.append(freeze(host.node))
+        freeze.exact = True
         for timeline in self.truth.keys.values():
-            parts.append(tuple((round(s.at_ms - now_ms, 3), s.value) for s in timeline.states))
+            parts.append(tuple((freeze(s.at_ms), s.value) for s in timeline.states))
         history = self.history
         parts.append(freeze(history._seen))
         parts.append(freeze(history._acked))
+        parts.append(freeze.ranks())
         return hash(repr(parts))
 
 
-_STATIC: Final = (Laws, Namespaces, Policy, Settings, Outbox)
+_STATIC: Final = (Laws, Namespaces, Policy, Settings, World, Host)
+_MACHINES: Final = (Node, Acks, Catchup, Reads, Roster, Tickets, TwoPhase, Writes)
+"""Their public numbers are counters for people, which no behaviour depends on."""
 
 
 class Freezer:
-    """An object of the core as nested tuples, times relative to now, identity left out."""
+    """Objects of the core as nested tuples: times relative to now, call ids to the next one,
+    random ids by their first appearance, and identity left out."""
 
     def __init__(self, now_ms: float) -> None:
         self.now_ms = now_ms
+        self.next_call_id = 0
         self._seen: dict[int, int] = {}
+        self._names: dict[bytes, int] = {}
+        self._times: list[float] = []
+        self.exact = False
+        """Of what is proved, committed and seen the order matters, to the moment."""
 
     def __call__(self, value: Any) -> Any:
-        if value is None or isinstance(value, int | bytes | str):
+        kind = value.__class__
+        if value is None or kind is bool or kind is int or kind is str:
             return value
-        if isinstance(value, float):
-            return value if not math.isfinite(value) else round(value - self.now_ms, 3)
-        if isinstance(value, tuple | list | deque):
+        if kind is bytes:
+            return self._names.setdefault(value, len(self._names)) if len(value) == 16 else value
+        if kind is float:
+            return value if not math.isfinite(value) else self.time(value)
+        if kind is tuple or kind is list or kind is deque:
             return tuple([self(item) for item in value])
-        if isinstance(value, dict):
+        if kind is dict:
             return tuple([(self(k), self(v)) for k, v in value.items()])
-        if isinstance(value, set | frozenset):
+        if kind is set:
             return tuple(sorted(map(repr, value)))
         return self._object(value)
 
+    def time(self, at_ms: float) -> int:
+        """About how long ago; which of two was first is told by `ranks`."""
+        if self.exact:
+            self._times.append(at_ms)
+        return round(at_ms - self.now_ms)
+
+    def ranks(self) -> tuple[int, ...]:
+        """The order of all times met so far, those that equal each other alike."""
+        order = {at_ms: rank for rank, at_ms in enumerate(sorted(set(self._times)))}
+        return tuple([order[at_ms] for at_ms in self._times])
+
     def _object(self, value: Any) -> Any:
-        if isinstance(value, _STATIC):
-            return self._box(value) if isinstance(value, Outbox) else None
         if isinstance(value, FunctionType):
             cells = value.__closure__ or ()
-            return (value.__qualname__, tuple([self._cell(c) for c in cells]))
+            return (value.__qualname__, tuple([self(cell.cell_contents) for cell in cells]))
         if isinstance(value, MethodType):
             return value.__qualname__
+        if isinstance(value, _STATIC):
+            return None
         known = self._seen.get(id(value))
         if known is not None:
-            return ("again", known)
+            return known
         self._seen[id(value)] = len(self._seen)
-        names = getattr(value, "__struct_fields__", None)
+        if isinstance(value, Node):
+            self.next_call_id = value.box.next_call_id
+        if isinstance(value, L1):
+            return tuple([self(entry) for entry in value.entries.values()])
+        if isinstance(value, Outbox):
+            return self._box(value)
+        names = getattr(value, "__struct_fields__", None) or getattr(value, "__slots__", None)
         if names is None:
-            names = getattr(type(value), "__slots__", None) or tuple(vars(value))
-        return (
-            type(value).__name__,
-            tuple([self(getattr(value, name)) for name in names if hasattr(value, name)]),
-        )
+            names = tuple(getattr(value, "__dict__", ()))
+        self.exact = isinstance(value, Lane)
+        counts = isinstance(value, _MACHINES)
+        fields = [
+            self._field(name, getattr(value, name))
+            for name in names
+            if hasattr(value, name) and not (counts and _is_count(name, getattr(value, name)))
+        ]
+        self.exact = False
+        return (type(value).__name__, tuple(fields))
 
-    def _cell(self, cell: Any) -> Any:
-        content = cell.cell_contents
-        return self(content) if not isinstance(content, Node | World | Host) else None
+    def _field(self, name: str, value: Any) -> Any:
+        if name.endswith("call_id") and value:
+            return self.next_call_id - value
+        return (
+            self(value) if name not in ("prev", "next", "beat") or value.__class__ is bytes else 0
+        )
 
     def _box(self, box: Outbox) -> Any:
-        if id(box) in self._seen:
-            return "box"
-        self._seen[id(box)] = len(self._seen)
-        return (
-            tuple([(number, self(h)) for number, h in box._handlers.items()]),
-            tuple(
-                [(round(t - self.now_ms, 3), self(c), self(a)) for t, _, c, a in box.timers._heap]
-            ),
+        handlers = [(box.next_call_id - n, self(h)) for n, h in box._handlers.items()]
+        timers = sorted(
+            (round(at - self.now_ms), repr((self(what), self(with_))))
+            for at, _, what, with_ in box.timers._heap
         )
+        return (tuple(handlers), tuple(timers))
+
+
+def _is_count(name: str, value: Any) -> bool:
+    return value.__class__ is int and (not name.startswith("_") or name == "_beat")
 
 
 def explore(setup: Setup, most_states: int = 20_000) -> Found:
-    """Search depth first. Stops at the first broken promise, or when all is seen."""
+    """Search, shortest beginnings first. Stops at the first broken promise, or at the end."""
     seen: set[int] = set()
     found = Found(setup, 0, 0, complete=True)
-    stack: list[list[int]] = [[]]
+    stack: deque[list[int]] = deque([[]])
     while stack:
         if len(seen) >= most_states:
             found.complete = False
             break
-        prefix = stack.pop()
+        prefix = stack.popleft()
         found.runs += 1
         try:
             for branch in _follow(Board(setup), prefix, seen):

@@ -115,5 +115,5 @@ def test_two_hundred_nodes(seed: int) -> None:
             keys=6,
             mix=mix,
             fault_gap_ms=40.0,
-        )  # fmt: skip
+        )
     )

@@ -145,6 +145,7 @@ async def test_a_server_that_is_too_old(info: bytes, told: str) -> None:
 
 
 async def test_a_cluster_is_not_for_us_yet() -> None:
-    with Server(args=["--cluster-enabled", "yes"]) as server:
+    args = ["--cluster-enabled", "yes", "--cluster-port", str(free_port())]
+    with Server(args=args) as server:
         facts = await inspect(settings(server.url))
     assert any("runs as cluster: give redis.url a standalone server" in b for b in facts.blockers)

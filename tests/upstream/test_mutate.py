@@ -206,6 +206,13 @@ def test_half_the_metadata_is_none(lane: Lane, field: str) -> None:
     assert lane.mutate(set_(b"a", b"2"), new_epoch=OTHER_EPOCH).lineage.epoch == OTHER_EPOCH
 
 
+@pytest.mark.parametrize("field", ["e", "t"])
+def test_an_epoch_or_tag_of_another_length_is_none(lane: Lane, field: str) -> None:
+    lane.mutate(set_(b"a", b"1"))
+    lane.server.command("HSET", NAMES.meta, field, "short")
+    assert lane.mutate(set_(b"a", b"2"), new_epoch=OTHER_EPOCH).lineage.epoch == OTHER_EPOCH
+
+
 @pytest.mark.parametrize("name", [NAMES.meta, NAMES.log])
 def test_a_wrong_type_of_ours_starts_a_new_epoch(lane: Lane, name: bytes) -> None:
     lane.mutate(set_(b"a", b"1"))

@@ -12,7 +12,7 @@ SUITES: Final = {
     "http": "HTTP hits over the Unix socket, beside a bare aiohttp handler",
     "miss": "reads of keys that are not cached, and how many reads they make upstream",
     "write": "SET, and SET acknowledged by all of 3 nodes",
-    "invalidation": "from a write until the last of 3 nodes serves it",
+    "invalidation": "from a write until the last of 3 nodes has dropped, and serves it",
     "apply": "invalidations that one node applies a second",
     "memory": "resident memory, idle and per entry",
     "startup": "how long a daemon takes to be ready, and a command to be done",

@@ -28,7 +28,7 @@ VALUE_BYTES: Final = 100
 CLIENTS: Final = 200
 TARGET: Final = at_least(0.5)
 ONE_READ: Final = Target(1, "at most", "ours")
-HANDFUL: Final = Target(5, "at most", "ours")
+HANDFUL: Final = Target(10, "at most", "ours")
 
 
 def run(context: Context) -> list[Row]:

@@ -18,7 +18,7 @@ from tempfile import mkdtemp
 from typing import Final
 
 from coherenced.bench.model import Context, Row, Target
-from coherenced.bench.processes import plain_environment
+from coherenced.bench.processes import cpu_s, plain_environment
 from coherenced.bench.rig import Daemon, Rig
 from coherenced.bench.rounds import Sample, Wanted, duel
 from coherenced.embedded import EmbeddedServer
@@ -45,7 +45,9 @@ def run(context: Context) -> list[Row]:
             ours = partial(_ready, rig.directory, {"redis.url": url})
             theirs = partial(_server_ready, rig.directory)
             found = duel(rounds, ours, "Valkey alone", theirs)
-            rows += found.rows(name, [Wanted("seconds", "", "s", target)])
+            rows += found.rows(
+                name, [Wanted("seconds", "", "s", target), Wanted("cpu", "CPU time", "s")]
+            )
         for name, words in COMMANDS.items():
             context.say(f"coherenced {name}")
             ours = partial(_spent, ("-m", "coherenced", *words))
@@ -58,15 +60,16 @@ def run(context: Context) -> list[Row]:
 def _ready(parent: Path, settings: dict[str, object]) -> Sample:
     daemon = Daemon("started", Path(mkdtemp(dir=parent)) / "d", settings)
     try:
-        return {"seconds": daemon.wait_ready()}
+        return {"seconds": daemon.wait_ready(), "cpu": cpu_s(daemon.pid)}
     finally:
         daemon.stop()
 
 
 def _server_ready(parent: Path) -> Sample:
     started_s = time.perf_counter()
-    with EmbeddedServer(Path(mkdtemp(dir=parent))):
-        return {"seconds": time.perf_counter() - started_s}
+    with EmbeddedServer(Path(mkdtemp(dir=parent))) as server:
+        assert server.pid is not None  # the directory is new: there is none to be joined
+        return {"seconds": time.perf_counter() - started_s, "cpu": cpu_s(server.pid)}
 
 
 def _spent(words: Sequence[str]) -> Sample:

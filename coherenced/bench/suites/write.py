@@ -71,9 +71,10 @@ def _acknowledged(context: Context, rig: Rig, daemon: Daemon) -> list[Row]:
 
 
 def _writes(talk: Talk, seconds: float) -> Sample:
-    took_ms = []
+    took_ms: list[float] = []
     until_s = time.perf_counter() + seconds
-    while (started_s := time.perf_counter()) < until_s:
+    while not took_ms or time.perf_counter() < until_s:
+        started_s = time.perf_counter()
         _write(talk)
         took_ms.append((time.perf_counter() - started_s) * 1e3)
     return latencies(took_ms)
@@ -85,8 +86,8 @@ def _write(talk: Talk) -> None:
 
 def round_trips(echo: Echo, seconds: float) -> Sample:
     """As many as there are in so many seconds, one after the other."""
-    took_ms = []
+    took_ms: list[float] = []
     until_s = time.perf_counter() + seconds
-    while time.perf_counter() < until_s:
+    while not took_ms or time.perf_counter() < until_s:
         took_ms.append(echo.round_trip_ms())
     return latencies(took_ms)

@@ -1,0 +1,41 @@
+"""Linearizable and ordinary keys in one command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.daemons import Cluster
+
+SETTINGS = {"namespace.lin.match": "lin:*", "namespace.lin.linearizable": True}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with Cluster(2, settings=SETTINGS) as cluster:
+        yield cluster
+
+
+@pytest.mark.parametrize(
+    ("command", "reply", "left"),
+    [
+        (("DEL", "plain", "lin:0"), 2, [None, None]),
+        (("UNLINK", "lin:0", "plain"), 2, [None, None]),
+        (("MSET", "plain", "1", "lin:0", "2"), b"OK", [b"1", b"2"]),
+        (("MSET", "lin:0", "2", "plain", "1"), b"OK", [b"1", b"2"]),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_a_command_over_both_kinds_of_keys(
+    cluster: Cluster, command: tuple[str, ...], reply: object, left: list[bytes | None]
+) -> None:
+    one, two = cluster.daemons
+    assert one.command("SET", "plain", "x") == b"OK"
+    assert one.command("SET", "lin:0", "x") == b"OK"
+    assert two.command("MGET", "plain", "lin:0") == [b"x", b"x"]
+    assert one.command(*command) == reply
+    assert cluster.primary.commands(("GET", "plain"), ("GET", "lin:0")) == left
+    assert one.command("MGET", "plain", "lin:0") == left
+    # The key is free again for the next writer.
+    assert two.command("SET", "lin:0", "next", timeout_s=2.0) == b"OK"
