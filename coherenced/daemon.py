@@ -55,9 +55,20 @@ FREEZE_EVERY_S: Final = 10.0
 """How often the living objects are put out of the garbage collector's sight."""
 
 
-def new_id() -> bytes:
-    """16 random hex digits: an epoch, a tag, an incarnation."""
-    return secrets.token_bytes(8).hex().encode()
+class Ids:
+    """16 random hex digits at a time: epochs, tags, incarnations. The kernel is asked rarely."""
+
+    def __init__(self) -> None:
+        self._left: list[bytes] = []
+
+    def __call__(self) -> bytes:
+        if not self._left:
+            digits = secrets.token_bytes(8 * 512).hex().encode()
+            self._left = [digits[at : at + 16] for at in range(0, len(digits), 16)]
+        return self._left.pop()
+
+
+new_id: Final = Ids()
 
 
 def policies(config: Config) -> tuple[Policy, list[tuple[str, Policy]]]:
@@ -176,6 +187,7 @@ class Daemon:
                 l1_max_bytes=config.l1.max_bytes,
                 l1_max_value_bytes=config.l1.max_value_bytes,
                 max_waiting=config.limits.max_waiting_requests,
+                gathers=True,
             ),
             new_id,
         )

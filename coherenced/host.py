@@ -27,7 +27,7 @@ from coherenced.core.calls import (
 )
 from coherenced.core.l1 import Entry
 from coherenced.core.model import FOREVER, Record, Version
-from coherenced.core.node import Input, Node, Start, Stop, Submit, Tick
+from coherenced.core.node import Flush, Input, Node, Start, Stop, Submit, Tick
 from coherenced.core.outbox import Applied, Event, Settled
 from coherenced.core.requests import (
     AskMembers,
@@ -94,6 +94,7 @@ class Host:
         self._server: Server | None = None
         self._inbox: deque[Input] = deque()
         self._busy = False
+        self._flushing = False
         self._waiting: dict[int, Callable[[Outcome], None]] = {}
         self._next_request = 1
         self._loop = asyncio.get_running_loop()
@@ -159,9 +160,17 @@ class Host:
                         self._carry_out(effect)
         finally:
             self._busy = False
+        if not self._flushing and self.node.has_gathered:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
         if self._drained is not None:
             self._check_drained()
         self._arm()
+
+    def _flush(self) -> None:
+        """Once a turn of the loop: what its requests asked for leaves together."""
+        self._flushing = False
+        self.give(Flush())
 
     def answer(self, answer: Answer) -> None:
         """What the server said."""

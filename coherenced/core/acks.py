@@ -167,6 +167,15 @@ class Acks:
                 news |= self._mark(wait, last)
         return news
 
+    def on_quarantined(self, lane: Lane) -> None:
+        """K7: what waits for all nodes waits until then, for a roster read from now on."""
+        for wait in self._waits:
+            if wait.lane is lane and wait.level == Level.ALL:
+                wait.members = None
+                self._box.timers.at(lane.quarantined_until_ms, self._check, wait)
+                if wait.enrolled:
+                    self._read_roster(wait)
+
     def on_dropped(self, lane: Lane) -> None:
         """The lineage changed under writes that wait: nobody can vouch for them any more."""
         for wait in list(self._waits):

@@ -233,6 +233,8 @@ class Logged(msgspec.Struct, frozen=True, gc=False):
     """For each record the reply stored with it, where one was (W3); may be empty."""
     severed: bool = True
     """Resolve: whether the old connection is surely dead."""
+    server_id: bytes = b""
+    """As in `Probed`."""
 
 
 class RosterRead(msgspec.Struct, frozen=True, gc=False):

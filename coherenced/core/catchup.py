@@ -27,7 +27,7 @@ from coherenced.core.calls import (
 )
 from coherenced.core.lane import Lane, Verdict
 from coherenced.core.laws import Laws
-from coherenced.core.model import Lineage, Member, Record
+from coherenced.core.model import NEVER, Lineage, Member, Record
 from coherenced.core.outbox import Applied, Outbox
 
 LOG_PAGE: Final = 2000
@@ -35,6 +35,7 @@ LOG_PAGE: Final = 2000
 BUS_GRACE_MS: Final = 5.0
 """How long a record that a probe has shown to exist may still be on its way over the bus."""
 RETRY_MS: Final = 50.0
+GAP_TOLD_EVERY_MS: Final = 1_000.0
 BUFFER_RECORDS: Final = 20_000
 """Records held while the log is being read; beyond it they are let go and read from the log."""
 PAUSE_ALARM_MS: Final = 500.0
@@ -59,6 +60,7 @@ class Catchup:
         apply: Callable[[Lane, Record], None],
         drop: Callable[[Lane], None],
         proved: Callable[[Lane], None],
+        quarantined: Callable[[Lane], None],
         unproved: Callable[[Lane, int, str], None],
     ) -> None:
         self.lane = lane
@@ -81,8 +83,10 @@ class Catchup:
         self._drop = drop
         self._proved = proved
         self._unproved = unproved
+        self._quarantined = quarantined
         self._reading = False
         self._gap_open = False
+        self._gap_told_ms = NEVER
         self._grace_armed = False
         self._buffer: list[tuple[bytes, Record]] = []
         self._asked_buffer = self._asked_head = 0
@@ -141,7 +145,11 @@ class Catchup:
         for record in message.records:
             # The common case is kept short: the next record of the chain.
             if record.seq == lane.applied + 1 and record.prev == lane.tag:
-                self._step(record)
+                if self.streaming or lane.relied:
+                    self._step(record)
+                else:
+                    lane.advance(record)
+                    self._apply(lane, record)
             else:
                 self._odd(message.epoch, record)
         if message.seq > lane.head:
@@ -169,11 +177,7 @@ class Catchup:
             self.duplicates += 1
         elif verdict is Verdict.AHEAD:
             if not self._reading:
-                self.gaps += 1
-                self._gap_open = True
-                self._box.event(
-                    "gap_found", lane=lane.index, applied=lane.applied, arrived=record.seq
-                )
+                self._gap_found(record.seq)
             if record.seq > lane.head:
                 lane.head = record.seq
             if len(self._buffer) >= BUFFER_RECORDS:
@@ -200,7 +204,7 @@ class Catchup:
         self, call_id: int, sent_ms: float, known_then: int, lineage: Lineage, server_id: bytes
     ) -> None:
         """V1: a node's own mutation reply is a probe too."""
-        self._server_seen(server_id)
+        self.server_seen(server_id)
         self._lineage_seen(call_id, sent_ms, known_then, lineage)
 
     # -- probes -------------------------------------------------------------------
@@ -275,7 +279,7 @@ class Catchup:
                 self._box.event("redis_reachable", lane=self.lane.index)
         if not self._laws.verified_when_sent:
             sent_ms = self._box.now_ms
-        self._server_seen(answer.server_id)
+        self.server_seen(answer.server_id)
         if self._clocks_disagree(sent_ms, answer.server_ms):
             return
         if generation != self.lane.generation:
@@ -284,16 +288,20 @@ class Catchup:
         if not beat and self.lane.unconfirmed is not None:
             self._send_probe(beat=False)  # somebody waits for this proof: confirm it at once
 
-    def _server_seen(self, server_id: bytes) -> None:
+    def _quarantine(self) -> None:
+        """K7: for one bound there may be holders that no roster knows."""
+        until_ms = self._box.now_ms + fence_after_ms(self._largest_bound_ms())
+        self.lane.quarantined_until_ms = until_ms
+        self._quarantined(self.lane)
+
+    def server_seen(self, server_id: bytes) -> None:
         """K7: another process answers. Its roster may lack nodes that had joined the one before,
         even where the log shows no difference: one bound outlives what they may hold."""
         if not server_id or server_id == self._server_id:
             return
         known, self._server_id = self._server_id, server_id
         if known and self._laws.quarantine:
-            self.lane.quarantined_until_ms = self._box.now_ms + fence_after_ms(
-                self._largest_bound_ms()
-            )
+            self._quarantine()
             self._box.event("server_changed", lane=self.lane.index)
 
     def _clocks_disagree(self, sent_ms: float, server_ms: int) -> bool:
@@ -372,10 +380,16 @@ class Catchup:
         if lane.applied > applied_then:
             self.expect_bus()  # it is moving; only what stands still was lost
         else:
-            self.gaps += 1
-            self._gap_open = True
-            self._box.event("gap_found", lane=lane.index, applied=lane.applied, head=lane.head)
+            self._gap_found(lane.head)
             self._read_log()
+
+    def _gap_found(self, head: int) -> None:
+        """Records are missing. All are counted; a late bus is told once a second."""
+        self.gaps += 1
+        if self._box.now_ms >= self._gap_told_ms + GAP_TOLD_EVERY_MS:
+            self._gap_told_ms = self._box.now_ms
+            self._gap_open = True
+            self._box.event("gap_found", lane=self.lane.index, applied=self.lane.applied, head=head)
 
     # -- the log ------------------------------------------------------------------
 
@@ -417,7 +431,7 @@ class Catchup:
             self._anchor(answer.lineage, call_id, verdict)
             self._send_probe(beat=False)
             return
-        self._apply_log(answer)
+        self._apply_log(answer, start)
 
     def _judge_log(self, answer: Logged, start: int, tag: bytes) -> str | None:
         """A2: the log must reach back to my position, and hold my record there. -> why not."""
@@ -441,7 +455,7 @@ class Catchup:
             return "fork"
         return None
 
-    def _apply_log(self, answer: Logged) -> None:
+    def _apply_log(self, answer: Logged, start: int) -> None:
         lane = self.lane
         epoch = answer.lineage.epoch
         applied_before = lane.applied
@@ -462,16 +476,19 @@ class Catchup:
         if not self._laws.drop_on_trimmed and lane.applied < answer.lineage.seq:
             lane.applied, lane.tag = answer.lineage.seq, answer.lineage.tag
         self.from_log += lane.applied - applied_before
+        if lane.applied > applied_before:
+            self.repaired += 1
         if lane.applied > applied_before and self._gap_open:
             self._gap_open = False
-            self.repaired += 1
             self._box.event("gap_repaired", lane=lane.index, records=lane.applied - applied_before)
         self._correct_head(answer.lineage.seq)
         buffered, self._buffer = self._buffer, []
         for place, (buffered_epoch, record) in enumerate(buffered):
             if place >= self._asked_buffer or record.seq <= answer.lineage.seq:
                 self._odd(buffered_epoch, record)
-        if lane.applied == applied_before and lane.applied < answer.lineage.seq:
+        # The bus may have moved the position past the page meanwhile; only a log that shows
+        # nothing after the very position it was asked from has a hole there.
+        if lane.applied == start < answer.lineage.seq:
             self._anchor(answer.lineage, answer.call_id, "log has a hole")
             self._send_probe(beat=False)
         elif lane.applied < answer.lineage.seq:
@@ -502,9 +519,10 @@ class Catchup:
         self._box.event("lane_dropped", lane=lane.index, reason="fork", now=str(lane.applied))
         lane.generation += 1
         lane.relied.clear()
+        lane.relied_to = 0
         lane.unprove()
         self._drop(lane)
-        lane.quarantined_until_ms = self._box.now_ms + fence_after_ms(self._largest_bound_ms())
+        self._quarantine()
         self._send_probe(beat=False)
 
     # -- starting over ----------------------------------------------------------------
@@ -528,7 +546,7 @@ class Catchup:
         self._gap_open = False
         # K7: whoever holds older values may be missing from the roster; one bound outlives them.
         if reason != "log trimmed" and reason != "log has a hole":
-            lane.quarantined_until_ms = self._box.now_ms + fence_after_ms(self._largest_bound_ms())
+            self._quarantine()
 
 
 def fence_after_ms(bound_ms: float) -> float:

@@ -55,6 +55,7 @@ class Lane:
         "quarantined_until_ms",
         "recent",
         "relied",
+        "relied_to",
         "tag",
         "tag_seq",
         "unconfirmed",
@@ -86,6 +87,8 @@ class Lane:
         self.relied: dict[int, bytes] = {}
         """Sequence -> tag beyond the position that a stored entry was read or written at: the
         chain must come through there, else the entry is of a history that was lost."""
+        self.relied_to = 0
+        """The highest of them, ever since the lane was anchored."""
         self.unconfirmed: tuple[int, float, int] | None = None
         """(call id, sent at, position): a proof from behind this position, to be confirmed."""
         self.anchored_call_id = 0
@@ -110,13 +113,14 @@ class Lane:
         self.proofs.clear()
         self.unconfirmed = None
         self.relied.clear()
+        self.relied_to = 0
         self.anchored_call_id = call_id
 
     @property
     def reliance(self) -> int:
         """The highest sequence that something held here depends on: an answer from behind it
         proves nothing yet, and one asked for afterwards shows a fork."""
-        return max(self.applied, max(self.relied)) if self.relied else self.applied
+        return self.relied_to if self.relied_to > self.applied else self.applied
 
     def rely(self, seq: int, tag: bytes) -> bool:
         """Something is about to be stored as of `(seq, tag)`; False: it must not be."""
@@ -125,6 +129,7 @@ class Lane:
         if self.relied.get(seq, tag) != tag or len(self.relied) >= MOST_RELIED:
             return False
         self.relied[seq] = tag
+        self.relied_to = max(seq, self.relied_to)
         return True
 
     def judge_record(self, epoch: bytes, record: Record, laws: Laws) -> Verdict:

@@ -33,7 +33,7 @@ from coherenced.core.catchup import Catchup
 from coherenced.core.l1 import L1, MAX_FREQUENCY, Entry
 from coherenced.core.lane import Lane
 from coherenced.core.laws import Laws
-from coherenced.core.model import Acknowledgement, Member, Mutation, Record
+from coherenced.core.model import EVERYTHING, Acknowledgement, Member, Mutation, Record
 from coherenced.core.outbox import Effect, Event, Outbox
 from coherenced.core.phases import TwoPhase
 from coherenced.core.policy import Namespaces
@@ -73,6 +73,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     l1_max_bytes: int = 256 * 1024 * 1024
     l1_max_value_bytes: int = 1024 * 1024
     max_waiting: int = 100_000
+    gathers: bool = False
+    """What is to be sent waits for a `Flush`, so that one turn of the shell's loop leaves together.
+    False: it is sent at the end of each step."""
 
 
 class Submit(msgspec.Struct, frozen=True, gc=False):
@@ -96,11 +99,15 @@ class Forget(msgspec.Struct, frozen=True, gc=False):
     mutations: tuple[Mutation, ...]
 
 
+class Flush(msgspec.Struct, frozen=True, gc=False):
+    """Send what has gathered (see `Settings.gathers`)."""
+
+
 class Stop(msgspec.Struct, frozen=True, gc=False):
     """Leave the roster; serve nothing from now on. Ends with Event `left`."""
 
 
-Input = Answer | Submit | Start | Tick | Forget | Stop
+Input = Answer | Submit | Start | Tick | Forget | Flush | Stop
 
 
 class Node:
@@ -116,11 +123,13 @@ class Node:
         self.lane = Lane(0)
         self.namespaces = settings.namespaces
         self.stopped = False
+        self._gathers = settings.gathers
         self.invalidations = self.dropped_entries = self.acks_sent = 0
         self.l1_hits = 0
         """Hits by the short path; hits after a proof are counted by `reads`."""
         self._beat = 0
-        self._advanced_to = (0, 0)
+        self._seen_applied = self._seen_generation = 0
+        self._acks_unseen = not self.laws.ack_after_applied
         self._ack_writers: dict[bytes, None] = {}
         self._entries = self.l1.entries
         self._bound_off = not self.laws.staleness_bound
@@ -138,6 +147,7 @@ class Node:
             apply=self._apply,
             drop=self._drop,
             proved=lambda lane: self.reads.on_proved(),
+            quarantined=self._quarantined,
             unproved=lambda lane, call_id, detail: self.reads.on_unproved(call_id, detail),
         )
         self.reads = Reads(
@@ -188,14 +198,16 @@ class Node:
         box.timers.run(now_ms)
         kind = given.__class__
         if kind is Delivered:
-            if not self.laws.ack_after_applied:
+            if self._acks_unseen:
                 self._acknowledge_unseen(given)  # type: ignore[arg-type]
             self.catchup.on_delivered(given)  # type: ignore[arg-type]
         elif kind is Submit:
             self._submit(given)  # type: ignore[arg-type]
-        elif kind is not Tick:
+        elif kind is not Tick and kind is not Flush:
             self._other(given)
         self._after()
+        if kind is Flush:
+            self._flush()
         return box.take()
 
     def next_deadline_ms(self) -> float:
@@ -277,15 +289,25 @@ class Node:
     def _after(self) -> None:
         """The end of a step: acknowledge what was applied, send what has gathered."""
         lane = self.lane
-        position = (lane.generation, lane.applied)
-        if position != self._advanced_to:
-            self._advanced_to = position
+        if lane.applied != self._seen_applied or lane.generation != self._seen_generation:
+            self._seen_applied, self._seen_generation = lane.applied, lane.generation
             if len(self.acks):
                 self.acks.on_advanced(lane)
         if self._ack_writers:
             self._send_acks()
-        self.reads.flush()
-        self.writes.flush()
+        if not self._gathers:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self.reads.queue:
+            self.reads.flush()
+        if self.writes.queue:
+            self.writes.flush()
+
+    @property
+    def has_gathered(self) -> bool:
+        """Whether a `Flush` would send something."""
+        return self.reads.sendable or self.writes.sendable
 
     def _stop(self) -> None:
         if self.stopped:
@@ -327,11 +349,19 @@ class Node:
     def _cover(self, lane: Lane, record: Record) -> None:
         self.invalidations += 1
         seq = record.seq
-        drop, hit = self.l1.drop, self.tickets.hit
+        entries, asked = self._entries, self.tickets.by_key
         for key in record.keys:
-            if drop(key, seq):
+            # Most keys of most records are neither held nor asked for here: two look-ups.
+            if key in entries and self.l1.drop(key, seq):
                 self.dropped_entries += 1
-            hit(key, seq)
+            if key in asked:
+                self.tickets.hit(key, seq)
+        if record.flags & EVERYTHING or record.prefixes or record.tags:
+            self._cover_many(lane, record)
+
+    def _cover_many(self, lane: Lane, record: Record) -> None:
+        """T1: what covers keys that it does not list."""
+        seq = record.seq
         if record.tags:
             self._cover_tags(lane, record)
         for prefix in record.prefixes:
@@ -351,6 +381,11 @@ class Node:
             # An own record may have been covered ahead of older ones: never back.
             lane.tag_seq[tag] = max(record.seq, lane.tag_seq.get(tag, 0))
         self.tickets.hit_all(record.seq)  # which tags a value has is not known before it lands
+
+    def _quarantined(self, lane: Lane) -> None:
+        """K7: rosters read before are worth nothing; writes that wait, wait it out."""
+        self.roster.forget()
+        self.acks.on_quarantined(lane)
 
     def _drop(self, lane: Lane) -> None:
         """A5: everything of this lane is void."""

@@ -159,12 +159,14 @@ class TwoPhase:
 
     def _commit(self, run: _Run) -> None:
         prepared = frozenset(run.keys)
-        mutations = tuple(
-            msgspec.structs.replace(m, op=Op.COMMIT, token=run.token)
-            if m.is_write and not prepared.isdisjoint(m.keys)
-            else m
-            for m in run.write.mutations
-        )
+        mutations = run.write.mutations
+        if self._laws.two_phases:
+            mutations = tuple(
+                msgspec.structs.replace(m, op=Op.COMMIT, token=run.token)
+                if m.is_write and not prepared.isdisjoint(m.keys)
+                else m
+                for m in mutations
+            )
 
         inner = msgspec.structs.replace(
             run.write, mutations=mutations, atomic=True, ack=Level.REDIS
@@ -172,7 +174,9 @@ class TwoPhase:
         self._ask(run, inner, self._on_committed)
 
     def _on_committed(self, run: _Run, outcome: Outcome) -> None:
-        if isinstance(outcome, WriteResult):
+        if isinstance(outcome, WriteResult) and _is_refused(outcome):
+            self._abort(run)  # what it marked is not to wait for the marks' end
+        elif isinstance(outcome, WriteResult):
             self.committed += 1
             outcome = msgspec.structs.replace(outcome, acknowledged=run.acked, fenced=run.fenced)
         self._end(run, outcome)
@@ -186,6 +190,10 @@ class TwoPhase:
     def _refuse(self, run: _Run, why: str) -> None:
         text = f"{why}; the write was not applied"
         self._end(run, Fault(FaultKind.UNAVAILABLE, text))
+
+
+def _is_refused(outcome: WriteResult) -> bool:
+    return any(isinstance(r, ReplyError) and r.text.startswith(BUSY) for r in outcome.replies)
 
 
 def _ignore(outcome: Outcome) -> None:

@@ -165,7 +165,7 @@ class Reads:
         self._catchup = catchup
         self._new_epoch = new_epoch
         self._flights: dict[bytes, _Flight] = {}
-        self._queue: deque[_Flight | _Bundle | _Question] = deque()
+        self.queue: deque[_Flight | _Bundle | _Question] = deque()
         self._open = 0
         self._unproved: list[_Want] = []
         self._parked: dict[bytes, list[_Flight | _Bundle | _Question]] = {}
@@ -333,7 +333,7 @@ class Reads:
         return want.bound_ms > 0 and want.arrived_ms - flight.sent_ms <= want.bound_ms
 
     def _enqueue(self, item: _Flight | _Bundle | _Question) -> None:
-        self._queue.append(item)
+        self.queue.append(item)
 
     def _park(self, item: _Flight | _Bundle | _Question) -> bool:
         """A write accepted with ack=none is not in Redis yet: its node's readers wait for it."""
@@ -362,12 +362,16 @@ class Reads:
         for item in self._parked.pop(key, ()):
             self._enqueue(item)
 
+    @property
+    def sendable(self) -> bool:
+        return bool(self.queue) and self._open < FETCHES_OPEN and not self._unsettled_all
+
     def flush(self) -> None:
         """Send what has gathered; called at the end of every step."""
-        while self._queue and self._open < FETCHES_OPEN and not self._unsettled_all:
+        while self.queue and self._open < FETCHES_OPEN and not self._unsettled_all:
             batch: list[_Flight | _Question] = []
-            while self._queue and len(batch) < FETCH_BATCH:
-                item = self._queue.popleft()
+            while self.queue and len(batch) < FETCH_BATCH:
+                item = self.queue.popleft()
                 if self._unsettled and self._park(item):
                     continue
                 if isinstance(item, _Bundle):
@@ -516,7 +520,7 @@ class Reads:
             again = answer.failure == Failure.LOST and item.tries < FETCH_TRIES
             if isinstance(item, _Question):
                 if again:
-                    self._queue.append(item)
+                    self.queue.append(item)
                 else:
                     self.waiting -= 1
                     fault = Fault(FaultKind.UNAVAILABLE, answer.detail)
@@ -526,7 +530,7 @@ class Reads:
                 if item.ticket is not None:
                     self._tickets.close(item.ticket)
                 item.ticket = item.sent_ms = None
-                self._queue.append(item)
+                self.queue.append(item)
                 continue
             self._end(item)
             for want in item.wants:

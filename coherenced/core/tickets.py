@@ -34,51 +34,51 @@ class Ticket:
 class Tickets:
     """The open tickets of one lane. As many as there are fills and writes in flight."""
 
-    __slots__ = ("_by_key", "_lane", "_laws", "refused")
+    __slots__ = ("_lane", "_laws", "by_key", "refused")
 
     def __init__(self, lane: Lane, laws: Laws) -> None:
         self._lane = lane
         self._laws = laws
-        self._by_key: dict[bytes, list[Ticket]] = {}
+        self.by_key: dict[bytes, list[Ticket]] = {}
         self.refused = 0
 
     def __len__(self) -> int:
-        return sum(len(tickets) for tickets in self._by_key.values())
+        return sum(len(tickets) for tickets in self.by_key.values())
 
     def open(self, key: bytes) -> Ticket:
         ticket = Ticket(key, self._lane)
-        self._by_key.setdefault(key, []).append(ticket)
+        self.by_key.setdefault(key, []).append(ticket)
         return ticket
 
     def close(self, ticket: Ticket) -> None:
-        tickets = self._by_key.get(ticket.key)
+        tickets = self.by_key.get(ticket.key)
         if tickets is None:
             return
         tickets.remove(ticket)
         if not tickets:
-            del self._by_key[ticket.key]
+            del self.by_key[ticket.key]
 
     def hit(self, key: bytes, seq: int) -> None:
         """A4: a record covers `key`."""
-        for ticket in self._by_key.get(key, ()):
+        for ticket in self.by_key.get(key, ()):
             if seq > ticket.hit_seq:
                 ticket.hit_seq = seq
 
     def hit_prefix(self, prefix: bytes, seq: int) -> None:
-        for key in self._by_key:
+        for key in self.by_key:
             if key.startswith(prefix):
                 self.hit(key, seq)
 
     def hit_all(self, seq: int) -> None:
-        for key in self._by_key:
+        for key in self.by_key:
             self.hit(key, seq)
 
     def void(self, key: bytes) -> None:
-        for ticket in self._by_key.get(key, ()):
+        for ticket in self.by_key.get(key, ()):
             ticket.void = True
 
     def void_all(self) -> None:
-        for key in self._by_key:
+        for key in self.by_key:
             self.void(key)
 
     def may_store(self, ticket: Ticket, as_of: Lineage, tags: Iterable[bytes]) -> bool:

@@ -151,12 +151,12 @@ class Writes:
         self._incarnation = incarnation
         self._new_tag = new_tag
         self._cover = cover
-        self._queue: deque[_Pending] = deque()
+        self.queue: deque[_Pending] = deque()
         self._batch: _Batch | None = None
 
     @property
     def idle(self) -> bool:
-        return self._batch is None and not self._queue
+        return self._batch is None and not self.queue
 
     # -- accepting ------------------------------------------------------------------
 
@@ -172,7 +172,7 @@ class Writes:
         self.waiting += 1
         if level == Level.NONE and _answerable(write):
             self._accept(pending)
-        self._queue.append(pending)
+        self.queue.append(pending)
 
     def _in_pieces(self, request_id: int, write: Write) -> None:
         """W6: a big operation is several bounded scripts; its answer is theirs, put together."""
@@ -192,13 +192,14 @@ class Writes:
 
     def _terms(self, write: Write) -> tuple[int, float]:
         """The strongest level of the keys' namespaces, unless the call names one."""
-        policies = [self.namespaces.default]
-        if not self.namespaces.uniform:
-            keyed = [self.namespaces.for_key(k) for m in write.mutations for k in m.keys]
-            policies = keyed or policies
-        level = write.ack
-        if level is None:
-            level = max((p.ack for p in policies), key=_strength)
+        default = self.namespaces.default
+        if self.namespaces.uniform:
+            level = default.ack if write.ack is None else write.ack
+            return level, default.ack_timeout_ms if write.timeout_ms is None else write.timeout_ms
+        keyed = [self.namespaces.for_key(k) for m in write.mutations for k in m.keys]
+        policies = keyed or [default]
+        asked = write.ack
+        level = max((p.ack for p in policies), key=_strength) if asked is None else asked
         timeout_ms = write.timeout_ms
         if timeout_ms is None:
             timeout_ms = max(p.ack_timeout_ms for p in policies)
@@ -232,19 +233,23 @@ class Writes:
 
     # -- sending --------------------------------------------------------------------
 
+    @property
+    def sendable(self) -> bool:
+        return bool(self.queue) and self._batch is None
+
     def flush(self) -> None:
         """Send the next batch; called at the end of every step."""
-        if self._batch is not None or not self._queue:
+        if self._batch is not None or not self.queue:
             return
         taken: list[_Pending] = []
         count = 0
-        while self._queue:
-            pending = self._queue[0]
+        while self.queue:
+            pending = self.queue[0]
             size = len(pending.write.mutations)
             special = pending.write.watch_id != 0
             if taken and (count + size > BATCH_MUTATIONS or special):
                 break
-            taken.append(self._queue.popleft())
+            taken.append(self.queue.popleft())
             count += size
             if special:
                 break
@@ -426,7 +431,7 @@ class Writes:
                 again.append(pending)
             else:
                 self._give_up(pending, Fault(FaultKind.OUT_OF_MEMORY, detail))
-        self._queue.extendleft(reversed(again))
+        self.queue.extendleft(reversed(again))
 
     # -- lost replies (W3) ------------------------------------------------------------
 
@@ -464,6 +469,7 @@ class Writes:
             return
         self._batch = None
         self.resolved += 1
+        self._catchup.server_seen(answer.server_id)
         found = {record.tag: index for index, record in enumerate(answer.records)}
         if any(tag in found for tag in batch.tags):
             self._found(batch, answer, found)
@@ -537,7 +543,7 @@ class Writes:
             else:
                 text = "the connection to Redis broke; the write was not applied"
                 self._give_up(pending, Fault(FaultKind.UNAVAILABLE, text))
-        self._queue.extendleft(reversed(again))
+        self.queue.extendleft(reversed(again))
 
     def _tell_indeterminate(self, batch: _Batch, detail: str) -> None:
         text = f"the write was sent, its reply was lost, and the log cannot tell ({detail})"
@@ -547,7 +553,7 @@ class Writes:
 
     def _refuse_queued(self, detail: str) -> None:
         """What was never sent is surely not applied."""
-        queued, self._queue = self._queue, deque()
+        queued, self.queue = self.queue, deque()
         for pending in queued:
             self._give_up(pending, Fault(FaultKind.UNAVAILABLE, detail))
 

@@ -209,6 +209,8 @@ def tcp_socket(address: Address) -> socket.socket:
             errno.EADDRINUSE: "something else listens there already",
             errno.EACCES: "this user may not use that port",
             errno.EADDRNOTAVAIL: "this host does not have that address",
+            socket.EAI_NONAME: "the host is not known",
+            socket.EAI_AGAIN: "the host's name cannot be looked up now",
         }
         reason = reasons.get(error.errno or 0, error.strerror)
         raise StartError(

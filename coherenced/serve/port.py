@@ -40,7 +40,7 @@ class NodePort(Protocol):
         """WATCH `keys` on a dedicated upstream connection; `watch_id` 0 opens one. -> its id."""
 
     def unwatch(self, watch_id: int) -> None:
-        """Give the dedicated connection back (UNWATCH, DISCARD, disconnect; EXEC does it itself)."""
+        """Give the dedicated connection back (EXEC does it by itself)."""
 
     def nodes(self, done: Callable[[dict[str, Any] | Fault], None]) -> None:
         """`{"self": name, "nodes": [{name, incarnation, beat, bound_ms, version, live, self,

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from coherenced.serve.port import NodePort
 
 BACKLOG: Final = 4096
+MAX_REFUSED: Final = 256
+"""Clients that are being told that there are too many of them: beyond, they are just cut off."""
 SAMPLE_EVERY: Final = 256
 """Of so many requests, roughly, the latency of one chunk of hits is measured."""
 
@@ -45,6 +47,8 @@ class RespFront:
         self.sample_at = SAMPLE_EVERY if observe_ms is not None else sys.maxsize
         self._observe_ms = observe_ms
         self._listening: list[asyncio.AbstractServer] = []
+        self._refused: set[RespConnection] = set()
+        """Too many, and still to be told so."""
         self._empty = asyncio.Event()
         self._next_number = 1
 
@@ -89,13 +93,18 @@ class RespFront:
             except TimeoutError:
                 for connection in tuple(self.connections.values()):
                     connection.abort()
+        for connection in tuple(self._refused):
+            connection.abort()
 
     # -- connections ------------------------------------------------------------------
 
     def enter(self, connection: RespConnection) -> bool:
-        """A client has connected; False: there are too many."""
+        """A client has connected; False: there are too many, and it is to be told."""
         if len(self.connections) >= self.settings.max_connections:
             self.rejected += 1
+            self._refused.add(connection)
+            if len(self._refused) > MAX_REFUSED:
+                connection.abort()
             return False
         self.accepted += 1
         connection.number = self._next_number
@@ -105,6 +114,7 @@ class RespFront:
         return True
 
     def leave(self, connection: RespConnection) -> None:
+        self._refused.discard(connection)
         self.connections.pop(connection.number, None)
         if not self.connections:
             self._empty.set()

@@ -139,10 +139,12 @@ def config(connection: RespConnection, request: Request) -> bytes:
 def client_line(connection: RespConnection) -> bytes:
     """One connection as in CLIENT LIST."""
     now_ms = connection.front.port.now_ms()
-    transaction = connection.transaction
+    transaction, address = connection.transaction, connection.address
+    if isinstance(address, tuple):
+        address = f"{address[0]}:{address[1]}"
     fields = (
         ("id", connection.number),
-        ("addr", connection.peer),
+        ("addr", address),
         ("name", connection.name.decode("ascii")),
         ("age", int((now_ms - connection.since_ms) // 1000)),
         ("db", connection.front.settings.database),

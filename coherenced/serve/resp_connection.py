@@ -23,9 +23,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
-import msgspec
-
-from coherenced.core.requests import Fault, FaultKind, Outcome, Read, ReadResult, Request
+from coherenced.core.requests import Fault, FaultKind, Outcome, ReadResult, Request
 from coherenced.errors import UsageError
 from coherenced.serve import resp_local, resp_transaction
 from coherenced.serve.resp_flow import ReplyFlow, Slot
@@ -48,7 +46,6 @@ SLICE_BYTES: Final = 2048
 _GETS: Final = (b"GET", b"get")
 _MGETS: Final = (b"MGET", b"mget")
 
-
 Hit = Callable[[bytes, float], "Entry | None"]
 
 
@@ -56,7 +53,6 @@ class RespConnection(ReplyFlow):
     """One client."""
 
     __slots__ = (
-        "_flying_bytes",
         "_hit",
         "_now_ms",
         "_reader",
@@ -87,19 +83,16 @@ class RespConnection(ReplyFlow):
         self._hit = front.port.hit
         self._now_ms = front.port.now_ms
         self._reader = RequestReader(front.settings.frame, self.authenticated)
-        self._flying_bytes = 0
-        """Arguments of unanswered writes."""
 
     @property
-    def peer(self) -> str:
+    def address(self) -> object:
         """Where the client is, or, on a Unix socket, where it came in."""
         transport = self._transport
-        address = transport.get_extra_info("peername") or transport.get_extra_info("sockname")
-        return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else str(address)
+        return transport.get_extra_info("peername") or transport.get_extra_info("sockname")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        if not self.front.enter(self):
+        if not self.front.enter(self) and not self._stopped:
             self.fail("max number of clients reached")
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -118,7 +111,18 @@ class RespConnection(ReplyFlow):
                 if done == len(data):
                     return
                 data = data[done:]
+        trusted = reader.trusted
         requests = reader.feed(data)
+        self._take(requests)
+        while requests and not trusted and not self._deaf:
+            requests = reader.feed(b"")  # one by one: the first may have been the password
+            self._take(requests)
+        if reader.error:
+            self._deaf = True
+            if not self._queue and not self._stopped:
+                self.fail(reader.error)
+
+    def _take(self, requests: list[list[bytes]]) -> None:
         self.front.requests += len(requests)
         if self._queue or self._paused:
             self._queue.extend(requests)
@@ -127,10 +131,6 @@ class RespConnection(ReplyFlow):
         else:
             self._queue.extend(requests)
             self.proceed()
-        if reader.error:
-            self._deaf = True
-            if not self._queue and not self._stopped:
-                self.fail(reader.error)
 
     def proceed(self) -> None:
         queue = self._queue
@@ -295,7 +295,10 @@ class RespConnection(ReplyFlow):
         access = command.access
         if (access & Access.READ and self._writes) or (access & Access.WRITE and self._reads):
             return False
-        if access == Access.READ and self.quick and (data := self._short(request)) is not None:
+        if command.name == "exec" and self.transaction is not None:
+            if not self.has_room(self.transaction.size):
+                return False
+        elif access == Access.READ and self.quick and (data := self._short(request)) is not None:
             self.reply(data)
             return True
         if command.plan is None:
@@ -317,25 +320,21 @@ class RespConnection(ReplyFlow):
 
     def _begin(self, command: Command, request: list[bytes]) -> bool:
         """Ask the node."""
-        size = 0
-        if command.access == Access.WRITE:
-            size = sum(map(len, request))
-            bound = self.front.settings.frame.max_query_bytes
-            if self._flying_bytes and self._flying_bytes + size > bound:
-                return False
+        size = sum(map(len, request)) if command.access == Access.WRITE else 0
+        if not self.has_room(size):
+            return False
         request[0] = request[0].upper()
         try:
             plan = cast(Plan, command.plan(request, self.front.settings.bounds))  # type: ignore[misc]
         except UsageError as error:
             self.reply(resp.error(f"ERR {error}"))
             return True
-        self._flying_bytes += size
-        slot = self.open(command.access)
+        slot = self.open(command.access, size)
         asked = plan.requests
         if self.watched:
-            asked = tuple(_past_l1(wanted) for wanted in asked)
+            asked = tuple(resp_transaction.past_l1(wanted) for wanted in asked)
         if len(asked) == 1:
-            done = partial(self._answered, slot, plan, command.access, size, self.resp3)
+            done = partial(self._answered, slot, plan, self.resp3)
             self.front.port.submit(asked[0], done)
         else:
             self._ask_many(slot, plan, asked)
@@ -343,35 +342,28 @@ class RespConnection(ReplyFlow):
 
     def _ask_many(self, slot: Slot, plan: Plan, asked: Sequence[Request]) -> None:
         """A read that was cut: its parts are under way together, and answered as one."""
-        outcomes: list[Outcome | None] = [None] * len(asked)
-        left = [len(asked)]
+        outcomes: dict[int, Outcome] = {}
         resp3 = self.resp3
 
         def answered(index: int, outcome: Outcome) -> None:
             outcomes[index] = outcome
-            left[0] -= 1
-            if not left[0]:
-                data = answer(plan, [o for o in outcomes if o is not None], resp3)
-                self.fill(slot, data, Access.READ)
+            if len(outcomes) == len(asked):
+                self.fill(slot, answer(plan, list(outcomes.values()), resp3))
 
         for index, request in enumerate(asked):
             self.front.port.submit(request, partial(answered, index))
 
-    def _answered(
-        self, slot: Slot, plan: Plan, access: int, size: int, resp3: bool, outcome: Outcome
-    ) -> None:
-        self._flying_bytes -= size
+    def _answered(self, slot: Slot, plan: Plan, resp3: bool, outcome: Outcome) -> None:
         if self.lost:
             return
         if isinstance(outcome, ReadResult) and len(outcome.values) > 1:
             outcome = self._bounded(outcome)
-        self.fill(slot, answer(plan, (outcome,), resp3), access)
+        self.fill(slot, answer(plan, (outcome,), resp3))
 
     def _bounded(self, outcome: ReadResult) -> Outcome:
         """A reply that no buffer may hold is refused before it is put together."""
         bound = self.front.settings.output_buffer_bytes
-        size = sum(len(v.value) for v in outcome.values if v.value is not None)
-        if size <= bound:
+        if sum(len(v.value) for v in outcome.values if v.value is not None) <= bound:
             return outcome
         text = f"the reply has more than {bound} bytes (listen.output_buffer_bytes): ask for fewer"
         return Fault(FaultKind.OVERLOADED, text)
@@ -394,10 +386,3 @@ class RespConnection(ReplyFlow):
         """RESET: the password is wanted again."""
         self.authenticated = self._reader.trusted = not self.front.settings.password
         self.settle_mode()
-
-
-def _past_l1(request: Request) -> Request:
-    """WATCH: what is read decides a transaction, so Redis is asked."""
-    if isinstance(request, Read):
-        return msgspec.structs.replace(request, skip_l1=True)
-    return request

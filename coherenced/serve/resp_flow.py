@@ -26,9 +26,12 @@ _MINUS: Final = ord("-")
 class Slot:
     """The place of a reply that is not there yet, and the replies behind it that are."""
 
-    __slots__ = ("after", "data")
+    __slots__ = ("access", "after", "data", "size")
 
-    def __init__(self) -> None:
+    def __init__(self, access: int, size: int) -> None:
+        self.access = access
+        self.size = size
+        """Bytes of the request that are kept until it is answered."""
         self.data: bytes | None = None
         self.after: list[bytes] = []
 
@@ -39,6 +42,7 @@ class ReplyFlow(asyncio.Protocol):
     __slots__ = (
         "_deaf",
         "_ending",
+        "_flying_bytes",
         "_held_bytes",
         "_out",
         "_paused",
@@ -70,6 +74,8 @@ class ReplyFlow(asyncio.Protocol):
         """Where the next reply belongs: `_out`, or behind the last slot."""
         self._reads = self._writes = 0
         """Unanswered ones."""
+        self._flying_bytes = 0
+        """Arguments of unanswered writes."""
         self._held_bytes = 0
         """Replies that are ready and wait behind one that is not."""
         self._reply_bytes = FIRST_GUESS_BYTES
@@ -132,11 +138,17 @@ class ReplyFlow(asyncio.Protocol):
         if self._slots:
             self._held_bytes += len(data)
 
-    def open(self, access: int) -> Slot:
+    def has_room(self, size: int) -> bool:
+        """Whether a write of `size` bytes may be under way together with those that are."""
+        bound = self.front.settings.frame.max_query_bytes
+        return not self._flying_bytes or self._flying_bytes + size <= bound
+
+    def open(self, access: int, size: int = 0) -> Slot:
         """A place for the reply to the request that is being executed; `fill` it once."""
-        slot = Slot()
+        slot = Slot(access, size)
         self._slots.append(slot)
         self._tail = slot.after
+        self._flying_bytes += size
         if access & Access.READ:
             self._reads += 1
         if access & Access.WRITE:
@@ -144,13 +156,14 @@ class ReplyFlow(asyncio.Protocol):
             self.settle_mode()
         return slot
 
-    def fill(self, slot: Slot, data: bytes, access: int) -> None:
+    def fill(self, slot: Slot, data: bytes) -> None:
         """The reply has come. Possibly before the request's execution returns."""
         if self.lost:
             return
-        if access & Access.READ:
+        self._flying_bytes -= slot.size
+        if slot.access & Access.READ:
             self._reads -= 1
-        if access & Access.WRITE:
+        if slot.access & Access.WRITE:
             self._writes -= 1
             self.settle_mode()
         slot.data = data

@@ -318,7 +318,7 @@ def coh_nodes(connection: RespConnection, request: Request) -> None:
             data = resp.error(fault_text(outcome))
         else:
             data = resp.bulk(_json(outcome))
-        connection.fill(slot, data, Access.READ)
+        connection.fill(slot, data)
 
     connection.front.port.nodes(done)
 

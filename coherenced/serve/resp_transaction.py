@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from coherenced.core.model import Mutation, Reply
-from coherenced.core.requests import Fault, Outcome, Write, WriteResult
+from coherenced.core.requests import Fault, Outcome, Read, Request, Write, WriteResult
 from coherenced.errors import UsageError
 from coherenced.wire import resp
 from coherenced.wire.answers import fault_text, refusal
@@ -180,14 +180,21 @@ def _watching(
     watched = connection.watched
     if isinstance(outcome, Fault):
         watched.broken = bool(watched.watch_id)
-        connection.fill(slot, resp.error(fault_text(outcome)), Access.BARRIER)
+        connection.fill(slot, resp.error(fault_text(outcome)))
         return
     if connection.lost:
         connection.front.port.unwatch(outcome)
         return
     watched.watch_id = outcome
     watched.keys += keys
-    connection.fill(slot, resp.OK, Access.BARRIER)
+    connection.fill(slot, resp.OK)
+
+
+def past_l1(request: Request) -> Request:
+    """What is read while watching decides a transaction: Redis is asked."""
+    if isinstance(request, Read):
+        return msgspec.structs.replace(request, skip_l1=True)
+    return request
 
 
 def unwatch(connection: RespConnection, request: Sequence[bytes]) -> bytes:
@@ -220,16 +227,16 @@ def execute(connection: RespConnection, request: Sequence[bytes]) -> bytes | Non
     watch_id = watched.forget()
     connection.settle_mode()
     if not mutations:
-        return _put_together(connection, transaction.items, ())
-    slot = connection.open(Access.WRITE)
+        return _put_together(connection, transaction.items, (), connection.resp3)
+    slot = connection.open(Access.WRITE, transaction.size)
     write = Write(tuple(mutations), atomic=True, watch_id=watch_id)
-    done = partial(_executed, connection, slot, transaction.items)
+    done = partial(_executed, connection, slot, transaction.items, connection.resp3)
     connection.front.port.submit(write, done)
     return None
 
 
 def _executed(
-    connection: RespConnection, slot: Slot, items: Sequence[Item], outcome: Outcome
+    connection: RespConnection, slot: Slot, items: Sequence[Item], resp3: bool, outcome: Outcome
 ) -> None:
     if connection.lost:
         return
@@ -237,14 +244,14 @@ def _executed(
     if data is None:
         assert isinstance(outcome, WriteResult)
         if outcome.aborted:
-            data = resp.nil_array(connection.resp3)
+            data = resp.nil_array(resp3)
         else:
-            data = _put_together(connection, items, outcome.replies)
-    connection.fill(slot, data, Access.WRITE)
+            data = _put_together(connection, items, outcome.replies, resp3)
+    connection.fill(slot, data)
 
 
 def _put_together(
-    connection: RespConnection, items: Sequence[Item], replies: Sequence[Reply]
+    connection: RespConnection, items: Sequence[Item], replies: Sequence[Reply], resp3: bool
 ) -> bytes:
     from coherenced.serve.resp_local import HANDLERS  # which has this module in its table
 
@@ -255,8 +262,10 @@ def _put_together(
             answers.append(resp.error(item.refused))
         elif item.local is not None:
             answers.append(HANDLERS[item.local.name](connection, item.request) or b"")
+            if item.local.name == "hello":
+                resp3 = connection.resp3
         else:
             share = replies[taken : taken + len(item.mutations)]
             taken += len(item.mutations)
-            answers.append(item.shape(merge(share), connection.resp3))
+            answers.append(item.shape(merge(share), resp3))
     return resp.array(answers)

@@ -190,6 +190,10 @@ class Bus:
         """Messages that were not ones, since the start."""
         return self._malformed + (self._subscriber.malformed if self._subscriber else 0)
 
+    def hurry(self) -> None:
+        """See `Dialler.hurry`."""
+        self._dialler.hurry()
+
     @property
     def reconnects(self) -> int:
         return self._dialler.reconnects

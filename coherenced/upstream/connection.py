@@ -256,6 +256,7 @@ async def dial(settings: ServerSettings, name: str) -> Pipe:
                 await connection.connect()  # type: ignore[no-untyped-call]
         except BaseException:
             await connection.disconnect(nowait=True)
+            await asyncio.sleep(0)  # a closed transport lets its socket go in the next turn
             raise
     except Exception as error:
         raise RedisUnreachable(explain(error, endpoint, settings)) from None

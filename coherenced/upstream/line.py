@@ -60,6 +60,7 @@ class Dialler:
         self._made = 0
         self._quick_losses = 0
         self._up_since_s = 0.0
+        self._hurried = asyncio.Event()
 
     async def connect(self, on_failure: Callable[[], None]) -> Pipe:
         """Dial until there is a connection; `on_failure` is called after each failed attempt."""
@@ -75,7 +76,7 @@ class Dialler:
             wait=wait,
             retry=tenacity.retry_if_exception_type(RedisUnreachable),
             before_sleep=failed,
-            sleep=asyncio.sleep,
+            sleep=self._pause,
         ):
             with attempt:
                 await self._after_quick_losses()
@@ -85,6 +86,15 @@ class Dialler:
         self.failed = None
         self._up_since_s = asyncio.get_running_loop().time()
         return pipe
+
+    def hurry(self) -> None:
+        """Another connection to this server was just made: try now, not when the pause ends."""
+        self._hurried.set()
+
+    async def _pause(self, pause_s: float) -> None:
+        self._hurried.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._hurried.wait(), pause_s)
 
     def up(self) -> None:
         """The connection is of use now."""
@@ -132,6 +142,10 @@ class Line:
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self._task = self._loop.create_task(self._keep(), name=f"line-{name}")
+
+    def hurry(self) -> None:
+        """See `Dialler.hurry`."""
+        self._dialler.hurry()
 
     @property
     def server_id(self) -> bytes:

@@ -81,10 +81,12 @@ class Link:
         self._settings = settings
         self._names = lane_names(lane, settings.endpoint().db)
         self._answer = answer
-        self._bus = Bus(settings, lane, self._names, node, incarnation, answer, changed)
-        self._control = Line(settings, "control", node, changed, self._load_scripts)
-        self._writes = Line(settings, "writes", node, changed)
-        self._reads = Line(settings, "reads", node, changed)
+        self._changed = changed
+        told = self._on_change
+        self._bus = Bus(settings, lane, self._names, node, incarnation, answer, told)
+        self._control = Line(settings, "control", node, told, self._load_scripts)
+        self._writes = Line(settings, "writes", node, told)
+        self._reads = Line(settings, "reads", node, told)
         self._watches = Watches(settings, node)
         self._lost: dict[int, Lost] = {}
         self._carry_out: dict[type[Any], Callable[[Any], None]] = {
@@ -100,6 +102,12 @@ class Link:
             SendAck: self._send_ack,
             WaitReplicas: self._wait_replicas,
         }
+
+    def _on_change(self, name: str, up: bool, detail: str) -> None:
+        if up:  # the server is back: the others need not sit out their pauses
+            for connection in (self._bus, self._control, self._writes, self._reads):
+                connection.hurry()
+        self._changed(name, up, detail)
 
     # -- what the shell uses ---------------------------------------------------------
 
@@ -356,7 +364,14 @@ class Link:
             replies.extend(page_replies)
             most = 2 * self._settings.log_length + LOG_PAGE
             if len(page) < LOG_PAGE or page[-1].seq >= head.seq:
-                return Logged(call.call_id, head, tuple(records), tuple(replies), severed)
+                return Logged(
+                    call.call_id,
+                    head,
+                    tuple(records),
+                    tuple(replies),
+                    severed,
+                    self._control.server_id,
+                )
             if len(records) > most:
                 raise ProtocolError("the log grows faster than it can be read")
             self._read_rest(call, severed, records, replies, page[-1].seq + 1)

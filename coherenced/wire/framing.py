@@ -127,10 +127,12 @@ class RequestReader:
     def feed(self, data: bytes) -> list[list[bytes]]:
         """The requests that `data` completes, in order. Look at `error` afterwards.
 
+        Before the client is trusted only the first of them: call again with b"" for the next.
+
         A request of the quick reader may hold things that are no bytes: see `malformed`. (It
         also takes a simple string for a bulk string, which Redis does not, and harms nobody.)
         """
-        if self._buffer or self._left or self.error:
+        if self._buffer or self._left or self.error or not data:
             return self._resume(data)
         stars = data.count(b"*")
         if (
@@ -183,7 +185,7 @@ class RequestReader:
         if len(buffer) < self._need:
             return []
         requests = self._parse(1)
-        if buffer and not self._left and not self._need and not self.error:
+        if self.trusted and buffer and not self._left and not self._need and not self.error:
             rest = bytes(buffer)
             buffer.clear()
             requests += self.feed(rest)
@@ -218,7 +220,7 @@ class RequestReader:
 
     def _careful(self, data: bytes) -> list[list[bytes]]:
         self._buffer += data
-        return self._parse(len(data))
+        return self._parse(len(data) if self.trusted else 1)
 
     def _parse(self, limit: int) -> list[list[bytes]]:
         """At most `limit` requests; the buffer then starts with what was not taken."""

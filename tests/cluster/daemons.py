@@ -29,6 +29,7 @@ from typing import Any, Final, Self
 
 import hiredis
 
+from tests.cluster.clocks import WallClock
 from tests.cluster.proxy import Proxy
 from tests.servers import Server, _die_with_parent, wait_until
 
@@ -272,7 +273,8 @@ class Cluster:
     """A server (and a replica, if asked for), and daemons that reach it through a proxy each.
 
     `durable`: the server keeps an append-only file, so that killing it loses nothing.
-    `without`: laws that the daemons shall not keep.
+    `without`: laws that the daemons shall not keep. `clock`: the server's wall clock can be
+    stepped.
     """
 
     def __init__(
@@ -285,6 +287,7 @@ class Cluster:
         durable: bool = False,
         replica: bool = False,
         without: Sequence[str] = (),
+        clock: bool = False,
     ) -> None:
         # A dead client must not hold memory or a subscription for long.
         args = ["--repl-backlog-size", "16mb", *server_args]
@@ -295,6 +298,11 @@ class Cluster:
         self.replica: Server | None = None
         if replica:
             self.replica = Server(kind, args, replica_of=self.primary)
+        self.clock: WallClock | None = None
+        """The server's wall clock, when it can be stepped."""
+        if clock:
+            self.clock = WallClock(self.primary.directory)
+            self.primary.binary = self.clock.wrapped(self.primary.binary)
         self.settings = dict(settings or {})
         self.proxies: dict[str, Proxy] = {}
         self.daemons: list[Daemon] = []

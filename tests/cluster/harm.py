@@ -268,6 +268,18 @@ SERVER: Final = (
     Action("huge invalidation", huge_invalidation, (0.0, 0.1)),
 )
 
+
+def step_clock(arena: Arena) -> Undo:
+    """The server's wall clock is set, as by NTP. Only with `Cluster(clock=True)`; and values
+    must not expire, since they do by that clock."""
+    clock = arena.cluster.clock
+    assert clock is not None
+    clock.step(int(arena.pick("-600000", "-900", "-400", "400", "900", "600000")))
+    return nothing
+
+
+CLOCKS: Final = (Action("clock stepped", step_clock, (0.0, 0.1)),)
+
 # -- what loses data -------------------------------------------------------------------------
 
 

@@ -65,6 +65,7 @@ SOAKS: Final[dict[str, tuple[tuple[Action, ...], dict[str, Any]]]] = {
     "server": (harm.SERVER, {}),
     "losses": (harm.LOSSES + harm.BUS, {}),
     "failover": (harm.FAILOVER + harm.BUS, {"replica": True}),
+    "clocks": (harm.CLOCKS + harm.BUS, {"clock": True}),
     "clients": (harm.CLIENTS + harm.BUS + (PAUSE,), {}),
 }
 
@@ -83,7 +84,11 @@ def test_long_runs(family: str, kind: str) -> None:
             seed=the_seed(secrets.randbelow(10**6)),
             duration_s=SOAK_S,
             bound_ms=BOUND_MS,
-            load=replace(LOAD, counters=0 if family in ("losses", "failover") else 3),
+            load=replace(
+                LOAD,
+                counters=0 if family in ("losses", "failover") else 3,
+                expiring=0 if family == "clocks" else LOAD.expiring,
+            ),
             sessions=12,
             wanderers=3,
             client_processes=processes,

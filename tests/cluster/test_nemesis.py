@@ -23,6 +23,7 @@ EVERY = (
     *harm.DURABLE,
     *harm.CLIENTS,
     *harm.SERVER,
+    *harm.CLOCKS,
     *harm.LOSSES,
     *harm.FAILOVER,
 )

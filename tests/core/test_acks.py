@@ -437,7 +437,6 @@ def test_K7_another_server_is_a_lineage_change_even_where_the_log_shows_none() -
     assert d.result(write).satisfied
 
 
-@pytest.mark.xfail(reason="known: see the test", strict=True)
 def test_K7_the_roster_of_the_server_before_is_not_used_even_if_its_number_is_the_same() -> None:
     """It had version 1 for other members: the new server counts on from where it was."""
     d = settled()
@@ -452,12 +451,12 @@ def test_K7_the_roster_of_the_server_before_is_not_used_even_if_its_number_is_th
     assert sorted(d.result(write).acknowledged) == ["me", "peer"]
 
 
-@pytest.mark.xfail(reason="known: see the test", strict=True)
 def test_K7_a_write_that_waits_goes_on_waiting_when_the_server_changes_and_is_answered() -> None:
     d = settled((PEER, "peer"))
     write, tag = commit(d, Level.ALL, timeout_ms=10_000)
     d.sleep(250)
     d.prove(Lineage(EPOCH, 11, tag), server=b"s2")
+    d.roster(member(ME, "me"), member(PEER, "peer"))
     d.ack(PEER, "peer", 11, tag)
     assert write not in d.outcomes
     d.sleep(1020)

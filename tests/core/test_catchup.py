@@ -148,7 +148,7 @@ def test_A2_a_gap_is_repaired_from_the_log_at_once_and_never_stepped_over() -> N
     d.logged(ask, record(10), record(11, b"k"), record(12), record(13, b"x"), at=13)
     assert position(d) == (13, tag_of(13))
     assert d.hit(b"k") is None
-    assert d.event("gap_found") == [{"lane": 0, "applied": 10, "arrived": 13}]
+    assert d.event("gap_found") == [{"lane": 0, "applied": 10, "head": 13}]
     assert d.event("gap_repaired") == [{"lane": 0, "records": 3}]
 
 

@@ -274,7 +274,7 @@ def test_K6_none_is_not_answered_early() -> None:
 def test_K6_without_the_law_the_value_is_visible_at_once() -> None:
     d = linear((PEER, "peer"), laws=Laws(two_phases=False))
     d.write(set_to(b"l:k", b"v"))
-    assert ops(phase(d)) == [Op.COMMIT]
+    assert ops(phase(d)) == [Op.WRITE]
 
 
 def test_K6_a_lineage_lost_between_the_phases_aborts() -> None:

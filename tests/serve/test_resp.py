@@ -99,7 +99,7 @@ def test_redis_py(running: Running, protocol: int) -> None:
 
 
 def use(client: Any) -> None:
-    client.flushall()
+    client.flushdb()
     assert client.ping()
     assert client.set("k", "v", ex=100)
     assert client.set("k", "w", nx=True) is None

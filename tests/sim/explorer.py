@@ -330,25 +330,17 @@ class Freezer:
             return tuple([self(entry) for entry in value.entries.values()])
         if isinstance(value, Outbox):
             return self._box(value)
-        names = getattr(value, "__struct_fields__", None) or getattr(value, "__slots__", None)
-        if names is None:
-            names = tuple(getattr(value, "__dict__", ()))
         self.exact = isinstance(value, Lane)
-        counts = isinstance(value, _MACHINES)
         fields = [
-            self._field(name, getattr(value, name))
-            for name in names
-            if hasattr(value, name) and not (counts and _is_count(name, getattr(value, name)))
+            self._call_id(getattr(value, name)) if counted else self(getattr(value, name))
+            for name, counted in _fields_of(value)
+            if hasattr(value, name)
         ]
         self.exact = False
         return (type(value).__name__, tuple(fields))
 
-    def _field(self, name: str, value: Any) -> Any:
-        if name.endswith("call_id") and value:
-            return self.next_call_id - value
-        return (
-            self(value) if name not in ("prev", "next", "beat") or value.__class__ is bytes else 0
-        )
+    def _call_id(self, value: int) -> int:
+        return self.next_call_id - value if value else 0
 
     def _box(self, box: Outbox) -> Any:
         handlers = [(box.next_call_id - n, self(h)) for n, h in box._handlers.items()]
@@ -359,8 +351,32 @@ class Freezer:
         return (tuple(handlers), tuple(timers))
 
 
-def _is_count(name: str, value: Any) -> bool:
-    return value.__class__ is int and (not name.startswith("_") or name == "_beat")
+_shapes: dict[type, tuple[tuple[str, bool], ...]] = {}
+
+
+def _fields_of(value: Any) -> tuple[tuple[str, bool], ...]:
+    """What makes up the state of such an object: (name, whether it is a call id)."""
+    kind = type(value)
+    shape = _shapes.get(kind)
+    if shape is None:
+        names = getattr(value, "__struct_fields__", None) or getattr(value, "__slots__", None)
+        if names is None:
+            names = tuple(getattr(value, "__dict__", ()))
+        shape = tuple(
+            (name, name.endswith("call_id")) for name in names if _matters(kind, value, name)
+        )
+        _shapes[kind] = shape
+    return shape
+
+
+def _matters(kind: type, value: Any, name: str) -> bool:
+    content = getattr(value, name, None)
+    if name in ("next", "beat", "_beat") or (name == "prev" and not isinstance(content, bytes)):
+        return False  # links of a ring; how often a node has probed
+    if kind not in _MACHINES:
+        return True
+    count = content.__class__ is int and not name.startswith("_")
+    return not (count or callable(content) or isinstance(content, _STATIC))
 
 
 def explore(setup: Setup, most_states: int = 20_000) -> Found:

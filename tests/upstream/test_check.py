@@ -12,6 +12,7 @@ import pytest
 from coherenced.errors import RedisUnreachable
 from coherenced.upstream.check import UNKNOWN, ServerFacts, inspect
 from tests.servers import Server, free_port, primary_and_replica, shared_server
+from tests.upstream.pretend import pretended
 from tests.upstream.rig import settings
 
 
@@ -122,11 +123,9 @@ async def pretended_server(info: bytes) -> AsyncIterator[int]:
             parser.feed(data)
             while (words := parser.gets()) is not False:
                 writer.write(answers.get(words[0], b"-ERR Error compiling script\r\n"))
-        writer.close()
 
-    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
-    yield listener.sockets[0].getsockname()[1]
-    listener.close()
+    async with pretended(serve) as port:
+        yield port
 
 
 @pytest.mark.parametrize(

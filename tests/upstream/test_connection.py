@@ -21,6 +21,7 @@ from coherenced.upstream.connection import Pipe, dial, pack
 from coherenced.upstream.faults import Lost, Unsent
 from tests.servers import Server, free_port, shared_server
 from tests.upstream.lanes import set_
+from tests.upstream.pretend import pretended
 from tests.upstream.rig import Rig, settings
 from tests.upstream.tls import authority, tls_port
 
@@ -175,12 +176,9 @@ async def test_a_server_that_speaks_something_else() -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         await reader.read(100)
-        writer.close()
 
-    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
-    port = listener.sockets[0].getsockname()[1]
-    assert "Redis at" in await failure(settings(f"redis://127.0.0.1:{port}"))
-    listener.close()
+    async with pretended(serve) as port:
+        assert "Redis at" in await failure(settings(f"redis://127.0.0.1:{port}"))
 
 
 async def test_tls_failures() -> None:
@@ -231,6 +229,15 @@ async def test_a_reply_that_does_not_come_ends_the_connection() -> None:
     await pipe.aclose("done")
 
 
+async def plain_pipe(port: int, timeout_ms: float) -> Pipe:
+    """A pipe on a socket that nobody has spoken on."""
+    pipe = Pipe(timeout_ms)
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_connection(lambda: pipe, "127.0.0.1", port)
+    pipe.take(transport, None)
+    return pipe
+
+
 async def test_bytes_on_their_way_are_patience() -> None:
     """A value that takes longer than the timeout, but keeps coming."""
 
@@ -242,17 +249,11 @@ async def test_bytes_on_their_way_are_patience() -> None:
             writer.write(b"x")
         writer.write(b"\r\n")
         await reader.read(1000)
-        writer.close()
 
-    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
-    loop = asyncio.get_running_loop()
-    port = listener.sockets[0].getsockname()[1]
-    pipe = Pipe(120)
-    transport, _ = await loop.create_connection(lambda: pipe, "127.0.0.1", port)
-    pipe.take(transport, None)
-    assert await pipe.ask("GET", "slow") == b"x" * 10
-    await pipe.aclose("done")
-    listener.close()
+    async with pretended(serve) as port:
+        pipe = await plain_pipe(port, timeout_ms=120)
+        assert await pipe.ask("GET", "slow") == b"x" * 10
+        await pipe.aclose("done")
 
 
 @pytest.mark.parametrize("junk", [b"nonsense\r\n", b"+OK\r\n+unasked\r\n"])
@@ -261,19 +262,12 @@ async def test_bytes_that_are_no_replies_end_the_connection(junk: bytes) -> None
         await reader.read(1000)
         writer.write(junk)
         await reader.read(1000)
-        writer.close()
 
-    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
-    port = listener.sockets[0].getsockname()[1]
-    pipe = Pipe(5000)
-    transport, _ = await asyncio.get_running_loop().create_connection(
-        lambda: pipe, "127.0.0.1", port
-    )
-    pipe.take(transport, None)
-    pipe.send(pack(("PING",)), lambda reply: None)
-    assert "the server sent" in await asyncio.wait_for(asyncio.shield(pipe.lost), 5)
-    await pipe.aclose("done")
-    listener.close()
+    async with pretended(serve) as port:
+        pipe = await plain_pipe(port, timeout_ms=5000)
+        pipe.send(pack(("PING",)), lambda reply: None)
+        assert "the server sent" in await asyncio.wait_for(asyncio.shield(pipe.lost), 5)
+        await pipe.aclose("done")
 
 
 # -- redis-py's private attributes ------------------------------------------------------------

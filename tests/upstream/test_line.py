@@ -13,6 +13,7 @@ from coherenced.upstream.faults import Lost, Unsent
 from coherenced.upstream.line import Line
 from tests.cluster.proxy import Proxy
 from tests.servers import Server, shared_server
+from tests.upstream.pretend import pretended
 from tests.upstream.rig import settings
 
 PING = pack(("PING",))
@@ -89,9 +90,7 @@ async def test_while_it_is_down_requests_are_refused_at_once_with_the_reason() -
 
 
 async def test_a_connection_that_takes_too_long_is_not_waited_for() -> None:
-    listener = await asyncio.start_server(lambda r, w: w.close(), "127.0.0.1", 0)
-    port = listener.sockets[0].getsockname()[1]
-    with Proxy(target=("127.0.0.1", port)) as proxy:
+    with Proxy(target=shared_server().socket) as proxy:
         proxy.black_hole()
         config = settings(proxy.url, command_timeout_ms=100, connect_timeout_ms=5000)
         line = Line(config, "test", "a", silent)
@@ -100,7 +99,6 @@ async def test_a_connection_that_takes_too_long_is_not_waited_for() -> None:
         assert isinstance(await Asked(line)(), Unsent)
         assert clock() - before_s < 3
         await line.close()
-    listener.close()
 
 
 async def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,18 +141,14 @@ async def test_a_connection_that_is_lost_at_once_is_not_made_in_a_loop() -> None
             await reader.read(1000)
             writer.write(reply)
             await asyncio.sleep(0)
-        writer.close()
 
-    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
-    port = listener.sockets[0].getsockname()[1]
-    config = settings(
-        f"redis://127.0.0.1:{port}", reconnect_min_ms=20, reconnect_max_ms=40, command_timeout_ms=50
-    )
-    line = Line(config, "test", "a", silent)
-    await asyncio.sleep(0.4)
-    await line.close()
-    assert accepted <= 20
-    listener.close()
+    async with pretended(serve) as port:
+        patience = {"reconnect_min_ms": 20, "reconnect_max_ms": 40, "command_timeout_ms": 50}
+        config = settings(f"redis://127.0.0.1:{port}", **patience)
+        line = Line(config, "test", "a", silent)
+        await asyncio.sleep(0.4)
+        await line.close()
+        assert accepted <= 20
 
 
 async def test_changes_are_told_once() -> None:

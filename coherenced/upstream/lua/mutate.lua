@@ -158,13 +158,18 @@ if labelled or pending or ARGV[5] ~= 's' then
   -- Why a mutation of `keys` must not be carried out while they are, or are not, pending.
   local function refusal(mode, keys, token)
     local ends_it, harmless = string.find(mode, '[ta]'), string.find(mode, '[ri]')
+    local mine = 0
     for _, key in ipairs(keys) do
       local held = holder(key)
-      if ends_it and held ~= token then
-        return {err = 'PENDING the mark of this write has expired or was taken away'}
-      elseif held and held ~= token and not harmless then
+      if held and held == token then
+        mine = mine + 1
+      elseif held and not harmless then
         return {err = 'PENDING another write is between its two phases on this key'}
       end
+    end
+    -- Only the linearizable ones of its keys were marked, all at once and for as long.
+    if ends_it and mine == 0 then
+      return {err = 'PENDING the mark of this write has expired or was taken away'}
     end
     if ends_it then
       -- Only when the batch is done: a later command of it may be about the same key.
