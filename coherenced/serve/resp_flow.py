@@ -91,7 +91,7 @@ class ReplyFlow(asyncio.Protocol):
         self._stopped = False
         """Nothing more is executed either."""
         self._ending = ""
-        """`close` or `linger` once everything is answered."""
+        """`close` or `linger` once everything is answered; `gone` while it lingers."""
 
     def proceed(self) -> None:
         """Go on with what waited, as far as it goes, and hand over what is ready."""
@@ -125,7 +125,10 @@ class ReplyFlow(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """A client may close its sending side and still wait for its replies."""
-        self.retire()
+        if self._ending == "gone":
+            self._transport.close()
+        else:
+            self.retire()
         return True
 
     # -- replies, in order --------------------------------------------------------------

@@ -379,6 +379,19 @@ FAILOVER: Final = (
     Action("old primary still answers", old_primary_answers, (0.5, 3.0)),
 )
 
+EVERY: Final = (
+    *NETWORK,
+    *BUS,
+    *PROCESSES,
+    *DURABLE,
+    *CLIENTS,
+    *SERVER,
+    *CLOCKS,
+    *LOSSES,
+    *FAILOVER,
+)
+"""All of them: needs a durable primary with a replica and a clock, and client processes."""
+
 
 def _swap(arena: Arena, old: Server, new: Server) -> None:
     new.command("REPLICAOF", "NO", "ONE")

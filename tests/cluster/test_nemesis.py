@@ -16,21 +16,9 @@ from tests.cluster.proxy import Proxy
 from tests.cluster.steps import Load
 from tests.servers import ServerError, wait_until
 
-EVERY = (
-    *harm.NETWORK,
-    *harm.BUS,
-    *harm.PROCESSES,
-    *harm.DURABLE,
-    *harm.CLIENTS,
-    *harm.SERVER,
-    *harm.CLOCKS,
-    *harm.LOSSES,
-    *harm.FAILOVER,
-)
-
 
 def act(name: str) -> Action:
-    return next(action for action in EVERY if action.name == name)
+    return next(action for action in harm.EVERY if action.name == name)
 
 
 def without_daemons(*, replica: bool) -> Cluster:
@@ -63,7 +51,7 @@ def pair() -> Iterator[Arena]:
 
 
 def test_names_are_unique() -> None:
-    names = [action.name for action in EVERY]
+    names = [action.name for action in harm.EVERY]
     assert len(set(names)) == len(names)
 
 

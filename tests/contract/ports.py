@@ -193,6 +193,8 @@ def comparable(answer: Any) -> Any:
         changes["roster_version"] = answer.roster_version % 1000
     if "detail" in fields:
         changes["detail"] = ""
+    if "server_id" in fields:
+        changes["server_id"] = b""
     if "severed" in fields:
         changes["severed"] = True  # no connection was ever lost here
     if "members" in fields:

@@ -413,8 +413,16 @@ async def test_a_malformed_frame_ends_the_connection_with_redis_words(
     assert client.wire.eof
     client.feed(packed("PING"))  # still on its way: taken and thrown away
     assert client.replies() == []
-    await asyncio.sleep(0.04)
+    assert not client.wire.closing
+    client.connection.eof_received()
     assert client.wire.closing
+
+
+async def test_a_client_that_does_not_go_is_hung_up_on(client: Client) -> None:
+    client.feed(b"*x\r\n")
+    assert not client.wire.closing
+    await asyncio.sleep(0.05)
+    assert client.wire.aborted
 
 
 async def test_a_value_above_the_bound_is_refused_before_it_is_sent(client: Client) -> None:

@@ -101,6 +101,13 @@ async def test_large_requests_before_the_password_are_refused(guarded: Client) -
     )
 
 
+def test_a_password_counts_for_what_comes_with_it(guarded: Client) -> None:
+    keys = " ".join(["k"] * 20)
+    replies = guarded.ask("PING", "AUTH wrong", "AUTH secret", f"EXISTS {keys}", "GET k", "PING")
+    assert replies == [NO_AUTH, WRONG, b"OK", 0, None, b"PONG"]
+    assert guarded.front.requests == 6
+
+
 def test_quit_needs_no_password(guarded: Client) -> None:
     assert guarded.ask("QUIT") == b"OK"
     assert guarded.wire.closing

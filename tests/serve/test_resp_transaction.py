@@ -185,6 +185,22 @@ def test_transactions_are_pipelined(client: Client) -> None:
     ]
 
 
+def test_transactions_under_way_are_bounded_in_bytes() -> None:
+    client = Client(settings=RespSettings(frame=FrameLimits(max_query_bytes=1_000)))
+    client.port.hold()
+    client.send(*["MULTI", "SET k " + "x" * 400, "EXEC"] * 3)
+    assert len(client.port.requests) == 2
+    client.port.release()
+    assert client.replies() == [b"OK", b"QUEUED", [b"OK"]] * 3
+
+
+def test_exec_answers_in_the_protocol_of_its_time(client: Client) -> None:
+    client.port.hold()
+    client.send("MULTI", "GET none", "EXEC", "HELLO 3")
+    client.port.release()
+    assert client.raw().startswith(b"+OK\r\n+QUEUED\r\n*1\r\n$-1\r\n%7\r\n")
+
+
 def test_a_fault_answers_exec(client: Client) -> None:
     client.port.fault = Fault(FaultKind.INDETERMINATE, "the reply was lost")
     told = "INDETERMINATE the reply was lost"

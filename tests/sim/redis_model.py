@@ -410,12 +410,16 @@ class Server:
         ends_it = mutation.is_write and mutation.op in (Op.COMMIT, Op.ABORT)
         harmless = not mutation.is_write or mutation.op == Op.INVALIDATE
         token = mutation.token if mutation.op in (Op.PREPARE, Op.COMMIT, Op.ABORT) else None
+        mine = 0
         for key in mutation.keys:
             held = self._holder(key)
-            if ends_it and held != token:
-                return MARK_GONE
-            if held is not None and held != token and not harmless:
+            if held is not None and held == token:
+                mine += 1
+            elif held is not None and not harmless:
                 return MARKED
+        # Only the linearizable ones of its keys were marked, all at once and for as long.
+        if ends_it and not mine:
+            return MARK_GONE
         if ends_it:
             released.extend(mutation.keys)
         return None

@@ -221,8 +221,11 @@ class World:
             bus = target.connections.get(BUS) if target is not None else None
             if target is not None and bus is not None and self._listens(process, bus):
                 self.send_down(bus, target.deliver_ack, ack)
-        if result.answer is not None:
-            self.send_down(connection, host.answer, result.answer)
+        answer = result.answer
+        if answer is not None:
+            if "server_id" in answer.__struct_fields__:
+                answer = msgspec.structs.replace(answer, server_id=process.name.encode())
+            self.send_down(connection, host.answer, answer)
 
     def _sever(
         self, host: Host, connection: Connection, call: Resolve, result: Executed

@@ -34,8 +34,8 @@ PATIENCE_S = 10.0
 def settings(url: str, **more: Any) -> Redis:
     """The section [redis] with patience fit for tests."""
     values: dict[str, Any] = {
-        "connect_timeout_ms": 1000,
-        "command_timeout_ms": 1000,
+        "connect_timeout_ms": 5000,
+        "command_timeout_ms": 3000,
         "reconnect_min_ms": 5,
         "reconnect_max_ms": 50,
     }

@@ -338,6 +338,29 @@ async def test_resolving_after_a_restart_needs_no_kill() -> None:
             assert log.records == ()
 
 
+async def test_resolving_after_a_restart_kills_nobody_who_has_the_old_number() -> None:
+    with Server() as server:
+        async with Rig(settings(server.url, command_timeout_ms=200)) as rig:
+            await rig.write(set_(b"a", b"1"))
+            listed = server.command("CLIENT", "LIST").decode().splitlines()
+            line = next(line for line in listed if ":writes " in line)
+            number = int(line.split()[0].removeprefix("id="))
+            server.pause()
+            call = rig.calls + 1
+            assert (await rig.mutate(set_(b"a", b"2"))).failure == Failure.LOST
+            server.resume()
+            server.restart("empty")
+            others = [server.session() for _ in range(number + 1)]
+            ids = [other.command("CLIENT", "ID") for other in others]
+            await rig.keep_asking(lambda n: Probe(n, 0, EPOCH, None))
+            log = await rig.ask(lambda n: Resolve(n, 0, call, 0))
+            assert log.severed
+            assert min(ids) <= number <= max(ids)
+            assert [other.command("PING") for other in others] == [b"PONG"] * len(others)
+            for other in others:
+                other.close()
+
+
 async def test_resolving_where_the_kill_is_forbidden() -> None:
     with Server() as server:
         server.command("ACL", "SETUSER", "u", "on", ">pw", "~*", "&*", "+@all", "-client|kill")

@@ -32,6 +32,8 @@ def read_all(reader: RequestReader, *chunks: bytes) -> list[list[bytes]]:
     requests: list[list[bytes]] = []
     for chunk in chunks:
         requests += reader.feed(chunk)
+        while not reader.trusted and (more := reader.feed(b"")):
+            requests += more
     return requests
 
 
@@ -258,15 +260,19 @@ def test_endless_lines_are_cut_short() -> None:
 def test_before_the_password_only_small_requests() -> None:
     small = [[b"AUTH", b"x" * 16_384], [b"A"] * 10]
     reader = RequestReader(FrameLimits(), trusted=False)
-    assert reader.feed(b"".join(pack(r) for r in small)) == small
+    assert reader.feed(b"".join(pack(r) for r in small)) == small[:1]
+    assert reader.feed(b"") == small[1:]
+    assert reader.feed(b"") == []
     assert reader.feed(pack([b"A"] * 11)) == []
     assert reader.error == "Protocol error: unauthenticated multibulk length"
     reader = RequestReader(FrameLimits(), trusted=False)
     assert reader.feed(pack([b"x" * 16_385])) == []
     assert reader.error == "Protocol error: unauthenticated bulk length"
     reader = RequestReader(FrameLimits(), trusted=False)
+    big = [[b"x" * 16_385], [b"A"] * 11]
+    assert reader.feed(b"".join(pack(r) for r in [small[0], *big])) == small[:1]
     reader.trusted = True
-    assert reader.feed(pack([b"x" * 16_385])) == [[b"x" * 16_385]]
+    assert reader.feed(b"") == big
 
 
 def test_an_idle_reader_is_small() -> None:
