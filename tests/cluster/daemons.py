@@ -225,11 +225,11 @@ class Daemon:
         """How many file descriptors it has open."""
         return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
 
-    def check_leaks(self, spare: int = SPARE_FDS) -> None:
+    def check_leaks(self, spare: int = SPARE_FDS, timeout_s: float = 10.0) -> None:
         """Once its clients have gone it must hold about as many descriptors as when it started."""
         most = self.fds_at_start + spare
         try:
-            wait_until(lambda: self.fds() <= most)
+            wait_until(lambda: self.fds() <= most, timeout_s)
         except AssertionError:
             held = sorted(_readlinks(Path(f"/proc/{self.pid}/fd")))
             raise DaemonError(

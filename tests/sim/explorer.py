@@ -29,7 +29,7 @@ from coherenced.core.catchup import Catchup
 from coherenced.core.l1 import L1
 from coherenced.core.lane import Lane
 from coherenced.core.laws import Laws
-from coherenced.core.model import Mutation, Version
+from coherenced.core.model import Mutation, Op, Version
 from coherenced.core.node import Node, Settings
 from coherenced.core.outbox import Outbox
 from coherenced.core.phases import TwoPhase
@@ -55,7 +55,7 @@ class Act(msgspec.Struct, frozen=True):
 
     node: str
     what: str
-    """`read`, `zero` (a read with B = 0), `token`, `write`, `tag` (invalidate the tag)."""
+    """`read`, `zero` (a read with B = 0), `token`, `write`, `delete`, `tag` (invalidate it)."""
     key: str = "k"
     ack: int = Level.REDIS
     tags: tuple[bytes, ...] = ()
@@ -187,7 +187,11 @@ class Board(World):
         if act.what in ("read", "zero", "token"):
             self._read(host, key, act)
         elif act.what == "tag":
-            self._write(host, Mutation((), 2, tags=act.tags, frees_memory=True), act)
+            invalidate = Mutation((), Op.INVALIDATE, tags=act.tags, frees_memory=True)
+            self._write(host, invalidate, act)
+        elif act.what == "delete":
+            argv = (b"DEL", key)
+            self._write(host, Mutation(argv, Op.DELETE, (key,), frees_memory=True), act)
         else:
             self.written += 1
             value = b"v%d" % self.written
@@ -220,7 +224,8 @@ class Board(World):
         host.submit(Read((key,), bound_ms, token), done)
 
     def _write(self, host: Host, mutation: Mutation, act: Act) -> None:
-        mark = mutation.argv[2] if mutation.argv else b"w%d" % self.written
+        self.written += 1
+        mark = mutation.argv[2] if len(mutation.argv) > 2 else b"w%d" % self.written
         op = WriteOp(host.name, host.name, 1, mutation.keys, mark, "write", act.ack, self.now_ms)
         if not mutation.keys or not mutation.keys[0].startswith(b"l:"):
             self.mark(mutation, mark)

@@ -9,19 +9,10 @@ import pytest
 
 from tests.sim.story import Broken, parse, stories, tell, write_out
 
-KNOWN_TO_BREAK: dict[str, str] = {
-    "late_joiner": "ack=all overlooks a node whose joining was lost in a failover",
-}
-"""Stories of faults that are not mended yet: name -> why. Each must break until it is."""
-
 
 @pytest.mark.parametrize("path", stories(), ids=lambda path: path.stem)
 def test_story(path: Path) -> None:
     text = path.read_text("utf-8")
-    if path.stem in KNOWN_TO_BREAK:
-        with pytest.raises(Broken):
-            tell(text)
-        return
     told = tell(text)
     if os.environ.get("COHERENCED_REWRITE"):
         path.write_text(write_out(told), "utf-8")
@@ -32,8 +23,6 @@ def test_story(path: Path) -> None:
 
 def test_a_story_written_out_reads_the_same() -> None:
     for path in stories():
-        if path.stem in KNOWN_TO_BREAK:
-            continue
         text = path.read_text("utf-8")
         assert write_out(parse(text)) == text
 
