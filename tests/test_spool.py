@@ -72,7 +72,7 @@ def test_damage_before_the_end_is_an_error_that_says_what_to_do(path: Path) -> N
     data = bytearray(path.read_bytes())
     data[len(MAGIC) + 12] ^= 0xFF
     path.write_bytes(data)
-    with pytest.raises(SpoolError, match="damaged at byte 8.*invalidate --all"):
+    with pytest.raises(SpoolError, match=r"damaged at byte 8.*invalidate --all"):
         Spool(path, 10_000)
     assert path.read_bytes() == bytes(data)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from enum import Enum
-from typing import Final
+from typing import Final, Protocol
 
 from coherenced.core.laws import Laws
 from coherenced.core.model import NEVER, Lineage, Record
@@ -26,6 +26,14 @@ HISTORY: Final = 1000
 PENDING_PROOFS: Final = 16
 MOST_RELIED: Final = 4096
 """Positions ahead that stored entries may rely on at once."""
+
+
+class Lent(Protocol):
+    """As much of an L1 entry as a lane has to do with."""
+
+    as_of: int
+    bound_ms: float
+    deadline_ms: float
 
 
 class Verdict(Enum):
@@ -50,8 +58,10 @@ class Lane:
         "head",
         "history",
         "index",
+        "lent",
         "proofs",
         "proved_call_id",
+        "proved_seq",
         "quarantined_until_ms",
         "recent",
         "relied",
@@ -78,6 +88,11 @@ class Lane:
         """V1: this node has seen every invalidation committed before this local time."""
         self.proved_call_id = 0
         """V4: the latest probe by which verified-at was proved; proofs are ordered by it."""
+        self.proved_seq = 0
+        """V1: the position that verified-at was proved for."""
+        self.lent: list[tuple[Lent, float]] = []
+        """Entries from beyond the proved position, with the deadlines they get once it covers
+        them. As many as there are fills between two proofs."""
         self.recent: dict[int, bytes] = {}
         self.history: deque[Record] = deque(maxlen=HISTORY)
         self.tag_seq: dict[bytes, int] = {}
@@ -111,6 +126,8 @@ class Lane:
         self.history.clear()
         self.tag_seq.clear()
         self.proofs.clear()
+        self.proved_seq = 0
+        self.lent.clear()
         self.unconfirmed = None
         self.relied.clear()
         self.relied_to = 0
@@ -200,7 +217,7 @@ class Lane:
                 if lineage.seq < reliance and laws.confirm_position:
                     self._hold(call_id, sent_ms, lineage.seq, reliance)
                     continue
-            self._prove(call_id, sent_ms)
+            self._prove(call_id, sent_ms, min(lineage.seq, self.applied))
         self.proofs = remaining
         return verdict
 
@@ -211,10 +228,34 @@ class Lane:
             held_id, held_ms, position = self.unconfirmed
             if seq < position or call_id < held_id:
                 return
-            self._prove(held_id, held_ms)
+            self._prove(held_id, held_ms, position)
         self.unconfirmed = (call_id, sent_ms, reliance)
 
-    def _prove(self, call_id: int, sent_ms: float) -> None:
+    def lend(self, entry: Lent, sent_ms: float) -> None:
+        """`entry` has just been stored; its value was asked for at `sent_ms`.
+
+        A value from beyond the proved position is fresh because it was just read, not because
+        of verified-at: until a proof covers it, it is served for one bound from its own request.
+        (It may come from a server that has been replaced, over a connection that does not know.)
+        """
+        if entry.as_of > self.proved_seq and entry.bound_ms > 0:
+            self.lent.append((entry, entry.deadline_ms))
+            entry.deadline_ms = min(entry.deadline_ms, sent_ms + entry.bound_ms)
+
+    def _return_lent(self) -> None:
+        waiting = []
+        for entry, deadline_ms in self.lent:
+            if entry.as_of <= self.proved_seq:
+                entry.deadline_ms = deadline_ms
+            else:
+                waiting.append((entry, deadline_ms))
+        self.lent = waiting
+
+    def _prove(self, call_id: int, sent_ms: float, seq: int) -> None:
+        if seq > self.proved_seq:
+            self.proved_seq = seq
+            if self.lent:
+                self._return_lent()
         if sent_ms > self.verified_at_ms:
             self.verified_at_ms = sent_ms
         if call_id > self.proved_call_id:

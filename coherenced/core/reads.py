@@ -41,7 +41,7 @@ FETCH_BATCH: Final = 64
 """Keys in one fetch."""
 FETCHES_OPEN: Final = 4
 """Fetches of one lane under way at once."""
-PROOF_WAIT_MS: Final = 1000.0
+PROOF_WAIT_MS: Final = 250.0
 """How long a read waits for the lane to catch up before it asks Redis for the value instead."""
 FETCH_TRIES: Final = 2
 
@@ -451,6 +451,7 @@ class Reads:
                     got.labels,
                 )
                 self.stored += self._l1.put(entry)
+                self.lane.lend(entry, sent_ms)
         self.shown((flight.key,), lineage)
         if got.value is None:
             self.negative += 1

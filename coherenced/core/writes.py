@@ -380,6 +380,7 @@ class Writes:
                     labels,
                 )
                 self._l1.put(entry)
+                self._lane.lend(entry, batch.sent_ms)
 
     def _conclude(
         self, pending: _Pending, epoch: bytes, done: tuple[Done, ...], roster_version: int
@@ -629,7 +630,10 @@ def _answerable(write: Write) -> bool:
     """ack=none can only answer early what it can answer without Redis."""
     if write.atomic or write.watch_id:
         return False
-    return all(m.reply_is_known or not m.argv or m.op == Op.DELETE for m in write.mutations)
+    return all(
+        not m.argv or m.op == Op.DELETE or (m.reply_is_known and not m.unchanged)
+        for m in write.mutations
+    )
 
 
 def _assumed_reply(mutation: Mutation) -> Reply:

@@ -43,6 +43,8 @@ SLICE: Final = 64
 SLICE_BYTES: Final = 2048
 """The same for a chunk that is nothing but GETs, in bytes of requests."""
 
+_HEAD: Final = slice(0, PLAIN_HEAD)
+_KEY: Final = slice(PLAIN_HEAD, -2)
 _GETS: Final = (b"GET", b"get")
 _MGETS: Final = (b"MGET", b"mget")
 
@@ -102,15 +104,18 @@ class RespConnection(ReplyFlow):
         self.front.leave(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._deaf:
-            return
         reader = self._reader
-        if self.quick and not self._slots and not self._queue and not self._paused and reader.idle:
-            done = self._leading_hits(data)
-            if done:
+        # Whatever waits in the queue waits for a slot, or for the client to read.
+        if self.quick and not self._slots and not self._paused and reader.idle:
+            if PLAIN_GETS.get(data[_HEAD]) == len(data):
+                if self._lone_hit(data[_KEY]):
+                    return
+            elif done := self._leading_hits(data):
                 if done == len(data):
                     return
                 data = data[done:]
+        if self._deaf:
+            return
         trusted = reader.trusted
         requests = reader.feed(data)
         self._take(requests)
@@ -146,26 +151,31 @@ class RespConnection(ReplyFlow):
 
     # -- the hot loop -----------------------------------------------------------------
 
+    def _lone_hit(self, key: bytes) -> bool:
+        """Answer the one GET that a chunk is, if it hits."""
+        now_ms = self._now_ms()
+        entry = self._hit(key, now_ms)
+        if entry is None:
+            return False
+        bulk = entry.bulk
+        self._transport.write(resp.NIL3 if self.resp3 and bulk == resp.NIL2 else bulk)
+        front = self.front
+        front.requests = requests = front.requests + 1
+        if requests >= front.sample_at:
+            front.sample(now_ms)
+        return True
+
     def _leading_hits(self, data: bytes) -> int:
         """Answer the GETs that a chunk begins with, as long as they hit; where the rest begins.
 
         Most chunks are nothing else. No parser is needed to see that: the beginning of such
         a request tells its length.
         """
-        size = len(data)
-        length = PLAIN_GETS.get(data[:PLAIN_HEAD])
-        if length is None or length > size:
+        if data[_HEAD] not in PLAIN_GETS:
             return 0
+        size = len(data)
         hit, now_ms = self._hit, self._now_ms()
         done = 0
-        if length == size:
-            entry = hit(data[PLAIN_HEAD:-2], now_ms)
-            if entry is None:
-                return 0
-            bulk = entry.bulk
-            self._transport.write(resp.NIL3 if self.resp3 and bulk == resp.NIL2 else bulk)
-            self.front.requests += 1
-            done = size
         while done < size and not self._paused:
             bulks, rest = self._hits_in(data, done, hit, now_ms)
             if not bulks:
@@ -375,6 +385,7 @@ class RespConnection(ReplyFlow):
             and self.transaction is None
             and not self.watched
             and self.authenticated
+            and not self._deaf
         )
 
     def trust(self) -> None:

@@ -241,10 +241,12 @@ class ReplyFlow(asyncio.Protocol):
         self._deaf = self._stopped = True
         self._ending = how
         self._queue.clear()
+        self.settle_mode()
 
     def retire(self) -> None:
         """Take no more requests, execute those that were taken, answer them, and close."""
         self._deaf = True
+        self.settle_mode()
         self._ending = self._ending or "close"
         if not self._running:
             self._flush()

@@ -83,6 +83,7 @@ class RequestReader:
         "_parts",
         "_position",
         "error",
+        "idle",
         "trusted",
     )
 
@@ -92,6 +93,8 @@ class RequestReader:
         """False until the client has authenticated: small requests only."""
         self.error = ""
         """`Protocol error: …` as Redis words it; nothing is read any more."""
+        self.idle = True
+        """Whether the next byte begins a request."""
         self._buffer = bytearray()
         """What the careful reader holds; empty: the quick one may take the next chunk."""
         self._position = 0
@@ -119,11 +122,6 @@ class RequestReader:
         """Of a request that is not complete yet."""
         return self._before + sum(map(len, self._parts)) + len(self._buffer) - self._position
 
-    @property
-    def idle(self) -> bool:
-        """Whether the next byte begins a request."""
-        return not (self._buffer or self._left or self.error)
-
     def feed(self, data: bytes) -> list[list[bytes]]:
         """The requests that `data` completes, in order. Look at `error` afterwards.
 
@@ -132,7 +130,7 @@ class RequestReader:
         A request of the quick reader may hold things that are no bytes: see `malformed`. (It
         also takes a simple string for a bulk string, which Redis does not, and harms nobody.)
         """
-        if self._buffer or self._left or self.error or not data:
+        if not self.idle or not data:
             return self._resume(data)
         stars = data.count(b"*")
         if (
@@ -185,9 +183,10 @@ class RequestReader:
         if len(buffer) < self._need:
             return []
         requests = self._parse(1)
-        if self.trusted and buffer and not self._left and not self._need and not self.error:
+        if self.trusted and buffer and not self._left and not self._need:
             rest = bytes(buffer)
             buffer.clear()
+            self.idle = True
             requests += self.feed(rest)
         return requests
 
@@ -238,6 +237,7 @@ class RequestReader:
             self._buffer.clear()
             self._arguments = []
             self._position = self._before = self._left = 0
+            self.idle = False
             return requests
         taken = self._position
         if self._left:
@@ -246,6 +246,7 @@ class RequestReader:
             self._need -= taken
         del self._buffer[:taken]
         self._position = 0
+        self.idle = not self._buffer and not self._left
         return requests
 
     def _next(self) -> list[bytes] | None:

@@ -16,7 +16,7 @@ from tests.checkers.values import versions, written
 from tests.checkers.verdict import Verdict
 
 LINEARIZABLE_PREFIX = "lin:"
-"""Keys of the linearizable namespace, by the convention of `tests/cluster/workload.py`."""
+"""Keys of the linearizable namespace, by the convention of `tests/cluster/steps.py`."""
 
 
 def check_all(

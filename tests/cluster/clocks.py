@@ -7,6 +7,7 @@ shared by all processes that have it. The monotonic clocks stay true, as they do
 
 from __future__ import annotations
 
+import atexit
 import functools
 import mmap
 import shutil
@@ -75,6 +76,7 @@ def library() -> Path | None:
     if compiler is None:
         return None
     directory = Path(tempfile.mkdtemp(prefix="coh-c-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
     source, built = directory / "clock.c", directory / "clock.so"
     source.write_text(_SOURCE)
     command = [compiler, "-O1", "-shared", "-fPIC", "-o", str(built), str(source), "-ldl"]

@@ -61,6 +61,7 @@ SHORT: Final = (
 )
 MORE: Final = (
     Case("probe_after_arrival", ("linearizable, B=0",), load=replace(FEW, current=0.8)),
+    Case("two_phases", ("linearizable",), load=replace(FEW, linearizable_keys=1, levels=("",))),
     Case("min_version", ("session",)),
     Case("chain_check", ("bounded",), BEHIND, Load(expiring=0.0), replica=True),
 )

@@ -27,7 +27,7 @@ from coherenced.core.calls import (
     WaitReplicas,
 )
 from coherenced.core.l1 import Entry
-from coherenced.core.model import Acknowledgement, Message
+from coherenced.core.model import NEVER, Acknowledgement, Message
 from coherenced.core.node import Input, Node, Settings, Start, Stop, Submit, Tick
 from coherenced.core.outbox import Applied, Effect, Event, Settled
 from coherenced.core.requests import Fault, FaultKind, Outcome, Request
@@ -58,6 +58,8 @@ class Host:
         self.offset_ms = offset_ms
         self.rate = rate
         self.node: Node | None = None
+        self.proved_ms = NEVER
+        """The latest verified-at of the node, on its own clock, that has been checked."""
         self.incarnation = 0
         """+1 at each start; the node's own incarnation is random."""
         self.paused = False
@@ -90,6 +92,7 @@ class Host:
     def start(self) -> None:
         assert self.node is None
         self.incarnation += 1
+        self.proved_ms = NEVER
         self._settings = self.world.settings_of(self)
         self.node = Node(self._settings, self.world.new_id, self.world.laws)
         self.world.incarnations[self._settings.incarnation] = self

@@ -57,27 +57,17 @@ from coherenced.core.model import (
     ReplyError,
 )
 from tests.sim.redis_commands import Keyspace
+from tests.sim.redis_labels import Labels, Marks
 
 LOG_LENGTH: Final = 10_000
 MESSAGE_BYTES: Final = 4096
 RECORD_OVERHEAD_BYTES: Final = 48
-LABELLED_LIVE_MS: Final = 30 * 24 * 3600 * 1000
-"""A labelled value never lives without a bound: labels must not pile up for ever."""
 FENCED_TEXT: Final = "NOREPLICAS Not enough good replicas to write."
 OOM_TEXT: Final = "OOM command not allowed when used memory > 'maxmemory'."
-KEEPS_LABEL: Final = frozenset(
-    {
-        b"APPEND", b"DECR", b"DECRBY", b"EXPIRE", b"EXPIREAT", b"GETEX", b"INCR", b"INCRBY",
-        b"INCRBYFLOAT", b"PERSIST", b"PEXPIRE", b"PEXPIREAT",
-    }
-)  # fmt: skip
-"""Commands that change a value in place: its tags stay."""
 MOST_CHECKED: Final = 1000
 """Compare-and-set looks at no more records than this."""
 MOST_WORDS: Final = 7_000
 TOO_MANY_WORDS: Final = ReplyError(f"ERR more than {MOST_WORDS} words in one atomic command")
-MARK_GONE: Final = ReplyError("PENDING the mark of this write has expired or was taken away")
-MARKED: Final = ReplyError("PENDING another write is between its two phases on this key")
 CONFLICT: Final = ReplyError("CONFLICT the key has changed since that version")
 
 
@@ -117,17 +107,8 @@ class Server:
         """How many nodes the metadata says are on the roster."""
         self.log: list[LogEntry] = []
         self.roster: dict[bytes, Member] = {}
-        self.labels: dict[bytes, tuple[bytes, int, tuple[bytes, ...]]] = {}
-        """key -> (epoch and sequence it was labelled at, its tags)."""
-        self.labelled = False
-        """Whether any value was ever labelled: only then invalidations are remembered."""
-        self.dead_tags: dict[bytes, int] = {}
-        """tag -> the sequence of its last invalidation; `*` is everything."""
-        self.dead_prefixes: dict[bytes, int] = {}
-        self.dead_before = 0
-        """Labels older than this sequence are dead: everything was invalidated there."""
-        self.pending: dict[bytes, tuple[int, bytes]] = {}
-        """K6: key -> (when its mark ends by this server's clock, token)."""
+        self.labels = Labels()
+        self.marks = Marks()
         self.fenced = False
         """It may not accept writes: cut off from its replicas, demoted, or its disk is broken."""
         self.out_of_memory = False
@@ -144,12 +125,8 @@ class Server:
         other.roster_count = self.roster_count
         other.log = list(self.log)
         other.roster = dict(self.roster)
-        other.labels = dict(self.labels)
-        other.labelled = self.labelled
-        other.dead_tags = dict(self.dead_tags)
-        other.dead_prefixes = dict(self.dead_prefixes)
-        other.dead_before = self.dead_before
-        other.pending = dict(self.pending)
+        other.labels = self.labels.copy()
+        other.marks = self.marks.copy()
         other.clock_offset_ms = self.clock_offset_ms
         return other
 
@@ -161,10 +138,8 @@ class Server:
         self.lineage = None
         self.log.clear()
         self.roster.clear()
-        self.labels.clear()
-        self.labelled = False
-        self._forget_invalidations()
-        self.pending.clear()
+        self.labels.flushed()
+        self.marks.on.clear()
 
     def lose_metadata(self) -> None:
         """The metadata hash is deleted or evicted; the log and the data stay."""
@@ -197,7 +172,8 @@ class Server:
                 read = self._read_log(call.call_id, call.start_seq, len(self.log))
                 return Executed(self._refused(call.call_id) or read)
             case ReadRoster():
-                roster = RosterRead(call.call_id, self.roster_version, tuple(self.roster.values()))
+                version = self.roster_version if self.lineage is not None else 0
+                roster = RosterRead(call.call_id, version, tuple(self.roster.values()))
                 return Executed(self._refused(call.call_id) or roster)
             case Reap():
                 member = self.roster.get(call.incarnation)
@@ -237,15 +213,10 @@ class Server:
         so that it does not repeat one that a node remembers."""
         self.lineage = Lineage(new_epoch, last_seq, new_epoch)
         self.log.clear()
-        self.pending.clear()
-        self._forget_invalidations()
+        self.marks.on.clear()
+        self.labels.forget_invalidations()
         self.roster_version = self.space.now_ms // 1000 * 1000
         self.roster_count = len(self.roster)
-
-    def _forget_invalidations(self) -> None:
-        self.dead_tags.clear()
-        self.dead_prefixes.clear()
-        self.dead_before = 0
 
     def _probe(self, call: Probe) -> Probed:
         self._live_lineage(call.new_epoch)
@@ -284,7 +255,7 @@ class Server:
         """What a fill of `key` reads now."""
         labels = self._purge(key)
         value = self.space.string(key)
-        pending = self._holder(key) is not None
+        pending = self.marks.holder(self.space.now_ms, key) is not None
         if isinstance(value, ReplyError):
             return Fetched(None, error=value)
         if value is None:
@@ -292,25 +263,9 @@ class Server:
         return Fetched(value, self.space.ttl_ms(key), labels, pending)
 
     def _purge(self, key: bytes) -> tuple[bytes, ...]:
-        """T1: forget `key` if it is a labelled value that a record has covered. -> its tags."""
-        label = self.labels.get(key)
-        if label is None or self.lineage is None:
-            return ()
-        epoch, since, tags = label
-        alive = (
-            self.space.peek(key) is not None
-            and epoch == self.lineage.epoch
-            and self.dead_before <= since
-            and all(self.dead_tags.get(tag, 0) <= since for tag in tags)
-            and not any(
-                seq > since and key.startswith(prefix) for prefix, seq in self.dead_prefixes.items()
-            )
-        )
-        if alive:
-            return tags
-        del self.labels[key]
-        self.space.items.pop(key, None)
-        return ()
+        """Forget `key` if it is a labelled value that is dead. -> its tags."""
+        epoch = self.lineage.epoch if self.lineage is not None else None
+        return () if epoch is None else self.labels.purge(self.space, epoch, key)
 
     def _read_log(self, call_id: int, start_seq: int, limit: int) -> Answer:
         if self.lineage is None:
@@ -341,8 +296,7 @@ class Server:
             else:
                 records.append(record)
                 done.append(Done(reply, record.seq, record.tag, record.prev))
-        for key in released:  # only now: a later command of the batch may be about the same key
-            self.pending.pop(key, None)
+        self.marks.release(released)  # only now: a later command may be about the same key
         lineage = self.lineage
         assert lineage is not None
         del self.log[: max(0, len(self.log) - self.log_length)]
@@ -367,7 +321,7 @@ class Server:
         """Execute one mutation and record it. -> its reply, and its record if there is one."""
         for key in mutation.keys:
             self._purge(key)
-        refused = self._refusal(mutation, released)
+        refused = self.marks.refusal(self.space.now_ms, mutation, released)
         if refused is not None:
             return refused, None
         if mutation.if_version is not None and not self._unchanged_since(mutation):
@@ -397,40 +351,11 @@ class Server:
             return self.copy().space.execute(mutation.argv)
         return self.space.execute(mutation.argv)
 
-    def _holder(self, key: bytes) -> bytes | None:
-        """K6: the token of the mark on `key`, None when it bears none that is still alive."""
-        ends_ms, token = self.pending.get(key, (0, b""))
-        if ends_ms > self.space.now_ms:
-            return token
-        self.pending.pop(key, None)
-        return None
-
-    def _refusal(self, mutation: Mutation, released: list[bytes]) -> ReplyError | None:
-        """K6: why this must not be done while its keys are, or are not, pending."""
-        ends_it = mutation.is_write and mutation.op in (Op.COMMIT, Op.ABORT)
-        harmless = not mutation.is_write or mutation.op == Op.INVALIDATE
-        token = mutation.token if mutation.op in (Op.PREPARE, Op.COMMIT, Op.ABORT) else None
-        mine = 0
-        for key in mutation.keys:
-            held = self._holder(key)
-            if held is not None and held == token:
-                mine += 1
-            elif held is not None and not harmless:
-                return MARKED
-        # Only the linearizable ones of its keys were marked, all at once and for as long.
-        if ends_it and not mine:
-            return MARK_GONE
-        if ends_it:
-            released.extend(mutation.keys)
-        return None
-
     def _flushed(self) -> None:
         """FLUSHDB keeps the metadata and the roster; the log starts again with its record."""
         self.log.clear()
-        self.labels.clear()
-        self.labelled = False
-        self._forget_invalidations()
-        self.pending.clear()
+        self.labels.flushed()
+        self.marks.on.clear()
 
     def _append(self, mutation: Mutation, tag: bytes, writer: bytes, want_ack: bool) -> Record:
         lineage = self.lineage
@@ -451,43 +376,14 @@ class Server:
         return record
 
     def _label(self, mutation: Mutation, record: Record) -> None:
-        """What a recorded mutation does to labels: an invalidation ends them, a write replaces."""
+        """What a recorded mutation does to labels and marks."""
         if mutation.op == Op.PREPARE:
-            mark = (self.space.now_ms + mutation.token_ttl_ms, mutation.token)
-            self.pending.update((key, mark) for key in mutation.keys)
-            return
-        if not mutation.argv:
-            if mutation.op != Op.ABORT:
-                self._bury(record)
-            return
-        assert self.lineage is not None
-        for key in mutation.keys:
-            kept = self.labels.pop(key, None) if mutation.argv[0].upper() in KEEPS_LABEL else None
-            tags = mutation.label or (kept[2] if kept is not None else ())
-            self.labels.pop(key, None)
-            item = self.space.peek(key)
-            if not tags or item is None:
-                continue
-            latest_ms = self.space.now_ms + LABELLED_LIVE_MS
-            item.expire_ms = min(item.expire_ms or latest_ms, latest_ms)
-            self.labels[key] = (
-                (self.lineage.epoch, record.seq, tags) if mutation.label else kept or (b"", 0, ())
-            )
-        self.labelled = self.labelled or bool(mutation.label)
-
-    def _bury(self, record: Record) -> None:
-        if not self.labelled:
-            return
-        for key in record.keys:
-            if self.labels.pop(key, None) is not None:
-                self.space.items.pop(key, None)
-        for tag in record.tags:
-            self.dead_tags[tag] = record.seq
-        for prefix in record.prefixes:
-            self.dead_prefixes[prefix] = record.seq
-        if record.everything:
-            self._forget_invalidations()
-            self.dead_before = record.seq
+            self.marks.prepare(self.space.now_ms, mutation)
+        elif mutation.argv:
+            assert self.lineage is not None
+            self.labels.written(self.space, mutation, self.lineage.epoch, record.seq)
+        elif mutation.op != Op.ABORT:
+            self.labels.bury(self.space, record)
 
     def _unchanged_since(self, mutation: Mutation) -> bool:
         """Compare-and-set: no record after `unchanged_since` covers the key, as the log shows."""
@@ -502,7 +398,7 @@ class Server:
             return False
         return not any(
             record.everything
-            or (self.labelled and (record.tags or record.prefixes))
+            or (self.labels.used and (record.tags or record.prefixes))
             or any(key in record.keys for key in mutation.keys)
             for record in later
         )

@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.sim.story import Broken, parse, stories, tell, write_out
+from tests.sim.story import KNOWN_TO_BREAK, Broken, parse, stories, tell, write_out
 
 
 @pytest.mark.parametrize("path", stories(), ids=lambda path: path.stem)
 def test_story(path: Path) -> None:
     text = path.read_text("utf-8")
+    if path.stem in KNOWN_TO_BREAK:
+        with pytest.raises(Broken):
+            tell(text)
+        return
     told = tell(text)
     if os.environ.get("COHERENCED_REWRITE"):
         path.write_text(write_out(told), "utf-8")
@@ -23,6 +27,8 @@ def test_story(path: Path) -> None:
 
 def test_a_story_written_out_reads_the_same() -> None:
     for path in stories():
+        if path.stem in KNOWN_TO_BREAK:
+            continue
         text = path.read_text("utf-8")
         assert write_out(parse(text)) == text
 

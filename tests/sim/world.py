@@ -75,6 +75,8 @@ class World:
         self.events = 0
         self.drops: dict[str, int] = {}
         """host -> how many of its next bus messages are lost."""
+        self.retire_ms = 20.0
+        """How long a bus connection that was replaced may go on bringing messages, at most."""
         self.loss = 0.0
         """Share of all bus messages that are lost."""
         self.marks: dict[int, tuple[Mutation, bytes]] = {}
@@ -175,7 +177,7 @@ class World:
 
     def retire_bus(self, connection: Connection) -> None:
         """A new bus connection replaces this one, which may go on bringing messages for a while."""
-        self.after(self.random.random() * 20.0, self.close_by_node, connection)
+        self.after(self.random.random() * self.retire_ms, self.close_by_node, connection)
 
     def cut(self, connection: Connection, *, drain: bool = False, notice: bool = True) -> None:
         """The connection breaks at the server's end.
@@ -352,7 +354,8 @@ class World:
             if node.l1.entries or lane.verified_at_ms != NEVER:
                 raise Violation(f"node {host.name} is at {lineage}, where the log never stood")
             return
-        if lane.verified_at_ms != NEVER:
+        if lane.verified_at_ms > host.proved_ms:
+            host.proved_ms = lane.verified_at_ms
             verified_ms = host.world_ms(lane.verified_at_ms)
             missed_ms = self.truth.next_commit_ms(index)
             if missed_ms < verified_ms - ROUNDING_MS:
