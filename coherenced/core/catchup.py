@@ -61,7 +61,7 @@ class Catchup:
         drop: Callable[[Lane], None],
         proved: Callable[[Lane], None],
         quarantined: Callable[[Lane], None],
-        unproved: Callable[[Lane, int, str], None],
+        unproved: Callable[[Lane, int], None],
     ) -> None:
         self.lane = lane
         self.connection = 0
@@ -269,7 +269,7 @@ class Catchup:
                 self._was_lost = True
                 self._box.event("redis_unreachable", lane=self.lane.index, detail=answer.detail)
             if not beat:
-                self._unproved(self.lane, call_id, answer.detail)
+                self._unproved(self.lane, call_id)
             return
         if self._stopped:
             return

@@ -148,7 +148,7 @@ class Node:
             drop=self._drop,
             proved=lambda lane: self.reads.on_proved(),
             quarantined=self._quarantined,
-            unproved=lambda lane, call_id, detail: self.reads.on_unproved(call_id, detail),
+            unproved=lambda lane, call_id: self.reads.on_unproved(call_id),
         )
         self.reads = Reads(
             self.lane, self.box, self.laws, self.l1, self.tickets, self.catchup, namespaces, new_id

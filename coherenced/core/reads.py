@@ -276,14 +276,16 @@ class Reads:
                 self.misses += 1
                 self._join(want)
 
-    def on_unproved(self, call_id: int, detail: str) -> None:
-        """That probe failed: whoever relied on it gets a stale value or an error (V6)."""
+    def on_unproved(self, call_id: int) -> None:
+        """That probe failed: whoever relied on it asks for the value itself, on the connection
+        for that; if that fails too, they get a stale value or an error (V6)."""
         waiting, self._unproved = self._unproved, []
         for want in waiting:
             if want.min_call_id > call_id:
                 self._unproved.append(want)
             else:
-                self._fall_back(want, detail)
+                self.misses += 1
+                self._join(want)
 
     def on_dropped(self) -> None:
         """A5: the entries are gone: what waited for their proof must be fetched."""
@@ -411,6 +413,7 @@ class Reads:
         """A fetch that is not of this chain proves nothing, but it is a reason to probe."""
         lane = self.lane
         if lineage.epoch != lane.epoch or lineage.seq < applied:
+            lane.unprove()  # who has seen this answer must not be shown an older state by a hit
             self._catchup.request_proof()
         elif lineage.seq > lane.head:
             lane.head = lineage.seq
