@@ -268,8 +268,8 @@ def _wait_for_the_end(cluster: Cluster, address: str) -> None:
     a = cluster.daemons[0]
     print(f"\nthe dashboard of node {a.name} is at  http://{address}/")
     print(f"try it: coherenced --socket {a.socket} nodes")
-    print("Ctrl-C ends it", flush=True)
-    with suppress(KeyboardInterrupt):
+    with suppress(KeyboardInterrupt):  # from the moment it is said that Ctrl-C ends it
+        print("Ctrl-C ends it", flush=True)
         signal.pause()
 
 

@@ -168,9 +168,10 @@ class TwoPhase:
                 for m in mutations
             )
 
-        inner = msgspec.structs.replace(
-            run.write, mutations=mutations, atomic=True, ack=Level.REDIS
-        )
+        # All nodes have let go of the linearizable keys; of others that it writes too, not yet.
+        keys = {k for m in run.write.mutations if m.is_write for k in m.keys}
+        ack = run.write.ack if keys - prepared else Level.REDIS
+        inner = msgspec.structs.replace(run.write, mutations=mutations, atomic=True, ack=ack)
         self._ask(run, inner, self._on_committed)
 
     def _on_committed(self, run: _Run, outcome: Outcome) -> None:
@@ -178,7 +179,10 @@ class TwoPhase:
             self._abort(run)  # what it marked is not to wait for the marks' end
         elif isinstance(outcome, WriteResult):
             self.committed += 1
-            outcome = msgspec.structs.replace(outcome, acknowledged=run.acked, fenced=run.fenced)
+            if not outcome.acknowledged:
+                outcome = msgspec.structs.replace(
+                    outcome, acknowledged=run.acked, fenced=run.fenced
+                )
         self._end(run, outcome)
 
     def _abort(self, run: _Run) -> None:

@@ -441,6 +441,7 @@ class Reads:
         deadline_ms = self._deadline(got, policy, sent_ms)
         ticket = flight.ticket
         assert ticket is not None
+        stored = False
         if got.error is None and not (got.pending and self._laws.pending_not_cached):
             may = self._tickets.may_store(ticket, lineage, got.labels)
             if may and deadline_ms > self._box.now_ms:
@@ -453,8 +454,11 @@ class Reads:
                     policy.hit_bound_ms,
                     got.labels,
                 )
-                self.stored += self._l1.put(entry)
+                stored = self._l1.put(entry)
+                self.stored += stored
                 self.lane.lend(entry, sent_ms)
+        if not stored:
+            self._withdraw(flight.key, lineage)
         self.shown((flight.key,), lineage)
         if got.value is None:
             self.negative += 1
@@ -473,6 +477,15 @@ class Reads:
                 self._give(want, value)
             else:
                 self._fault(want, wrong)
+
+    def _withdraw(self, key: bytes, lineage: Lineage) -> None:
+        """A fetched value is given but not stored: what is held of the key, unless it is newer,
+        must not be shown after it."""
+        entry = self._l1.entries.get(key)
+        if entry is None or not self._laws.fill_fence:
+            return
+        if lineage.epoch != self.lane.epoch or entry.as_of < lineage.seq:
+            self._l1.remove(key)
 
     def shown(self, keys: Iterable[bytes], lineage: Lineage) -> None:
         """Redis has answered about these keys as of `lineage`: a client that has seen that must

@@ -140,6 +140,8 @@ def test_commands_that_go_on_begin_and_end_in_good_order(
     finally:
         process.kill()
         process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ REFUSED_MS: Final = 1.0
 """How soon a connection attempt that is refused fails."""
 CONNECT_TIMEOUT_MS: Final = 300.0
 RECONNECT_MS: Final = 50.0
-KEEPALIVE_MS: Final = 5_000.0
+KEEPALIVE_MS: Final = 2_500.0
 """How long a half-open bus connection can go unnoticed."""
 MOST_STEPS_AT_ONCE: Final = 2_000
 """More steps of one node at one instant than this is a node that spins."""

@@ -29,7 +29,7 @@ from coherenced.core.node import Input, Settings
 from coherenced.core.outbox import Effect, Event
 from coherenced.core.policy import Namespaces, Policy
 from tests.sim.history import ROUNDING_MS, History, Violation, describe
-from tests.sim.host import Host
+from tests.sim.host import KEEPALIVE_MS, Host
 from tests.sim.network import BUS, Connection, Delays, Process
 from tests.sim.redis_model import Executed, Server, ServerLaws
 from tests.sim.truth import Truth
@@ -188,7 +188,7 @@ class World:
         connection.server_open = False
         if not notice:
             if connection.role == BUS:
-                self.after(5_000.0, self._node_learns, connection)
+                self.after(KEEPALIVE_MS, self._node_learns, connection)
             return
         if drain:
             self.send_down(connection, self._node_learns, connection)
