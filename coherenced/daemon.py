@@ -51,8 +51,6 @@ DRAIN_MS: Final = 5_000.0
 """How long a stopping daemon waits for what is in flight."""
 LEAVE_MS: Final = 1_000.0
 SPOOL_NAME: Final = "spool.journal"
-FREEZE_EVERY_S: Final = 10.0
-"""How often the living objects are put out of the garbage collector's sight."""
 
 
 class Ids:
@@ -255,7 +253,6 @@ class Daemon:
         """Tell systemd when the node has joined; keep its watchdog fed; until told to stop."""
         tasks = [
             asyncio.ensure_future(self._announce(host, paths)),
-            asyncio.ensure_future(self._freeze()),
         ]
         if self._notify.watchdog_interval_ms is not None:
             tasks.append(asyncio.ensure_future(self._feed_watchdog()))
@@ -270,6 +267,7 @@ class Daemon:
         await host.wait_ready()
         if host.outbound is not None:
             host.outbound.replay()
+        _settle_collector()
         host.report("ready", {"socket": str(paths.socket), "http": str(paths.http_socket)})
         self._notify.ready(f"serving on {paths.socket}")
 
@@ -278,19 +276,6 @@ class Daemon:
         while True:
             self._notify.alive()
             await asyncio.sleep(every_ms / 1e3)
-
-    async def _freeze(self) -> None:
-        """Keep garbage collections short with a million entries alive.
-
-        Entries form no garbage cycles (the rings are taken apart by hand), so what has
-        survived a while needs no looking at again: it is frozen. A full collection of a
-        million entries would stop the loop for a quarter of a second.
-        """
-        gc.collect()
-        gc.set_threshold(50_000, 20, 1_000_000)
-        while True:
-            gc.freeze()
-            await asyncio.sleep(FREEZE_EVERY_S)
 
     # -- signals ----------------------------------------------------------------------
 
@@ -348,6 +333,18 @@ def http_limits(config: Config) -> HttpLimits:
         max_connections=config.listen.max_connections,
         password=config.listen.password,
     )
+
+
+def _settle_collector() -> None:
+    """Keep garbage collections short, whatever is cached.
+
+    Entries and their index are not tracked by the collector; what is, apart from requests
+    under way, are the modules and the connections. The modules, 14 ms to look through, are
+    put out of its sight once. Connections must stay in sight: a dead one can be a cycle.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(5_000, 20, 100)
 
 
 def _fill_fronts(resp: RespFront, http: HttpFront, stats: NodeStats) -> None:
