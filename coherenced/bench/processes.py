@@ -16,8 +16,9 @@ from typing import Any, Final, NoReturn, Self
 
 from coherenced.embedded import die_with_parent
 from coherenced.errors import CommandError, StartError
+from coherenced.lab.daemon import STOP_S
+from coherenced.lab.daemon import plain_environment as plain_environment
 
-STOP_S: Final = 8.0
 TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -35,13 +36,6 @@ def rss_bytes(pid: int) -> int:
     """Memory of a process that is resident now."""
     pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
-
-
-def plain_environment(**more: str) -> dict[str, str]:
-    """This process's environment without what configures or supervises a daemon."""
-    unwanted = ("COHERENCED_", "NOTIFY_", "WATCHDOG_", "LISTEN_", "RUNTIME_DIRECTORY")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
-    return kept | more
 
 
 class Program:

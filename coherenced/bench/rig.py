@@ -10,91 +10,21 @@ Everything it has started is gone when it is left.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
-from coherenced.bench.processes import STOP_S, Program, plain_environment
+from coherenced.bench.processes import Program
 from coherenced.bench.talk import Talk
-from coherenced.embedded import EmbeddedServer, die_with_parent
+from coherenced.embedded import EmbeddedServer
 from coherenced.errors import StartError
-from coherenced.paths import HTTP_SOCKET_NAME, SOCKET_NAME
+from coherenced.lab.daemon import Daemon as Daemon
 
-START_S: Final = 20.0
 LASTING: Final = {"l1.max_age_ms": 600_000}
 """For what measures hits: no entry reaches its greatest age meanwhile."""
-
-
-class Daemon:
-    """One `coherenced serve` process with a runtime directory of its own.
-
-    It announces its readiness as it would to a service manager, so that nobody has to
-    ask it again and again while it starts.
-    """
-
-    def __init__(self, name: str, directory: Path, settings: Mapping[str, object]) -> None:
-        directory.mkdir()
-        self.name = name
-        self.socket = directory / SOCKET_NAME
-        self.http_socket = directory / HTTP_SOCKET_NAME
-        self._log = directory / "log"
-        self._announced = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._announced.bind(str(directory / "notify"))
-        config = directory / "empty.toml"
-        config.touch()  # no file of this host has a say in it
-        told = {"node.name": name, "node.runtime_dir": directory, "log.format": "json", **settings}
-        flags = [word for key, value in told.items() for word in ("--set", f"{key}={value}")]
-        self.started_s = time.perf_counter()
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "coherenced", "serve", "--config", str(config), *flags],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=plain_environment(NOTIFY_SOCKET=str(directory / "notify")),
-                start_new_session=True,  # Ctrl-C is for the benchmark, which stops it in turn
-                preexec_fn=die_with_parent(os.getpid()),
-            )
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def wait_ready(self) -> float:
-        """Wait until it serves; the seconds from its start. `StartError` when it does not come."""
-        until_s = self.started_s + START_S
-        self._announced.settimeout(0.2)
-        while True:
-            with contextlib.suppress(TimeoutError):
-                if b"READY=1" in self._announced.recv(4096):
-                    return time.perf_counter() - self.started_s
-            ended = self._process.poll() is not None
-            if ended or time.perf_counter() > until_s:
-                lines = self._log.read_text(errors="replace").strip().splitlines()
-                what = "ended at once" if ended else f"is not ready after {START_S:g} s"
-                said = lines[-1] if lines else "it said nothing"
-                raise StartError(f"daemon {self.name} {what}: {said}")
-
-    def begin_stop(self) -> None:
-        if self._process.poll() is None:
-            self._process.terminate()
-
-    def stop(self) -> None:
-        """End it. Harmless when it has ended."""
-        self.begin_stop()
-        try:
-            self._process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._announced.close()
 
 
 class Rig:

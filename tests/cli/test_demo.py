@@ -157,10 +157,10 @@ def give_up(condition: Callable[[], object], what: str, patience_s: float = 0.0)
 
 
 def test_a_daemon_that_ends_at_once_shows_its_last_words(place: Path) -> None:
-    daemon = Daemon("x", place / "x", "redis://127.0.0.1:1/not-a-number")
+    daemon = Daemon("x", place / "x", {"redis.url": "redis://127.0.0.1:1/not-a-number"})
     try:
         with pytest.raises(StartError, match=r"daemon x ended at once: .*redis\.url"):
-            Cluster.wait(daemon.is_ready, "it", 20.0)
+            daemon.wait_ready()
     finally:
         daemon.stop()
 

@@ -29,8 +29,8 @@ from typing import Any, Final, Self
 
 import hiredis
 
+from coherenced.lab.proxy import Proxy
 from tests.cluster.clocks import WallClock
-from tests.cluster.proxy import Proxy
 from tests.servers import Server, _die_with_parent, wait_until
 
 REPOSITORY: Final = Path(__file__).parents[2]

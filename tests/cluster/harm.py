@@ -13,10 +13,10 @@ from functools import partial
 from time import sleep
 from typing import Final
 
+from coherenced.lab.flows import Selector
+from coherenced.lab.proxy import everything, role
 from tests.checkers.history import Kind
-from tests.cluster.flows import Selector
 from tests.cluster.nemesis import LOG, META, Action, Arena, Undo, nothing
-from tests.cluster.proxy import everything, role
 from tests.servers import Server, wait_until
 
 ROLES: Final = ("bus", "control", "writes", "reads", "all")

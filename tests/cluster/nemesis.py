@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
+from coherenced.lab.proxy import Proxy
 from tests.checkers.history import Operation, Outcome, Recorder
 from tests.cluster.daemons import Cluster, Daemon
-from tests.cluster.proxy import Proxy
 from tests.cluster.steps import Load
 from tests.cluster.workload import ClientProcess
 

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import pytest
 
+from coherenced.lab.proxy import role
 from tests.cluster.daemons import Cluster, Daemon
-from tests.cluster.proxy import role
 from tests.servers import wait_until
 
 DELETED: Final = ("DEL", "{key}")

@@ -8,11 +8,11 @@ from random import Random
 
 import pytest
 
+from coherenced.lab.proxy import Proxy
 from tests.checkers.history import Kind, Recorder
 from tests.cluster import harm
 from tests.cluster.daemons import Cluster
 from tests.cluster.nemesis import Action, Arena, Nemesis, Undo, schedule
-from tests.cluster.proxy import Proxy
 from tests.cluster.steps import Load
 from tests.servers import ServerError, wait_until
 

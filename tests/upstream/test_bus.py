@@ -8,9 +8,9 @@ import pytest
 
 from coherenced.core.calls import BusLost, Delivered, Subscribe, Subscribed
 from coherenced.core.model import Message
+from coherenced.lab.proxy import Proxy, role
 from coherenced.upstream import bus
 from coherenced.wire.message import encode_message
-from tests.cluster.proxy import Proxy, role
 from tests.servers import Server, shared_server, wait_until
 from tests.upstream.lanes import EPOCH, NAMES, set_
 from tests.upstream.rig import Rig, settings

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from coherenced.lab.proxy import Proxy
 from coherenced.upstream import line as line_module
 from coherenced.upstream.connection import pack
 from coherenced.upstream.faults import Lost, Unsent
 from coherenced.upstream.line import Line
-from tests.cluster.proxy import Proxy
 from tests.servers import Server, shared_server
 from tests.upstream.pretend import pretended
 from tests.upstream.rig import settings

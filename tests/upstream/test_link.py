@@ -27,7 +27,7 @@ from coherenced.core.calls import (
     WaitReplicas,
 )
 from coherenced.core.model import Acknowledgement, Fetched, Query
-from tests.cluster.proxy import Proxy, role
+from coherenced.lab.proxy import Proxy, role
 from tests.servers import Server, primary_and_replica
 from tests.upstream.lanes import EPOCH, delete, incr, member, set_, write
 from tests.upstream.rig import Rig, settings

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.cluster.flows import Flow
-from tests.cluster.proxy import Proxy, everything, head_has, role
+from coherenced.lab.flows import Flow
+from coherenced.lab.proxy import Proxy, everything, head_has, role
 from tests.servers import Server, wait_until
 
 TIMEOUT_S = 5.0

@@ -27,7 +27,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Final, Self, cast
 
-from tests.cluster.flows import HOLD, SWALLOW, Connection, Flow, Selector
+from coherenced.lab.flows import HOLD, SWALLOW, Connection, Flow, Selector
 
 Address = Path | tuple[str, int]
 """A Unix socket's path, or (host, port)."""
