@@ -9,6 +9,7 @@
     ├── NotAcknowledged         committed, but not every asked node answered       (remote)  exit 3
     ├── Indeterminate           sent, reply lost, the log cannot tell              (remote)  exit 1
     ├── Conflict                compare-and-set: the key has changed               (remote)  exit 1
+    ├── LeaseLost               a fill came too late: its token is dead            (remote)  exit 1
     ├── CommandError            the server answered a command with an error        (remote)  exit 1
     ├── StartError              the daemon cannot start here                       (local)   exit 1
     └── ProtocolError           the peer sent bytes that are not the protocol      (remote)  exit 1
@@ -89,6 +90,15 @@ class Conflict(CoherencedError):
     """Compare-and-set refused: the key has changed since the given version."""
 
     wire_code = "CONFLICT"
+
+
+class LeaseLost(CoherencedError):
+    """A fill was refused: its token has expired, or the key was changed or invalidated meanwhile.
+
+    Nothing was stored. What was loaded may be older than that change: load it anew.
+    """
+
+    wire_code = "LOST"
 
 
 class CommandError(CoherencedError):

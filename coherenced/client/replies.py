@@ -9,6 +9,7 @@ from coherenced.errors import (
     CommandError,
     Conflict,
     Indeterminate,
+    LeaseLost,
     NotAcknowledged,
     ProtocolError,
     RedisUnreachable,
@@ -62,7 +63,7 @@ class Invalidation(NamedTuple):
 
 
 _BY_WIRE_CODE: Final[dict[str, type[CoherencedError]]] = {
-    kind.wire_code: kind for kind in (RedisUnreachable, Indeterminate, Conflict)
+    kind.wire_code: kind for kind in (RedisUnreachable, Indeterminate, Conflict, LeaseLost)
 }
 
 

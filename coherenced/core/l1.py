@@ -7,7 +7,7 @@ The bound is exact to this formula, per entry:
 
 where `bulk` is the stored RESP reply (the value and its framing) and the two
 constants are what CPython 3.11 was measured to need for the bookkeeping: the
-entry object, its two numbers, two bytes headers, its share of the hash table.
+entry object, its three numbers, two bytes headers, its share of the hash table.
 The table of lately evicted keys adds GHOST_BYTES for each of its cells.
 
 Eviction: Yang et al., "FIFO queues are all you need for cache eviction", SOSP
@@ -32,8 +32,9 @@ from zlib import crc32
 import msgspec
 
 from coherenced.core.lane import Lane
+from coherenced.core.model import FOREVER
 
-ENTRY_BYTES: Final = 352
+ENTRY_BYTES: Final = 384
 TAG_BYTES: Final = 48
 GHOST_BYTES: Final = 8
 SMALL_SHARE: Final = 0.05
@@ -60,6 +61,8 @@ class Entry(msgspec.Struct, gc=False, eq=False):
     bound_ms: float
     """V3: served only while `now - lane.verified_at_ms <= bound_ms`; negative: never so."""
     tags: tuple[bytes, ...] = ()
+    expires_ms: float = FOREVER
+    """The local time at which Redis's own time to live ends, counted like the deadline."""
     frequency: int = 0
     in_main: bool = False
     prev: Entry = _UNLINKED
@@ -77,6 +80,7 @@ class Entry(msgspec.Struct, gc=False, eq=False):
             deadline_ms: float,
             bound_ms: float,
             tags: tuple[bytes, ...] = (),
+            expires_ms: float = FOREVER,
         ) -> None: ...
 
     def __post_init__(self) -> None:

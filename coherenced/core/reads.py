@@ -22,7 +22,7 @@ from coherenced.core.catchup import Catchup
 from coherenced.core.l1 import L1, Entry
 from coherenced.core.lane import Lane
 from coherenced.core.laws import Laws
-from coherenced.core.model import Fetched, Lineage, Query, Reply, ReplyError, Version
+from coherenced.core.model import FOREVER, Fetched, Lineage, Query, Reply, ReplyError, Version
 from coherenced.core.outbox import Outbox
 from coherenced.core.policy import Namespaces, Policy
 from coherenced.core.requests import (
@@ -439,6 +439,7 @@ class Reads:
         self._end(flight)
         policy = flight.wants[0].policy
         deadline_ms = self._deadline(got, policy, sent_ms)
+        expires_ms = FOREVER if got.value is None or got.ttl_ms < 0 else sent_ms + got.ttl_ms
         ticket = flight.ticket
         assert ticket is not None
         stored = False
@@ -453,6 +454,7 @@ class Reads:
                     deadline_ms,
                     policy.hit_bound_ms,
                     got.labels,
+                    expires_ms,
                 )
                 stored = self._l1.put(entry)
                 self.stored += stored
@@ -470,6 +472,7 @@ class Reads:
             ttl_ms=deadline_ms - self._box.now_ms,
             error=got.error,
             labels=got.labels,
+            expires_in_ms=until(expires_ms, self._box.now_ms),
         )
         for want in flight.wants:
             wrong = self._session_fault(want, lineage)
@@ -587,6 +590,7 @@ class Reads:
             stale=stale,
             ttl_ms=entry.deadline_ms - now_ms,
             labels=entry.tags,
+            expires_in_ms=until(entry.expires_ms, now_ms),
         )
 
     def _give(self, want: _Want, value: Value) -> None:
@@ -615,6 +619,11 @@ def _keys(item: _Flight | _Bundle | _Question) -> tuple[bytes, ...]:
     if isinstance(item, _Question):
         return item.query.keys
     return tuple(flight.key for flight in item.flights)
+
+
+def until(expires_ms: float, now_ms: float) -> float | None:
+    """What is left, or None when there is no end."""
+    return None if expires_ms == FOREVER else max(0.0, expires_ms - now_ms)
 
 
 def _as_error(reply: Fetched | Reply) -> ReplyError:

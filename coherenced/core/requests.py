@@ -80,11 +80,50 @@ class Write(msgspec.Struct, frozen=True, gc=False):
     watch_id: int = 0
 
 
+class Lease(msgspec.Struct, frozen=True, gc=False):
+    """L1: the key's value, or else the right to be the one who loads it. -> LeaseResult | Fault."""
+
+    key: bytes
+    lease_ms: int = 10_000
+    """How long the token lives if nobody fills or releases it."""
+    wait_ms: float = 0.0
+    """How long to wait while somebody else loads it."""
+    max_staleness_ms: float | None = None
+    refresh_ms: float | None = None
+    """A value with at most this much left until its expiry is to be loaded anew, by one caller;
+    everybody else gets the value. None: only a missing one is loaded."""
+
+
+class Fill(msgspec.Struct, frozen=True, gc=False):
+    """L1: store what was loaded under a token. -> WriteResult | Fault (LOST: refused, for good)."""
+
+    key: bytes
+    token: bytes
+    value: bytes
+    ttl_ms: int | None = None
+    tags: tuple[bytes, ...] = ()
+    ack: int | None = None
+    timeout_ms: float | None = None
+
+
+class Release(msgspec.Struct, frozen=True, gc=False):
+    """L1: give a token back, so that the next in line gets one at once.
+
+    -> WriteResult, whose one reply is 1, or 0 when the token was not alive any more.
+    """
+
+    key: bytes
+    token: bytes
+    absent_ms: int | None = None
+    """The loader has found that there is no such thing: whoever asks for a lease during this
+    time is told so ("not there") instead of being given a token. Ends with any write to the key."""
+
+
 class AskMembers(msgspec.Struct, frozen=True, gc=False):
     """Read the roster. -> MembersResult."""
 
 
-Request = Read | Ask | Write | AskMembers
+Request = Read | Ask | Write | AskMembers | Lease | Fill | Release
 
 # -- outcomes -------------------------------------------------------------------
 
@@ -105,10 +144,22 @@ class Value(msgspec.Struct, frozen=True, gc=False):
     """A `ReplyError` (WRONGTYPE …) instead of a value."""
     labels: tuple[bytes, ...] = ()
     """The tags stored with the value."""
+    expires_in_ms: float | None = None
+    """What is left of Redis's own time to live, whatever this node's deadline; None: no expiry."""
 
 
 class ReadResult(msgspec.Struct, frozen=True, gc=False):
     values: tuple[Value, ...]
+
+
+class LeaseResult(msgspec.Struct, frozen=True, gc=False):
+    """One of three: a value (also "not there", known by its loader); a token, with the value that
+    is due for a refresh if there is one; or neither: somebody else is loading it still."""
+
+    value: Value | None = None
+    token: bytes = b""
+    version: Version | None = None
+    """Where the lane's log stood when the token was given."""
 
 
 class AskResult(msgspec.Struct, frozen=True, gc=False):
@@ -133,6 +184,8 @@ class FaultKind:
     OUT_OF_MEMORY: Final = "oom"
     CONFLICT: Final = "conflict"
     """`if_version` no longer holds."""
+    LOST: Final = "lost"
+    """A fill whose token is dead: it expired, or the key or a tag of it was changed meanwhile."""
     OTHER_LINEAGE: Final = "lineage"
     """`min_version` is from another epoch: Redis has lost or replaced its data since."""
     BEHIND: Final = "behind"
@@ -164,4 +217,4 @@ class MembersResult(msgspec.Struct, frozen=True, gc=False):
     """Each member, and whether its beat has moved lately by this node's clock."""
 
 
-Outcome = ReadResult | AskResult | WriteResult | MembersResult | Fault
+Outcome = ReadResult | AskResult | WriteResult | MembersResult | LeaseResult | Fault

@@ -23,6 +23,7 @@ from coherenced.core.lane import Lane
 from coherenced.core.laws import Laws
 from coherenced.core.model import (
     EVERYTHING,
+    FOREVER,
     WANT_ACK,
     Done,
     Lineage,
@@ -46,6 +47,8 @@ RESOLVE_RETRY_MS: Final = 100.0
 RESOLVE_PATIENCE_MS: Final = 2_000.0
 """How long callers wait for the truth about a lost reply before they are told *indeterminate*."""
 WRITE_TRIES: Final = 3
+LABELLED_MS: Final = 2_592_000_000.0
+"""The longest life of a value with tags (30 days): the scripts see to it."""
 
 NO_VALUE: Final = ReplyError("ERR the write is committed, but its reply was lost")
 
@@ -365,10 +368,10 @@ class Writes:
                 continue
             key = mutation.keys[0]
             policy = self.namespaces.for_key(key)
-            ttl_ms = policy.max_age_ms
-            if mutation.keeps_ttl_ms is not None:
-                ttl_ms = min(ttl_ms, mutation.keeps_ttl_ms)
-            deadline_ms = batch.sent_ms + ttl_ms
+            ttl_ms = FOREVER if mutation.keeps_ttl_ms is None else mutation.keeps_ttl_ms
+            if labels:
+                ttl_ms = min(ttl_ms, LABELLED_MS)
+            deadline_ms = batch.sent_ms + min(ttl_ms, policy.max_age_ms)
             if deadline_ms > self._box.now_ms:
                 entry = Entry(
                     key,
@@ -378,6 +381,7 @@ class Writes:
                     deadline_ms,
                     policy.hit_bound_ms,
                     labels,
+                    batch.sent_ms + ttl_ms,
                 )
                 self._l1.put(entry)
                 self._lane.lend(entry, batch.sent_ms)

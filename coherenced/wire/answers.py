@@ -22,6 +22,7 @@ OUT_OF_MEMORY: Final = "OOM command not allowed when used memory > 'maxmemory'."
 _WORDS: Final = {
     FaultKind.INDETERMINATE: "INDETERMINATE",
     FaultKind.CONFLICT: "CONFLICT",
+    FaultKind.LOST: "LOST",
     FaultKind.OTHER_LINEAGE: "LINEAGE",
     FaultKind.BEHIND: "BEHIND",
 }

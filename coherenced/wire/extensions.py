@@ -1,6 +1,7 @@
 """Planners of the COH. commands, and the form of their answers.
 
-    COH.GET         bulk or nil; META: [value, version, source, age in ms, stale 0 or 1]
+    COH.GET         bulk or nil; META: [value, version, source, age in ms, stale 0 or 1];
+                    TTL: the same and, sixth, the ms until Redis lets it expire (integer), or -1
     COH.SET         version; nil with ACK none
     COH.DEL         [version or nil, how many keys were there]
     COH.INVALIDATE  [version, [[node, ms until it had acknowledged], ...], [nodes missing]]
@@ -21,7 +22,7 @@ from typing import Final
 import msgspec
 
 from coherenced.core.model import Mutation, Op, ReplyError, Version
-from coherenced.core.requests import Level, Outcome, Read, ReadResult, Write, WriteResult
+from coherenced.core.requests import Level, Outcome, Read, ReadResult, Value, Write, WriteResult
 from coherenced.errors import UsageError
 from coherenced.wire import resp
 from coherenced.wire.plan import SYNTAX, Bounds, Plan, all_checked, checked, parts, whole_number
@@ -94,12 +95,12 @@ def _version(text: bytes) -> Version:
 
 
 def get(argv: Sequence[bytes], bounds: Bounds) -> Plan:
-    """COH.GET key [MAXSTALE ms] [MINVER epoch:seq] [META]"""
+    """COH.GET key [MAXSTALE ms] [MINVER epoch:seq] [META] [TTL]"""
     key = checked(argv[1], bounds)
     words = _Words(argv[2:])
     max_staleness_ms: float | None = None
     min_version: Version | None = None
-    meta = False
+    meta = ttl = False
     while (option := words.option()) is not None:
         if option == b"MAXSTALE":
             max_staleness_ms = float(whole_number(words.operand(), 0, MAX_MS))
@@ -107,10 +108,12 @@ def get(argv: Sequence[bytes], bounds: Bounds) -> Plan:
             min_version = _version(words.operand())
         elif option == b"META":
             meta = True
+        elif option == b"TTL":
+            ttl = True
         else:
             raise UsageError(SYNTAX)
     request = Read((key,), max_staleness_ms=max_staleness_ms, min_version=min_version)
-    return Plan((request,), compose=_with_meta if meta else None)
+    return Plan((request,), compose=_with_expiry if ttl else _with_meta if meta else None)
 
 
 def _with_meta(outcome: Outcome, resp3: bool) -> bytes:
@@ -118,15 +121,29 @@ def _with_meta(outcome: Outcome, resp3: bool) -> bytes:
     value = outcome.values[0]
     if isinstance(value.error, ReplyError):
         return resp.error(value.error.text)
-    return resp.array(
-        [
-            resp.reply(value.value, resp3),
-            resp.bulk(value.version.encode()),
-            resp.bulk(value.source.encode()),
-            _milliseconds(value.age_ms),
-            resp.integer(int(value.stale)),
-        ]
-    )
+    return resp.array(_described(value, resp3))
+
+
+def _with_expiry(outcome: Outcome, resp3: bool) -> bytes:
+    assert isinstance(outcome, ReadResult)
+    value = outcome.values[0]
+    if isinstance(value.error, ReplyError):
+        return resp.error(value.error.text)
+    return resp.array([*_described(value, resp3), _expiry(value)])
+
+
+def _described(value: Value, resp3: bool) -> list[bytes]:
+    return [
+        resp.reply(value.value, resp3),
+        resp.bulk(value.version.encode()),
+        resp.bulk(value.source.encode()),
+        _milliseconds(value.age_ms),
+        resp.integer(int(value.stale)),
+    ]
+
+
+def _expiry(value: Value) -> bytes:
+    return resp.integer(-1 if value.expires_in_ms is None else int(value.expires_in_ms))
 
 
 def set_(argv: Sequence[bytes], bounds: Bounds) -> Plan:

@@ -57,6 +57,22 @@ def test_F1_there_is_always_a_maximum_age() -> None:
     assert d.node.l1.entries[b"long"].deadline_ms == d.now_ms + 500
 
 
+def test_the_real_expiry_is_told_whatever_the_deadline() -> None:
+    d = Driver(policy=Policy(max_age_ms=500))
+    read = d.read(b"k")
+    d.now_ms += 30
+    d.fetched(d.take(calls.Fetch), Fetched(b"v", ttl_ms=10_000))
+    assert d.result(read).values[0].expires_in_ms == 9970
+    d.now_ms += 100
+    held = d.result(d.read(b"k")).values[0]
+    assert (held.source, held.expires_in_ms, held.ttl_ms) == (Source.L1, 9870, 370)
+    d.hold(b"forever")
+    assert d.result(d.read(b"forever")).values[0].expires_in_ms is None
+    absent = d.read(b"none")
+    d.fetched(d.take(calls.Fetch), Fetched(None))
+    assert d.result(absent).values[0].expires_in_ms is None
+
+
 def test_F1_what_is_over_when_it_arrives_is_given_but_not_stored() -> None:
     d = Driver()
     read = d.read(b"k")

@@ -11,6 +11,7 @@ from coherenced.core.calls import Failure
 from coherenced.core.laws import Laws
 from coherenced.core.model import (
     EVERYTHING,
+    FOREVER,
     WANT_ACK,
     Lineage,
     Mutation,
@@ -23,6 +24,7 @@ from coherenced.core.policy import Policy
 from coherenced.core.requests import FaultKind, Level, WriteResult
 from coherenced.core.writes import (
     BATCH_MUTATIONS,
+    LABELLED_MS,
     RESOLVE_PATIENCE_MS,
     RESOLVE_RETRY_MS,
     WRITE_TRIES,
@@ -252,6 +254,21 @@ def test_A6_a_node_keeps_what_it_wrote() -> None:
     entry = d.node.hit(b"k", d.now_ms)
     assert entry is not None
     assert (entry.value, entry.as_of, entry.deadline_ms) == (b"new", 11, sent_ms + 500)
+
+
+def test_what_a_node_wrote_tells_its_real_expiry() -> None:
+    d = Driver(policy=Policy(max_age_ms=500))
+    d.write(set_to(b"k", b"v", keeps_ttl_ms=9000.0))
+    d.write(set_to(b"forever", b"v"))
+    d.write(set_to(b"labelled", b"v", label=(b"t",)))
+    sent_ms = d.now_ms
+    d.now_ms += 5
+    d.mutated(d.take(calls.Mutate), first=11)
+    d.mutated(d.take(calls.Mutate), first=12, replies=[b"OK", b"OK"])
+    entries = d.node.l1.entries
+    assert (entries[b"k"].expires_ms, entries[b"k"].deadline_ms) == (sent_ms + 9000, sent_ms + 500)
+    assert entries[b"forever"].expires_ms == FOREVER
+    assert entries[b"labelled"].expires_ms == d.now_ms + LABELLED_MS
 
 
 def test_A6_unless_something_newer_came_in_between() -> None:

@@ -83,6 +83,16 @@ def test_get_answers() -> None:
     assert tell("COH.GET k META", ReadResult((wrong,))) == b"-WRONGTYPE no\r\n"
 
 
+def test_get_tells_the_expiry() -> None:
+    ends = Value(b"v", VERSION, "l1", 0.0, expires_in_ms=1500.9)
+    never = Value(b"v", VERSION, "l1", 0.0)
+    wrong = Value(None, VERSION, "l2", 0.0, error=ReplyError("WRONGTYPE no"))
+    head = b"*6\r\n$1\r\nv\r\n" + TOLD + b"$2\r\nl1\r\n$5\r\n0.000\r\n:0\r\n"
+    assert tell("COH.GET k META TTL", ReadResult((ends,))) == head + b":1500\r\n"
+    assert tell("COH.GET k TTL", ReadResult((never,))) == head + b":-1\r\n"
+    assert tell("COH.GET k TTL", ReadResult((wrong,))) == b"-WRONGTYPE no\r\n"
+
+
 # -- COH.SET ----------------------------------------------------------------------------
 
 
