@@ -8,6 +8,7 @@ from coherenced.core.requests import FaultKind
 from coherenced.observe import process as process_figures
 from coherenced.observe.stats import (
     AcksSection,
+    AuditSection,
     BusSection,
     L1Section,
     L2Section,
@@ -33,6 +34,7 @@ def take_stats(host: Host) -> NodeStats:
         writes=_writes(host),
         acks=_acks(host),
         bus=_bus(host),
+        audit=_audit(host),
         spool=_spool(host),
         process=process_figures.read(host.started_unix_s),
     )
@@ -136,6 +138,11 @@ def _acks(host: Host) -> AcksSection:
         received=acks.received,
         latency=Latency.of(host.ack_latency),
     )
+
+
+def _audit(host: Host) -> AuditSection:
+    audits = host.node.audits
+    return AuditSection(agreed=audits.agreed, moved=audits.moved, diverged=audits.diverged)
 
 
 def _spool(host: Host) -> SpoolSection | None:

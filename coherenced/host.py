@@ -11,8 +11,9 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from random import sample
 from typing import Any, Final, Protocol
 
 from coherenced.census import take_stats
@@ -31,6 +32,8 @@ from coherenced.core.node import Flush, Input, Node, Start, Stop, Submit, Tick
 from coherenced.core.outbox import Applied, Event, Settled
 from coherenced.core.requests import (
     AskMembers,
+    Audit,
+    AuditResult,
     Fault,
     MembersResult,
     Outcome,
@@ -44,6 +47,8 @@ from coherenced.observe.metrics import Metrics
 from coherenced.observe.stats import NodeStats, report
 from coherenced.outbound import Outbound
 
+AUDIT_PIECE: Final = 64
+"""Keys compared in one round trip of an audit: as many as one fetch reads."""
 LAG_WATCHED: Final = 256
 """Own records whose way back over the bus is being timed."""
 
@@ -299,6 +304,31 @@ class Host:
             "events": self.events.as_json(),
         }
 
+    def audit(
+        self, keys: Sequence[bytes] | int, done: Callable[[dict[str, Any] | Fault], None]
+    ) -> None:
+        """Compare these keys, or so many of those held, with Redis: piece after piece."""
+        if isinstance(keys, int):
+            held = list(self.node.l1.entries)
+            keys = held if keys >= len(held) else sample(held, keys)
+        pieces = [tuple(keys[at : at + AUDIT_PIECE]) for at in range(0, len(keys), AUDIT_PIECE)]
+        found: list[AuditResult] = []
+
+        def step(outcome: Outcome) -> None:
+            if isinstance(outcome, AuditResult):
+                found.append(outcome)
+                if len(found) < len(pieces):
+                    self.submit(Audit(pieces[len(found)]), step)
+                else:
+                    done(_describe_audit(self.node.settings.name, len(keys), found))
+            elif isinstance(outcome, Fault):
+                done(outcome)
+
+        if pieces:
+            self.submit(Audit(pieces[0]), step)
+        else:
+            done(_describe_audit(self.node.settings.name, 0, found))
+
     def take_stats(self) -> NodeStats:
         stats = take_stats(self)
         self.fronts(stats)
@@ -395,3 +425,27 @@ class Host:
             for record in lane.history
             if record.seq > version.seq
         ]
+
+
+def _describe_audit(node: str, asked: int, found: list[AuditResult]) -> dict[str, Any]:
+    """What an audit found, JSON-ready. Values are not shown, only their lengths."""
+    agreed, moved = sum(f.agreed for f in found), sum(f.moved for f in found)
+    diverged = [
+        {
+            "key": d.key.decode("utf-8", "backslashreplace"),
+            "held_as_of": str(d.held),
+            "redis_as_of": str(d.found),
+            "held_bytes": d.held_bytes,
+            "redis_bytes": d.found_bytes,
+        }
+        for result in found
+        for d in result.diverged
+    ]
+    return {
+        "node": node,
+        "compared": agreed + len(diverged),
+        "agreed": agreed,
+        "moved": moved,
+        "not_held": asked - agreed - moved - len(diverged),
+        "diverged": diverged,
+    }

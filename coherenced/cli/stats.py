@@ -52,7 +52,7 @@ def stats(every_s: float | None, as_json: bool) -> int:
 
 
 def _print(told: dict[str, Any]) -> None:
-    print(_headline(told))
+    print(headline(told))
     print_table(TIERS, tiers(told))
     print()
     for what, figure in facts(told):
@@ -129,7 +129,7 @@ def _p(latencies: dict[str, Any], name: str) -> str:
     return f"p50 {in_units(figures.get('p50'))}, p99 {in_units(figures.get('p99'))}"
 
 
-def _headline(told: dict[str, Any]) -> str:
+def headline(told: dict[str, Any]) -> str:
     node = told.get("node", {})
     state = "ready" if node.get("ready") else f"NOT READY: {node.get('reason', '')}"
     return (
@@ -145,7 +145,7 @@ def _refresh(told: dict[str, Any], before: dict[str, Any] | None, every_s: float
         print(f"{time.strftime('%H:%M:%S')}  {rates}", flush=True)
         return
     page = "\n".join(
-        [_headline(told), rates, "", plain_table(TIERS, tiers(told)), ""]
+        [headline(told), rates, "", plain_table(TIERS, tiers(told)), ""]
         + [f"{what:<18}{figure}" for what, figure in facts(told)]
     )
     # Home, each line cleared to its end, the rest cleared below: no flicker.

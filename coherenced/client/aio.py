@@ -150,6 +150,9 @@ class AsyncClient:
     async def explain(self, key: Key) -> dict[str, Any]:
         return await self._run(self._calls.explain(key))
 
+    async def audit(self, keys: Iterable[Key] = (), *, count: int = 1000) -> dict[str, Any]:
+        return await self._run(self._calls.audit(keys, count=count))
+
     # -- the shell ----------------------------------------------------------------
 
     async def close(self) -> None:

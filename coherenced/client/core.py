@@ -227,6 +227,16 @@ class Calls:
             commands.append((b"COH.INVALIDATE", b"ALL", *options))
         return self._write(commands, timeout, decode_invalidation)
 
+    def audit(self, keys: Iterable[Key] = (), *, count: int = 1000) -> Request[dict[str, Any]]:
+        """Compare what the daemon holds of `keys`, or of `count` of its keys, with Redis.
+
+        `{"node", "compared", "agreed", "moved", "not_held", "diverged": [...]}`; *moved* are
+        those that changed meanwhile. Copies that differ are dropped.
+        """
+        names = _names(keys)
+        what = (b"KEYS", b"%d" % len(names), *names) if names else (b"COUNT", b"%d" % count)
+        return Request((batch_of([(b"COH.AUDIT", *what)]),), decode_document)
+
     # -- shared ---------------------------------------------------------------
 
     def _set_command(

@@ -157,6 +157,9 @@ class Client:
     def explain(self, key: Key) -> dict[str, Any]:
         return self._run(self._calls.explain(key))
 
+    def audit(self, keys: Iterable[Key] = (), *, count: int = 1000) -> dict[str, Any]:
+        return self._run(self._calls.audit(keys, count=count))
+
     # -- the shell ----------------------------------------------------------------
 
     def close(self) -> None:

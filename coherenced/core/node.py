@@ -18,6 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from coherenced.core.acks import Acks
+from coherenced.core.audit import Audits
 from coherenced.core.calls import (
     AckReceived,
     Answer,
@@ -33,13 +34,15 @@ from coherenced.core.catchup import Catchup
 from coherenced.core.l1 import L1, MAX_FREQUENCY, Entry
 from coherenced.core.lane import Lane
 from coherenced.core.laws import Laws
-from coherenced.core.model import EVERYTHING, Acknowledgement, Member, Mutation, Record
+from coherenced.core.model import EVERYTHING, Acknowledgement, Member, Mutation, Op, Record
 from coherenced.core.outbox import Effect, Event, Outbox
 from coherenced.core.phases import TwoPhase
 from coherenced.core.policy import Namespaces
 from coherenced.core.reads import Reads
 from coherenced.core.requests import (
     Ask,
+    AskMembers,
+    Audit,
     Fault,
     FaultKind,
     MembersResult,
@@ -169,6 +172,7 @@ class Node:
             self._cover,
         )
         self.phases = TwoPhase(self.box, self.laws, self.writes.write, namespaces, new_id)
+        self.audits = Audits(self.lane, self.box, self.l1, new_id, self._forget)
         self._two_phased = any(policy.linearizable for policy in namespaces.all())
 
     # -- the short path ---------------------------------------------------------------
@@ -225,7 +229,7 @@ class Node:
 
     @property
     def waiting(self) -> int:
-        return self.reads.waiting + self.writes.waiting + self.phases.waiting
+        return self.reads.waiting + self.writes.waiting + self.phases.waiting + self.audits.waiting
 
     def _submit(self, given: Submit) -> None:
         request = given.request
@@ -240,8 +244,10 @@ class Node:
             self._write(given.request_id, request)
         elif isinstance(request, Ask):
             self.reads.ask(given.request_id, request)
-        else:
+        elif isinstance(request, AskMembers):
             self._members(given.request_id)
+        elif isinstance(request, Audit):
+            self.audits.start(given.request_id, request)
 
     def _write(self, request_id: int, write: Write) -> None:
         if self._two_phased:
@@ -293,6 +299,8 @@ class Node:
             self._seen_applied, self._seen_generation = lane.applied, lane.generation
             if len(self.acks):
                 self.acks.on_advanced(lane)
+            if self.audits.waiting:
+                self.audits.look()
         if self._ack_writers:
             self._send_acks()
         if not self._gathers:
@@ -381,6 +389,10 @@ class Node:
             # An own record may have been covered ahead of older ones: never back.
             lane.tag_seq[tag] = max(record.seq, lane.tag_seq.get(tag, 0))
         self.tickets.hit_all(record.seq)  # which tags a value has is not known before it lands
+
+    def _forget(self, key: bytes) -> None:
+        """This node's copy of one key is not to be used any more."""
+        self.writes.forget(Mutation((), op=Op.INVALIDATE, keys=(key,)))
 
     def _quarantined(self, lane: Lane) -> None:
         """K7: rosters read before are worth nothing; writes that wait, wait it out."""

@@ -123,7 +123,13 @@ class AskMembers(msgspec.Struct, frozen=True, gc=False):
     """Read the roster. -> MembersResult."""
 
 
-Request = Read | Ask | Write | AskMembers | Lease | Fill | Release
+class Audit(msgspec.Struct, frozen=True, gc=False):
+    """Compare what this node holds of these keys (at most 200) with Redis. -> AuditResult."""
+
+    keys: tuple[bytes, ...]
+
+
+Request = Read | Ask | Write | AskMembers | Lease | Fill | Release | Audit
 
 # -- outcomes -------------------------------------------------------------------
 
@@ -217,4 +223,25 @@ class MembersResult(msgspec.Struct, frozen=True, gc=False):
     """Each member, and whether its beat has moved lately by this node's clock."""
 
 
-Outcome = ReadResult | AskResult | WriteResult | MembersResult | LeaseResult | Fault
+class Divergence(msgspec.Struct, frozen=True, gc=False):
+    """This node held one thing, Redis another, and no record in between explains it."""
+
+    key: bytes
+    held: Version
+    """As of when this node's copy was."""
+    found: Version
+    """As of when Redis was asked."""
+    held_bytes: int | None
+    """The length of what was held; None: "not there"."""
+    found_bytes: int | None
+
+
+class AuditResult(msgspec.Struct, frozen=True, gc=False):
+    """Of the keys that were held: how many agreed, and how many had moved meanwhile."""
+
+    agreed: int = 0
+    moved: int = 0
+    diverged: tuple[Divergence, ...] = ()
+
+
+Outcome = ReadResult | AskResult | WriteResult | MembersResult | LeaseResult | AuditResult | Fault

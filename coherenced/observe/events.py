@@ -58,6 +58,12 @@ WORDS: Final[Mapping[str, Words]] = {
     "accepted_write_failed": Words(
         "error", "a write that was accepted with ack=none could not be carried out"
     ),
+    # -- the audit
+    "audit_diverged": Words(
+        "error",
+        "an audit found a copy that differs from Redis; it was dropped. Either something writes "
+        "to Redis past coherenced, or this is a defect",
+    ),
     # -- the journal
     "spooled": Words("warning", "Redis cannot be reached: invalidations are journaled on disk"),
     "spool_replayed": Words("info", "journaled invalidations were sent"),

@@ -286,6 +286,14 @@ def _writes(stats: NodeStats) -> Iterator[Metric]:
     yield _counter("acks_sent_total", "Acknowledgements sent.", acks.sent)
     yield _counter("acks_received_total", "Acknowledgements received.", acks.received)
 
+    audit = stats.audit
+    yield _counters(
+        "audited_total",
+        "Copies compared with Redis by an audit, by verdict.",
+        "verdict",
+        [("agreed", audit.agreed), ("moved", audit.moved), ("diverged", audit.diverged)],
+    )
+
 
 def _bus(stats: NodeStats) -> Iterator[Metric]:
     bus = stats.bus

@@ -161,6 +161,15 @@ class BusSection(msgspec.Struct):
     """A record of this node's own: commit reply until it was seen on the bus."""
 
 
+class AuditSection(msgspec.Struct):
+    """Copies compared with Redis by `coherenced audit`."""
+
+    agreed: int = 0
+    moved: int = 0
+    """Changed while they were being compared: they say nothing."""
+    diverged: int = 0
+
+
 class SpoolSection(msgspec.Struct):
     """Invalidations journaled on disk while Redis is out of reach."""
 
@@ -206,6 +215,7 @@ class NodeStats(msgspec.Struct):
     writes: WritesSection = msgspec.field(default_factory=WritesSection)
     acks: AcksSection = msgspec.field(default_factory=AcksSection)
     bus: BusSection = msgspec.field(default_factory=BusSection)
+    audit: AuditSection = msgspec.field(default_factory=AuditSection)
     spool: SpoolSection | None = None
     """None: no namespace journals invalidations."""
     fronts: dict[str, FrontSection] = msgspec.field(default_factory=dict)

@@ -7,7 +7,7 @@ possibly before the call that takes them returns.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from coherenced.core.l1 import Entry
@@ -45,6 +45,13 @@ class NodePort(Protocol):
     def nodes(self, done: Callable[[dict[str, Any] | Fault], None]) -> None:
         """`{"self": name, "nodes": [{name, incarnation, beat, bound_ms, version, live, self,
         applied, ...}], "events": [{at, event, ...}]}`, read from the roster now."""
+
+    def audit(
+        self, keys: Sequence[bytes] | int, done: Callable[[dict[str, Any] | Fault], None]
+    ) -> None:
+        """Compare what this node holds of `keys`, or of so many keys chosen at random, with
+        Redis: `{"node", "compared", "agreed", "moved", "not_held", "diverged": [{key, held_as_of,
+        redis_as_of, held_bytes, redis_bytes}]}`. Diverged copies have been dropped."""
 
     def stats(self) -> dict[str, Any]:
         """Counters and gauges, nested by tier: JSON-ready."""

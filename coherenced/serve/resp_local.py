@@ -19,7 +19,7 @@ from coherenced.serve.resp_settings import COMPATIBLE_WITH
 from coherenced.wire import resp
 from coherenced.wire.answers import fault_text
 from coherenced.wire.commands import Access, arity_text
-from coherenced.wire.plan import NOT_INTEGER, checked, whole_number
+from coherenced.wire.plan import NOT_INTEGER, all_checked, checked, whole_number
 
 if TYPE_CHECKING:
     from coherenced.serve.resp_connection import RespConnection
@@ -41,6 +41,9 @@ _WRONG_PASSWORD: Final = "WRONGPASS invalid username-password pair or user is di
 _NO_CLUSTER: Final = "ERR This instance has cluster support disabled"
 _SYNTAX: Final = "ERR syntax error"
 _INT64: Final = 1 << 63
+AUDITED: Final = 1_000
+"""Keys that COH.AUDIT compares when it is not told which or how many."""
+MOST_AUDITED: Final = 1_000_000
 
 _json: Final = msgspec.json.Encoder().encode
 
@@ -311,6 +314,31 @@ def coh_explain(connection: RespConnection, request: Request) -> bytes:
 
 
 def coh_nodes(connection: RespConnection, request: Request) -> None:
+    connection.front.port.nodes(_told_later(connection))
+
+
+def coh_audit(connection: RespConnection, request: Request) -> bytes | None:
+    """COH.AUDIT [COUNT n | KEYS n key...]"""
+    words = list(request[1:])
+    keys: Sequence[bytes] | int = AUDITED
+    try:
+        if len(words) >= 2 and words[0].upper() == b"KEYS":
+            named = all_checked(words[2:], connection.front.settings.bounds)
+            if len(named) != whole_number(words[1], 1, MOST_AUDITED):
+                return resp.error(_SYNTAX)
+            keys = named
+        elif len(words) == 2 and words[0].upper() == b"COUNT":
+            keys = whole_number(words[1], 1, MOST_AUDITED)
+        elif words:
+            return resp.error(_SYNTAX)
+    except UsageError as error:
+        return resp.error(f"ERR {error}")
+    connection.front.port.audit(keys, _told_later(connection))
+    return None
+
+
+def _told_later(connection: RespConnection) -> Callable[[dict[str, object] | Fault], None]:
+    """Open a slot; what fills it, with JSON or the fault, when the node knows."""
     slot = connection.open(Access.READ)
 
     def done(outcome: dict[str, object] | Fault) -> None:
@@ -320,12 +348,13 @@ def coh_nodes(connection: RespConnection, request: Request) -> None:
             data = resp.bulk(_json(outcome))
         connection.fill(slot, data)
 
-    connection.front.port.nodes(done)
+    return done
 
 
 HANDLERS: Final[dict[str, Handler]] = {
     "auth": auth,
     "client": client,
+    "coh.audit": coh_audit,
     "coh.explain": coh_explain,
     "coh.nodes": coh_nodes,
     "coh.stats": coh_stats,

@@ -6,8 +6,8 @@
 
 Arity counts the command's own name; negative means at least. Commands without a planner
 are the connection's own (`serve/resp_local`, `serve/resp_transaction`). The answers of the
-COH. commands are described in `extensions`; COH.NODES, COH.STATS and COH.EXPLAIN answer
-one bulk string of JSON.
+COH. commands are described in `extensions`; COH.NODES, COH.STATS, COH.EXPLAIN and
+COH.AUDIT answer one bulk string of JSON.
 """
 
 from __future__ import annotations
@@ -185,6 +185,7 @@ _TABLE: Final[tuple[Command, ...]] = (
         *("coherence", Access.READ),
         ("coh.get", -2, "readonly fast", ONE, extensions.get, "GET with a bound of its own."),
         ("coh.nodes", 1, "readonly", NONE, None, "The nodes, as JSON."),
+        ("coh.audit", -1, "readonly", NONE, None, "Compare this cache with Redis, as JSON."),
     ),
     *_rows(
         *("coherence", Access.WRITE),

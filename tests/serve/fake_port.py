@@ -96,6 +96,10 @@ class FakePort:
         events = [{"at": "2026-01-02T03:04:05", "event": "bus_connected", "text": "connected"}]
         done({"self": "a", "nodes": nodes, "events": events})
 
+    def audit(self, keys: Any, done: Callable[[dict[str, Any] | Fault], None]) -> None:
+        asked = keys if isinstance(keys, int) else [key.decode() for key in keys]
+        done(self.fault or {"node": "a", "asked": asked})
+
     def stats(self) -> dict[str, Any]:
         return {"node": {"name": "a"}, "l1": {"hits": self.hits}}
 

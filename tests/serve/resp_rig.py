@@ -91,6 +91,11 @@ class RespPort:
         answer = self.fault or {"self": "a", "nodes": [], "events": []}
         self._tell(lambda: done(answer))
 
+    def audit(self, keys: Any, done: Callable[[dict[str, Any] | Fault], None]) -> None:
+        asked = keys if isinstance(keys, int) else [key.decode() for key in keys]
+        answer = self.fault or {"node": "a", "asked": asked}
+        self._tell(lambda: done(answer))
+
     def stats(self) -> dict[str, Any]:
         return {"l1": {"hits": self.hits, "max_bytes": 7}, "process": {"rss_bytes": 42}}
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from coherenced.core.requests import Fault, FaultKind
 from coherenced.serve.resp_local import HANDLERS
 from coherenced.serve.resp_settings import COMPATIBLE_WITH, RespSettings
 from coherenced.wire.commands import listed
@@ -232,3 +233,13 @@ def test_stats_explain_and_nodes_are_json(client: Client) -> None:
     nodes, pong = client.replies()
     assert json.loads(nodes) == {"self": "a", "nodes": [], "events": []}
     assert pong == b"PONG"
+
+
+def test_audit_is_json_of_what_was_asked(client: Client) -> None:
+    assert json.loads(client.ask("COH.AUDIT"))["asked"] == 1000
+    assert json.loads(client.ask("COH.AUDIT COUNT 7"))["asked"] == 7
+    assert json.loads(client.ask("COH.AUDIT KEYS 2 a b"))["asked"] == ["a", "b"]
+    for wrong in ("COUNT 0", "COUNT x", "KEYS 2 a", "KEYS 1", "ALL", "COUNT"):
+        assert str(client.ask(f"COH.AUDIT {wrong}")).startswith("ERR "), wrong
+    client.port.fault = Fault(FaultKind.UNAVAILABLE, "no Redis")
+    assert client.ask("COH.AUDIT") == "UNAVAILABLE no Redis"
