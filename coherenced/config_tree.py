@@ -45,6 +45,7 @@ DAY_MS: Final = 86_400_000
 
 MAX_SECRET_BYTES: Final = 4096
 Policy = Literal["error", "spool"]
+OriginMode = Literal["read", "write-through", "write-behind"]
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -191,6 +192,22 @@ class Namespace(Section, frozen=True):
     negative_max_age_ms: Annotated[int, ms(0, 7 * DAY_MS)] | None = None
     linearizable: bool = False
     on_unavailable: Policy | None = None
+    origin: Annotated[str, text("origin", 4096)] | None = None
+    """Where values of these keys come from; what follows means something only with it."""
+    origin_mode: OriginMode | None = None
+    ttl_ms: Annotated[int, ms(1, 30 * DAY_MS)] | None = None
+    ttl_jitter_percent: Annotated[int, count(0, 90)] | None = None
+    respect_cache_control: bool | None = None
+    stale_while_revalidate_ms: Annotated[int, ms(0, 7 * DAY_MS)] | None = None
+    refresh_ahead: Annotated[int, count(0, 100)] | None = None
+    soft_timeout_ms: Annotated[int, ms(0, 600_000)] | None = None
+    hard_timeout_ms: Annotated[int, ms(1, 600_000)] | None = None
+    connect_timeout_ms: Annotated[int, ms(1, 60_000)] | None = None
+    origin_retries: Annotated[int, count(0, 10)] | None = None
+    breaker_failures: Annotated[int, count(0, 10_000)] | None = None
+    breaker_open_ms: Annotated[int, ms(1, 3_600_000)] | None = None
+    max_origin_requests: Annotated[int, count(1, 10_000)] | None = None
+    write_behind_tries: Annotated[int, count(1, 1_000)] | None = None
 
     @property
     def ack_level(self) -> int | None:
@@ -266,6 +283,42 @@ def check_together(config: Config) -> None:
         raise ConfigError(
             f"listen.tcp = {listen.tcp!r} lets other hosts in without a password: "
             "set listen.password, or listen on 127.0.0.1"
+        )
+    for name, namespace in config.namespace.items():
+        _check_origin(f"namespace.{name}", namespace)
+
+
+ORIGIN_KEYS: Final = (
+    "origin_mode",
+    "ttl_ms",
+    "ttl_jitter_percent",
+    "respect_cache_control",
+    "stale_while_revalidate_ms",
+    "refresh_ahead",
+    "soft_timeout_ms",
+    "hard_timeout_ms",
+    "connect_timeout_ms",
+    "origin_retries",
+    "breaker_failures",
+    "breaker_open_ms",
+    "max_origin_requests",
+    "write_behind_tries",
+)
+"""Keys of a namespace that mean something only beside its `origin`."""
+
+
+def _check_origin(where: str, namespace: Namespace) -> None:
+    if not namespace.origin:
+        for name in ORIGIN_KEYS:
+            if getattr(namespace, name) is not None:
+                raise ConfigError(f"{where}.{name} is set but {where}.origin is not: set it too")
+        return
+    soft_ms, hard_ms = namespace.soft_timeout_ms, namespace.hard_timeout_ms
+    if soft_ms is not None and hard_ms is not None and soft_ms > hard_ms:
+        raise ConfigError(f"{where}.soft_timeout_ms is greater than {where}.hard_timeout_ms")
+    if namespace.write_behind_tries is not None and namespace.origin_mode != "write-behind":
+        raise ConfigError(
+            f'{where}.write_behind_tries is set but {where}.origin_mode is not "write-behind"'
         )
 
 

@@ -179,6 +179,36 @@ def _check_url(written: str) -> str:
     return written
 
 
+PLACES: Final = ("{key}", "{rest}")
+"""What an origin's URL may hold: the key, or what follows the fixed beginning of `match`."""
+_ORIGIN_SCHEMES: Final = ("http", "https", "http+unix")
+
+
+def _check_origin(written: str) -> str:
+    parts = urlsplit(written)
+    if parts.scheme not in _ORIGIN_SCHEMES or not parts.netloc:
+        raise ValueError(
+            "must be http://host/path/{key}, https://… or http+unix://%2Frun%2Fapp.sock/path/{key}"
+        )
+    path = written.split("://", 1)[1].partition("/")[2]
+    without = path.replace("{key}", "").replace("{rest}", "")
+    if len(without) == len(path) or "{" in without or "}" in without:
+        raise ValueError("must hold {key} (or {rest}) in its path, and no other braces")
+    if not written.isascii() or any(c.isspace() for c in written) or parts.fragment:
+        raise ValueError("must be a URL without spaces or a #fragment, other bytes written %XX")
+    if parts.scheme != "http+unix" and not _has_host(written):
+        raise ValueError("must name a host, for example http://127.0.0.1:8080/{key}")
+    return written
+
+
+def _has_host(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
+
+
 def _check_address(written: str) -> str:
     parse_address(written)
     return written
@@ -220,6 +250,7 @@ _CHECKS: Final[dict[str, Callable[[str], str]]] = {
     "mode": _check_mode,
     "name": _check_name,
     "glob": _check_glob,
+    "origin": _check_origin,
 }
 _MAY_BE_EMPTY: Final = frozenset({"url", "address", "name", "path", "text"})
 
@@ -260,7 +291,7 @@ class Setting(NamedTuple):
         """`value` as people may see it."""
         if self.secret and value:
             return MASK
-        return mask_url(value) if self.kind == "url" else value
+        return mask_url(value) if self.kind in ("url", "origin") and value else value
 
     def _read_number(self, given: Any, is_text: bool) -> int:
         number: int | None = None

@@ -236,6 +236,7 @@ def wrong_texts(setting: Setting) -> list[str]:
         "name": ["a b", "a,b", "x" * 129, "-a"],
         "path": ["a\0b", "/" + "x" * 4096],
         "glob": ["", "x" * 1025],
+        "origin": ["", "x", "ftp://h/{key}", "http://h/", "http:///{key}", "http://h/{id}"],
         "text": ["a\0b", "x" * 5000],
     }[setting.kind]
 
