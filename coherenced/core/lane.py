@@ -168,6 +168,14 @@ class Lane:
             return Verdict.AHEAD
         return self._judge_past(lineage.seq, lineage.tag, laws)
 
+    def contradicts(self, lineage: Lineage, laws: Laws) -> bool:
+        """Whether an answer from there is of another history than this position, or than
+        something held that was read ahead of it; or from too far back to tell."""
+        verdict = self.judge_lineage(lineage, laws)
+        if verdict is Verdict.AHEAD:
+            return self.relied.get(lineage.seq, lineage.tag) != lineage.tag
+        return verdict is not Verdict.DUPLICATE
+
     def _judge_past(self, seq: int, tag: bytes, laws: Laws) -> Verdict:
         if not laws.chain_check:
             return Verdict.DUPLICATE

@@ -38,6 +38,10 @@ class Laws(msgspec.Struct, frozen=True, kw_only=True):
     reliance_checked: bool = True
     """F2, A2: what is stored from ahead of the position relies on the chain getting there by the
     same tag; if it gets there by another, or an answer stays behind it, that is a fork."""
+    no_way_back: bool = True
+    """S1: who was given an answer that this chain does not vouch for is not shown an older state
+    by a hit afterwards: what is held of its keys is let go, and an answer of another branch ends
+    all hits until the lane is proved anew."""
     old_connection_ignored: bool = True
     """A3: a message that arrived on an earlier bus connection is ignored."""
     drop_on_trimmed: bool = True

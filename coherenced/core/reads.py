@@ -20,7 +20,7 @@ from typing import Final
 from coherenced.core.calls import Failed, Failure, Fetch, FetchedAll
 from coherenced.core.catchup import Catchup
 from coherenced.core.l1 import L1, Entry
-from coherenced.core.lane import Lane
+from coherenced.core.lane import Lane, Verdict
 from coherenced.core.laws import Laws
 from coherenced.core.model import FOREVER, Fetched, Lineage, Query, Reply, ReplyError, Version
 from coherenced.core.outbox import Outbox
@@ -409,11 +409,12 @@ class Reads:
         number = self._box.new_call_id(answered)
         self._box.emit(Fetch(number, self.lane.index, self._new_epoch(), tuple(items)))
 
-    def _suspect(self, lineage: Lineage, applied: int) -> None:
+    def _suspect(self, lineage: Lineage, reliance: int) -> None:
         """A fetch that is not of this chain proves nothing, but it is a reason to probe."""
         lane = self.lane
-        if lineage.epoch != lane.epoch or lineage.seq < applied:
-            lane.unprove()  # who has seen this answer must not be shown an older state by a hit
+        if lineage.seq < reliance or lane.contradicts(lineage, self._laws):
+            if self._laws.no_way_back:
+                lane.unprove()  # who sees this answer must not be shown an older state by a hit
             self._catchup.request_proof()
         elif lineage.seq > lane.head:
             lane.head = lineage.seq
@@ -459,9 +460,7 @@ class Reads:
                 stored = self._l1.put(entry)
                 self.stored += stored
                 self.lane.lend(entry, sent_ms)
-        if not stored:
-            self._withdraw(flight.key, lineage)
-        self.shown((flight.key,), lineage)
+        self.shown((flight.key,), lineage, stored=stored)
         if got.value is None:
             self.negative += 1
         value = Value(
@@ -481,22 +480,23 @@ class Reads:
             else:
                 self._fault(want, wrong)
 
-    def _withdraw(self, key: bytes, lineage: Lineage) -> None:
-        """A fetched value is given but not stored: what is held of the key, unless it is newer,
-        must not be shown after it."""
-        entry = self._l1.entries.get(key)
-        if entry is None or not self._laws.fill_fence:
-            return
-        if lineage.epoch != self.lane.epoch or entry.as_of < lineage.seq:
-            self._l1.remove(key)
-
-    def shown(self, keys: Iterable[bytes], lineage: Lineage) -> None:
+    def shown(self, keys: Iterable[bytes], lineage: Lineage, *, stored: bool = False) -> None:
         """Redis has answered about these keys as of `lineage`: a client that has seen that must
-        not be shown anything older afterwards, though the records have not arrived yet."""
+        not be shown anything older afterwards, though the records have not arrived yet.
+
+        What is held stays only if it is newer, and surely of the same history; or if it is this
+        very answer, just `stored`.
+        """
         lane = self.lane
-        if lineage.epoch == lane.epoch and lineage.seq > lane.applied:
-            for key in keys:
-                self._l1.drop(key, lineage.seq)
+        if not self._laws.no_way_back:
+            return
+        verdict = lane.judge_lineage(lineage, self._laws)
+        unsure = verdict is not Verdict.DUPLICATE
+        for key in keys:
+            entry = None if stored else self._l1.entries.get(key)
+            if entry is not None and (unsure or entry.as_of < lineage.seq):
+                self._l1.remove(key)
+            if verdict is Verdict.AHEAD:
                 self._tickets.hit(key, lineage.seq)
 
     def _deadline(self, got: Fetched, policy: Policy, sent_ms: float) -> float:

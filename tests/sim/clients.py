@@ -305,7 +305,7 @@ class Client:
         host.submit(Write(mutations, atomic=atomic, ack=level), self._once(op, done))
 
     def _remember(self, op: WriteOp, outcome: WriteResult | Fault) -> None:
-        times = self.world.truth.committed.get(op.value)
+        times = self.world.truth.committed.get(op.value) if op.value else None
         if isinstance(outcome, WriteResult) and outcome.version is not None and times and op.keys:
             self.world.tokens.append((op.keys[0], outcome.version, times[-1]))
 

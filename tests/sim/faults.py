@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from tests.sim.host import Host
 from tests.sim.network import BUS, ROLES, Process
 from tests.sim.world import World
 
@@ -50,6 +51,7 @@ KINDS: Final[dict[str, tuple[float, float, float]]] = {
     "restart server empty": (0.7, 5, 300),
     "restart server from old file": (1, 5, 300),
     "fail over": (2, 0, 100),
+    "fail over by and by": (2, 0, 100),
     "fence server": (1, 10, 800),
     "flushall": (1, 0, 0),
     "lose metadata": (1, 0, 0),
@@ -238,6 +240,23 @@ class Nemesis:
 
     def fail_over(self, fault: Fault) -> None:
         """A replica that lags by `for_ms` is promoted; the old primary, fenced, still answers."""
+        self._fail_over(fault, self.world.redirect)
+
+    def fail_over_by_and_by(self, fault: Fault) -> None:
+        """The same, but the name of the primary only changes what new connections reach: a host
+        has some to the old one and some to the new one, until the old ones break by themselves."""
+        world = self.world
+
+        def learns(host: Host, old: Process) -> None:
+            if host.sees is old:
+                host.sees = None
+            for connection in list(host.connections.values()):
+                if connection.process is old and world.random.random() < 0.7:
+                    world.after(world.random.random() * 100.0, world.cut, connection)
+
+        self._fail_over(fault, learns)
+
+    def _fail_over(self, fault: Fault, learns: Callable[[Host, Process], None]) -> None:
         world = self.world
         if self._changing:
             return
@@ -250,7 +269,7 @@ class Nemesis:
             old.server.fenced = True
             for host in world.hosts.values():
                 host.sees = old
-                world.after(world.random.random() * 150.0, world.redirect, host, old)
+                world.after(world.random.random() * 150.0, learns, host, old)
             world.promote(replica)
             self.old_file = replica.copy()
             world.after(200.0 + world.random.random() * 200.0, world.take_down, old)
@@ -309,6 +328,7 @@ ACTIONS: Final[dict[str, Callable[[Nemesis, Fault], None]]] = {
     "restart server empty": Nemesis.restart_empty,
     "restart server from old file": Nemesis.restart_old,
     "fail over": Nemesis.fail_over,
+    "fail over by and by": Nemesis.fail_over_by_and_by,
     "fence server": Nemesis.fence,
     "flushall": Nemesis.flush_all,
     "lose metadata": Nemesis.lose_metadata,

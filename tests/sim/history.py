@@ -237,9 +237,10 @@ class History:
             self._count_fault(outcome)
         else:
             op.result = outcome
+        if not op.value:
+            return  # it left no mark: when it was committed, if at all, nobody can tell
+        self._check_claim(op)
         times = self.truth.committed.get(op.value, [])
-        if op.value:
-            self._check_claim(op)
         if not times:
             return
         for key in op.keys:

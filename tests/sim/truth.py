@@ -134,7 +134,8 @@ class Truth:
         return bool(self.losses) and self.losses[-1] >= when_ms
 
     def note_written(self, value: bytes, now_ms: float) -> None:
-        self.committed.setdefault(value, []).append(now_ms)
+        if value:
+            self.committed.setdefault(value, []).append(now_ms)
 
     def next_commit_ms(self, index: int) -> float:
         """When the commit after `index` happened; infinity when there was none."""
