@@ -73,6 +73,38 @@ class Fetch(msgspec.Struct, frozen=True, gc=False):
     items: tuple[bytes | Query, ...]
 
 
+class Claim(msgspec.Struct, frozen=True, gc=False):
+    """L1: read `key`, and lease it to this caller if it has to be loaded. -> Claimed | Failed.
+
+    Atomically with the lineage, fenced like a fetch. At most one lease of a key lives, by the
+    server's own clock; asking again with the token that holds it is granted again. It ends with
+    any recorded change of the key, and it is worth nothing once an invalidation of a prefix or
+    of everything covers the key, or one of a tag the value that is to be stored.
+    """
+
+    call_id: int
+    lane: int
+    new_epoch: bytes
+    key: bytes
+    token: bytes
+    """Which token it shall be, if it is granted: 16 random hex digits."""
+    lease_ms: int
+    refresh_ms: int = -1
+    """A value with at most this left to live is to be loaded anew; -1: only a missing one."""
+
+
+class Claims:
+    """What became of a claim."""
+
+    NOTHING: Final = 0
+    """There is nothing to load: the value, or (for `left_ms`) the knowledge that there is none."""
+    GRANTED: Final = 1
+    HELD: Final = 2
+    """Somebody else has the lease, for at most `left_ms` more."""
+    TOO_MANY: Final = 3
+    """The server keeps no more leases at once."""
+
+
 class Mutate(msgspec.Struct, frozen=True, gc=False):
     """W1: execute and record these, in order, as one atomic script. -> Mutated | Failed.
 
@@ -159,6 +191,7 @@ Call = (
     Subscribe
     | Probe
     | Fetch
+    | Claim
     | Mutate
     | Resolve
     | ReadLog
@@ -210,6 +243,15 @@ class FetchedAll(msgspec.Struct, frozen=True, gc=False):
     lineage: Lineage
     results: tuple[Fetched | Reply, ...]
     """In the order asked: `Fetched` for a key, a raw reply for a Query."""
+
+
+class Claimed(msgspec.Struct, frozen=True, gc=False):
+    call_id: int
+    lineage: Lineage
+    found: Fetched
+    state: int
+    """One of `Claims`."""
+    left_ms: int = 0
 
 
 class Mutated(msgspec.Struct, frozen=True, gc=False):
@@ -279,6 +321,7 @@ Answer = (
     | AckReceived
     | Probed
     | FetchedAll
+    | Claimed
     | Mutated
     | Logged
     | RosterRead

@@ -69,6 +69,7 @@ class Op:
     COMMIT: Final = 5
     FILL: Final = 6
     ABORT: Final = 7
+    RELEASE: Final = 8
 
     NAMES: Final = (
         "write",
@@ -79,6 +80,7 @@ class Op:
         "commit",
         "fill",
         "abort",
+        "release",
     )
 
 
@@ -208,7 +210,11 @@ class Mutation(msgspec.Struct, frozen=True, gc=False):
     """K6. PREPARE: mark the keys pending with it. COMMIT and ABORT: refused (a reply that starts
     with PENDING) unless every key carries it still; then the marks are removed."""
     token_ttl_ms: int = 0
-    """How long a PREPARE's marks live, by the server's own clock."""
+    """How long a PREPARE's marks live, by the server's own clock. RELEASE: how long the key is
+    known not to exist (0: nothing is known of it)."""
+    lease: bytes = b""
+    """L1, the token of a lease. A write: refused (a reply that starts with LOST) unless the key is
+    leased under it still and nothing has covered the key or `label` since. RELEASE: 1, or 0."""
     frees_memory: bool = False
     """Must work when Redis is out of memory (deletes and invalidations)."""
     keeps: bytes | None = None

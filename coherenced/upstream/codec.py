@@ -7,7 +7,17 @@ from typing import Any, Final
 
 import hiredis
 
-from coherenced.core.calls import Fetch, FetchedAll, Mutate, Mutated, Probe, Probed, RosterRead
+from coherenced.core.calls import (
+    Claim,
+    Claimed,
+    Fetch,
+    FetchedAll,
+    Mutate,
+    Mutated,
+    Probe,
+    Probed,
+    RosterRead,
+)
 from coherenced.core.model import (
     EVERYTHING,
     WANT_ACK,
@@ -82,6 +92,8 @@ def _mode(verb: bytes, op: int, is_write: bool, unchanged: bytes, exact: bool) -
         mode += b"k"
     if op in _PHASES:
         mode += _PHASES[op]
+    elif op == Op.RELEASE:
+        mode += b"u"
     elif not verb:
         mode += b"i"
     elif op == Op.FLUSH:
@@ -106,6 +118,8 @@ def _add_mutation(args: list[Any], mutation: Mutation, tag: bytes, body: bytes) 
         mode += b"v"
     if len(words) > MOST_WORDS:
         mode, words = mode + b"x", (_REFUSED,)
+    if mutation.lease:
+        mode += b"h"
     args += (len(words), mode, tag, body)
     args += words
     if label is not None:
@@ -117,6 +131,10 @@ def _add_mutation(args: list[Any], mutation: Mutation, tag: bytes, body: bytes) 
         args.append(mutation.token)
         if mutation.op == Op.PREPARE:
             args.append(mutation.token_ttl_ms)
+    if mutation.lease:
+        args.append(mutation.lease)
+    if mutation.op == Op.RELEASE:
+        args.append(mutation.token_ttl_ms)
     return mode
 
 
@@ -204,6 +222,19 @@ def _fetched(value: Any, ttl_ms: int, extra: Any) -> Fetched:
     if extra == 0:
         return Fetched(value, ttl_ms)
     return Fetched(value, ttl_ms, tuple(extra[1:]), pending=extra[0] == 1)
+
+
+# -- Claim ----------------------------------------------------------------------------
+
+
+def claim_args(call: Claim) -> list[Any]:
+    return [call.new_epoch, call.key, call.token, call.lease_ms, call.refresh_ms]
+
+
+def claimed(call: Claim, reply: list[Any]) -> Claimed:
+    epoch, seq, tag, value, ttl_ms, extra, state, left_ms = reply
+    found = _fetched(value, ttl_ms, extra)
+    return Claimed(call.call_id, Lineage(epoch, seq, tag), found, state, left_ms)
 
 
 # -- probe, log, roster -----------------------------------------------------------------

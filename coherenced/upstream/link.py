@@ -21,6 +21,7 @@ import hiredis
 from coherenced.core.calls import (
     Answer,
     Call,
+    Claim,
     Failed,
     Failure,
     Fetch,
@@ -48,7 +49,7 @@ from coherenced.upstream.connection import Callback, Pipe, pack
 from coherenced.upstream.faults import Lost, Unsent, failure_of, plain
 from coherenced.upstream.line import Changed, Line
 from coherenced.upstream.names import lane_names
-from coherenced.upstream.scripts import FETCH, LANE_SCRIPTS, LOG, PART, PROBE, ROSTER, Script
+from coherenced.upstream.scripts import CLAIM, FETCH, LANE_SCRIPTS, LOG, PART, PROBE, ROSTER, Script
 from coherenced.upstream.settings import ServerSettings
 from coherenced.upstream.watches import Watches
 from coherenced.wire.message import encode_ack
@@ -93,6 +94,7 @@ class Link:
             Subscribe: lambda call: self._bus.open(call.connection),
             Probe: self._probe,
             Fetch: self._fetch,
+            Claim: self._claim,
             Mutate: self._mutate,
             Resolve: self._resolve,
             ReadLog: self._read_log,
@@ -208,6 +210,15 @@ class Link:
             codec.fetch_args(call),
             call.call_id,
             lambda reply: codec.fetched(call, reply),
+        )
+
+    def _claim(self, call: Claim) -> None:
+        self._ask(
+            self._reads,
+            CLAIM,
+            codec.claim_args(call),
+            call.call_id,
+            lambda reply: codec.claimed(call, reply),
         )
 
     def _read_log(self, call: ReadLog) -> None:

@@ -37,11 +37,12 @@ MUTATE: Final = _script("mutate", _REFUSED_WHEN_FULL, *_MUTATE)
 MUTATE_FREEING: Final = _script("mutate_freeing", _ALLOW_OOM, *_MUTATE)
 """The same, for batches that only free memory: they must work when it is full."""
 FETCH: Final = _script("fetch", _ALLOW_OOM, "common", "labels", "query", "fetch")
+CLAIM: Final = _script("claim", _ALLOW_OOM, "common", "labels", "claim")
 PROBE: Final = _script("probe", _ALLOW_OOM, "common", "probe")
 LOG: Final = _script("log", _ALLOW_OOM, "common", "log")
 ROSTER: Final = _script("roster", _ALLOW_OOM, "common", "roster")
 PART: Final = _script("part", _ALLOW_OOM, "common", "part")
 CHECK: Final = _script("check", _ALLOW_OOM, "check")
 
-LANE_SCRIPTS: Final = (MUTATE, MUTATE_FREEING, FETCH, PROBE, LOG, ROSTER, PART)
+LANE_SCRIPTS: Final = (MUTATE, MUTATE_FREEING, FETCH, CLAIM, PROBE, LOG, ROSTER, PART)
 """What a link loads into the server when it connects."""

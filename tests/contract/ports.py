@@ -200,6 +200,9 @@ def comparable(answer: Any) -> Any:
     if "members" in fields:
         members = [msgspec.structs.replace(member, seen_ms=0) for member in answer.members]
         changes["members"] = tuple(sorted(members, key=lambda member: member.incarnation))
+    if "left_ms" in fields:
+        changes["left_ms"] = round(answer.left_ms / 10_000)
+        changes["found"] = _coarse(answer.found)
     if "results" in fields:
         changes["results"] = tuple(_coarse(result) for result in answer.results)
     return msgspec.structs.replace(answer, **changes) if changes else answer

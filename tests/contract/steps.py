@@ -10,6 +10,7 @@ import msgspec
 
 from coherenced.core.calls import (
     Call,
+    Claim,
     Fetch,
     Leave,
     Mutate,
@@ -35,8 +36,14 @@ KEYS: Final = (b"a", b"b", b"app:1", b"app:2", b"\x00\xff bin", b"list")
 TAGS: Final = (b"red", b"blue", b"t\x00")
 TOKENS: Final = (b"token-1", b"token-2")
 NODES: Final = (b"node-a----------", b"node-b----------", b"node-c----------")
+LEASES: Final = (b"lease-1", b"lease-2", b"lease 3\n")
 LARGEST: Final = b"9223372036854775807"
 LONG_S: Final = (b"100", b"2000")
+
+
+def random_token(random: Random) -> bytes:
+    """Mostly the same one, so that fills often find their lease."""
+    return random.choice((*LEASES, LEASES[0], LEASES[0]))
 
 
 class Steps:
@@ -55,8 +62,16 @@ class Steps:
     def next_call(self) -> Call:
         self.call_id += 1
         kind = self.random.choices(
-            (self._mutate, self._fetch, self._probe, self._log, self._roster, self._ack),
-            (45, 25, 12, 8, 6, 4),
+            (
+                self._mutate,
+                self._fetch,
+                self._probe,
+                self._log,
+                self._roster,
+                self._ack,
+                self._claim,
+            ),
+            (45, 22, 10, 7, 5, 3, 12),
         )[0]
         return kind()
 
@@ -97,6 +112,11 @@ class Steps:
         ]
         return Fetch(self.call_id, 0, self._id(), tuple(items))
 
+    def _claim(self) -> Call:
+        token, random = random_token(self.random), self.random
+        refresh_ms = random.choice((-1, -1, 1_000_000, 10**12))
+        return Claim(self.call_id, 0, self._id(), self._key(), token, 1_000_000, refresh_ms)
+
     def _query(self) -> Query:
         key = self._key()
         verb = self.random.choice((b"EXISTS", b"STRLEN", b"TYPE", b"GET", b"PTTL", b"MGET"))
@@ -132,7 +152,7 @@ class Steps:
         makers: tuple[Callable[[bytes], Mutation], ...] = (
             self._set, self._set, self._set_options, self._other, self._other, self._count,
             self._delete, self._invalidate, self._labelled, self._conditional, self._phase,
-            self._read_inside, self._many, self._rare,
+            self._read_inside, self._many, self._rare, self._fill, self._fill, self._release,
         )  # fmt: skip
         return random.choice(makers)(key)
 
@@ -231,6 +251,21 @@ class Steps:
             return Mutation((), op, (key,), token=token)
         keys = tuple(random.sample(KEYS, random.randint(1, 2)))
         return Mutation((), op, keys, token=token, token_ttl_ms=1_000_000)
+
+    def _fill(self, key: bytes) -> Mutation:
+        random = self.random
+        labels = random.choice((None, None, (TAGS[0],), TAGS[1:]))
+        op, token = random.choice(((Op.FILL, b""), (Op.FILL, b""), (Op.COMMIT, TOKENS[0])))
+        lease = random_token(random)
+        argv = (b"SET", key, self._value(), *random.choice(((), (b"PX", b"500000"))))
+        return Mutation(argv, op, (key,), label=labels, lease=lease, token=token)
+
+    def _release(self, key: bytes) -> Mutation:
+        absent_ms = self.random.choice((0, 0, 1_000_000))
+        return Mutation(
+            (), Op.RELEASE, (key,), lease=random_token(self.random), token_ttl_ms=absent_ms,
+            unchanged=b"z", frees_memory=True,
+        )  # fmt: skip
 
     def _read_inside(self, key: bytes) -> Mutation:
         return Mutation((b"GET", key), keys=(key,), is_write=False)

@@ -29,7 +29,8 @@ class Labels:
         self.of: dict[bytes, tuple[bytes, int, tuple[bytes, ...]]] = {}
         """key -> (epoch and sequence it was labelled at, its tags)."""
         self.used = False
-        """Whether any value was ever labelled: only then invalidations are remembered."""
+        """Whether any value was ever labelled: only then invalidations are remembered, and while
+        there are leases."""
         self._tags: dict[bytes, int] = {}
         """tag -> the sequence of its last invalidation."""
         self._prefixes: dict[bytes, int] = {}
@@ -63,13 +64,22 @@ class Labels:
         if label is None:
             return ()
         in_epoch, since, tags = label
-        covered = [self._before, *(self._tags.get(tag, 0) for tag in tags)]
-        covered += [seq for prefix, seq in self._prefixes.items() if key.startswith(prefix)]
-        if space.peek(key) is not None and in_epoch == epoch and max(covered) <= since:
+        alive = in_epoch == epoch and self.covered_at(key, tags) <= since
+        if space.peek(key) is not None and alive:
             return tags
         del self.of[key]
         space.items.pop(key, None)
         return ()
+
+    def covered_at(self, key: bytes, tags: tuple[bytes, ...]) -> int:
+        """The sequence of the last invalidation, but those by key, that covers it."""
+        covered = [self._before, *(self._tags.get(tag, 0) for tag in tags)]
+        covered += [seq for prefix, seq in self._prefixes.items() if key.startswith(prefix)]
+        return max(covered)
+
+    def remembers(self) -> bool:
+        """Whether any invalidation is remembered."""
+        return bool(self._tags or self._before)
 
     def written(self, space: Keyspace, mutation: Mutation, epoch: bytes, seq: int) -> None:
         """A recorded write replaces the labels of its keys, or keeps them, or ends them."""
@@ -87,9 +97,9 @@ class Labels:
             self.of[key] = label
         self.used = self.used or bool(mutation.label)
 
-    def bury(self, space: Keyspace, record: Record) -> None:
+    def bury(self, space: Keyspace, record: Record, *, leased: bool = False) -> None:
         """An invalidation: what it covers is dead."""
-        if not self.used:
+        if not self.used and not leased:
             return
         for key in record.keys:
             if self.of.pop(key, None) is not None:
@@ -124,7 +134,7 @@ class Marks:
     def refusal(self, now_ms: int, mutation: Mutation, released: list[bytes]) -> ReplyError | None:
         """Why this must not be done while its keys are, or are not, pending."""
         ends_it = mutation.is_write and mutation.op in (Op.COMMIT, Op.ABORT)
-        harmless = not mutation.is_write or mutation.op == Op.INVALIDATE
+        harmless = not mutation.is_write or mutation.op in (Op.INVALIDATE, Op.RELEASE)
         token = mutation.token if mutation.op in (Op.PREPARE, Op.COMMIT, Op.ABORT) else None
         mine = 0
         for key in mutation.keys:

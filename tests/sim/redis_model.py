@@ -8,7 +8,7 @@ labels. `Server.copy()` is a replica or a dump file; `fenced`, `out_of_memory`
 and `loading` are what a real server may be in. It knows nothing of connections
 and of time: both are the world's.
 
-Two laws of the protocol are the server's part, and so their switches are here.
+Three laws of the protocol are the server's part, and so their switches are here.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ import msgspec
 from coherenced.core.calls import (
     Answer,
     Call,
+    Claim,
+    Claimed,
+    Claims,
     Failed,
     Failure,
     Fetch,
@@ -58,6 +61,7 @@ from coherenced.core.model import (
 )
 from tests.sim.redis_commands import Keyspace
 from tests.sim.redis_labels import Labels, Marks
+from tests.sim.redis_leases import Leases
 
 LOG_LENGTH: Final = 10_000
 MESSAGE_BYTES: Final = 4096
@@ -78,6 +82,8 @@ class ServerLaws(msgspec.Struct, frozen=True, kw_only=True):
     """V2: a server that may not accept writes refuses probes and fetches too."""
     atomic_script: bool = True
     """W1: the record and the change of the data are one atomic step."""
+    one_lease: bool = True
+    """L1: a key is leased to one at a time."""
 
 
 class Executed(NamedTuple):
@@ -109,6 +115,9 @@ class Server:
         self.roster: dict[bytes, Member] = {}
         self.labels = Labels()
         self.marks = Marks()
+        self.leases = Leases()
+        self.leased = False
+        """Whether there may be leases: only then invalidations are remembered for their sake."""
         self.fenced = False
         """It may not accept writes: cut off from its replicas, demoted, or its disk is broken."""
         self.out_of_memory = False
@@ -127,6 +136,8 @@ class Server:
         other.roster = dict(self.roster)
         other.labels = self.labels.copy()
         other.marks = self.marks.copy()
+        other.leases = self.leases.copy()
+        other.leased = self.leased
         other.clock_offset_ms = self.clock_offset_ms
         return other
 
@@ -140,6 +151,7 @@ class Server:
         self.roster.clear()
         self.labels.flushed()
         self.marks.on.clear()
+        self._end_leases()
 
     def lose_metadata(self) -> None:
         """The metadata hash is deleted or evicted; the log and the data stay."""
@@ -163,6 +175,8 @@ class Server:
                 return Executed(self._refused(call.call_id) or self._probe(call))
             case Fetch():
                 return Executed(self._refused(call.call_id) or self._fetch(call))
+            case Claim():
+                return Executed(self._refused(call.call_id) or self._claim(call))
             case Mutate():
                 return self._mutate(call)
             case ReadLog():
@@ -214,7 +228,10 @@ class Server:
         self.lineage = Lineage(new_epoch, last_seq, new_epoch)
         self.log.clear()
         self.marks.on.clear()
+        # Whether values have labels stood in the metadata; what was remembered for them tells.
+        self.labels.used = self.labels.used or self.labels.remembers()
         self.labels.forget_invalidations()
+        self._end_leases()
         self.roster_version = self.space.now_ms // 1000 * 1000
         self.roster_count = len(self.roster)
 
@@ -245,6 +262,20 @@ class Server:
             for item in call.items
         )
         return FetchedAll(call.call_id, lineage, results)
+
+    def _claim(self, call: Claim) -> Claimed:
+        lineage = self._live_lineage(call.new_epoch)
+        found = self.fetched(call.key)
+        now_ms = self.space.now_ms
+        if not self.laws.one_lease:
+            self.leases.of.pop(call.key, None)
+        state, left_ms = self.leases.claim(now_ms, self.labels, call, found, lineage.seq)
+        self.leased = self.leased or state == Claims.GRANTED
+        return Claimed(call.call_id, lineage, found, state, left_ms)
+
+    def _end_leases(self) -> None:
+        self.leases.of.clear()
+        self.leased = False
 
     def _query(self, query: Query) -> Reply:
         for key in query.keys:
@@ -297,6 +328,10 @@ class Server:
                 records.append(record)
                 done.append(Done(reply, record.seq, record.tag, record.prev))
         self.marks.release(released)  # only now: a later command may be about the same key
+        if self.leased and not self.leases.of:
+            self.leased = False
+            if not self.labels.used:
+                self.labels.forget_invalidations()
         lineage = self.lineage
         assert lineage is not None
         del self.log[: max(0, len(self.log) - self.log_length)]
@@ -326,7 +361,11 @@ class Server:
             return refused, None
         if mutation.if_version is not None and not self._unchanged_since(mutation):
             return CONFLICT, None
-        reply = self._run(mutation, tag)
+        reply = self._told_under_lease(mutation) if mutation.lease else None
+        if isinstance(reply, ReplyError):
+            return reply, None
+        if reply is None:
+            reply = self._run(mutation, tag)
         if not mutation.is_write or isinstance(reply, ReplyError):
             return reply, None
         if (mutation.unchanged == b"n" and reply is None) or (
@@ -339,7 +378,13 @@ class Server:
         kept = reply if isinstance(reply, int) else None
         self.log.append(LogEntry(record, kept))
         self._label(mutation, record)
+        if self.leased:
+            self.leases.recorded(self.space.now_ms, mutation, record.seq)
         return reply, record
+
+    def _told_under_lease(self, mutation: Mutation) -> ReplyError | int | None:
+        exists = self.space.peek(mutation.keys[0]) is not None
+        return self.leases.refusal(self.space.now_ms, self.labels, mutation, exists=exists)
 
     def _run(self, mutation: Mutation, tag: bytes) -> Reply:
         if not mutation.argv:
@@ -356,6 +401,7 @@ class Server:
         self.log.clear()
         self.labels.flushed()
         self.marks.on.clear()
+        self._end_leases()
 
     def _append(self, mutation: Mutation, tag: bytes, writer: bytes, want_ack: bool) -> Record:
         lineage = self.lineage
@@ -382,8 +428,8 @@ class Server:
         elif mutation.argv:
             assert self.lineage is not None
             self.labels.written(self.space, mutation, self.lineage.epoch, record.seq)
-        elif mutation.op != Op.ABORT:
-            self.labels.bury(self.space, record)
+        elif mutation.op not in (Op.ABORT, Op.RELEASE):
+            self.labels.bury(self.space, record, leased=self.leased)
 
     def _unchanged_since(self, mutation: Mutation) -> bool:
         """Compare-and-set: no record after `unchanged_since` covers the key, as the log shows."""

@@ -5,7 +5,7 @@
 --
 --   meta      e epoch, s sequence, t tag of the last mutation, rv version of the
 --             roster, n nodes in it, lb 1 once a labelled value was stored, pd 1
---             while there may be pending marks
+--             while there may be pending marks, ls 1 while there may be leases
 --   log       one entry a record, id seq-0: p tag before, t tag, b body, r reply
 --   nodes     the roster: incarnation -> msgpack Member
 --   label:K   the tags of the value under K, and the sequence at which it was written
@@ -14,6 +14,10 @@
 --   prefixes  the same for prefixes: PREFIX -> seq
 --   pending   keys between the two phases of a linearizable write (K6): KEY -> when its
 --             mark ends in ms of the server's clock, a space, the token
+--   leases    keys that somebody is loading (L1): KEY -> when the lease ends, the sequence
+--             at which it was given, what was there then (a nothing, v a value; n: nothing
+--             is there, as a loader has found, and nobody holds it), the token
+--   ends      the same keys by when their leases end
 --
 -- A labelled value is a cache entry: dead as soon as a record covers it. A plain
 -- value is the application's own data, whose home is Redis: no invalidation ends it.
@@ -38,7 +42,8 @@ local function start_epoch(epoch, last)
   local meta = KEYS[1]
   local base = string.sub(meta, 1, -5)
   local had_labels = redis.call('EXISTS', base .. 'dead') == 1
-  redis.call('DEL', meta, KEYS[2], base .. 'dead', base .. 'prefixes', base .. 'pending')
+  redis.call('DEL', meta, KEYS[2], base .. 'dead', base .. 'prefixes', base .. 'pending',
+    base .. 'leases', base .. 'ends')
   local nodes = redis.pcall('HLEN', base .. 'nodes')
   if type(nodes) == 'table' then
     redis.call('DEL', base .. 'nodes')
@@ -54,16 +59,16 @@ local function start_epoch(epoch, last)
   return epoch, last, epoch, roster, had_labels
 end
 
--- -> epoch, sequence, tag, roster version, whether there are labels, pending marks or not
+-- -> epoch, sequence, tag, roster version, whether there are labels, pending marks, leases
 local function read_lineage(new_epoch)
-  local m = redis.pcall('HMGET', KEYS[1], 'e', 's', 't', 'rv', 'lb', 'pd')
+  local m = redis.pcall('HMGET', KEYS[1], 'e', 's', 't', 'rv', 'lb', 'pd', 'ls')
   local epoch, seq, tag = m[1], tonumber(m[2] or ''), m[3]
   if epoch and seq and tag and #epoch == 16 and #tag == 16 then
-    return epoch, seq, tag, m[4] or '0', m[5] == '1', m[6] == '1'
+    return epoch, seq, tag, m[4] or '0', m[5] == '1', m[6] == '1', m[7] == '1'
   elseif m.err and string.sub(m.err, 1, 9) ~= 'WRONGTYPE' then
     error({err = 'NOTRUN ' .. m.err})
   elseif new_epoch then
     return start_epoch(new_epoch, 0)
   end
-  return '', 0, '', '0', false, false
+  return '', 0, '', '0', false, false, false
 end

@@ -1,13 +1,17 @@
 -- Labelled values. -> purge(key, epoch): removes `key` if it is a dead labelled value;
 -- else its label {epoch, sequence, tag...}, or nil when the value is plain. T1: a labelled
 -- value is dead when a record newer than its label covers it.
-local function purge(key, epoch)
+-- With `lease`, a label that no value has yet: whether it would be alive; removes nothing.
+local function purge(key, epoch, lease)
   local base = string.sub(KEYS[1], 1, -5)
-  local packed = redis.pcall('GET', base .. 'label:' .. key)
-  if type(packed) ~= 'string' then
-    return nil
+  local fine, label = true, lease
+  if not lease then
+    local packed = redis.pcall('GET', base .. 'label:' .. key)
+    if type(packed) ~= 'string' then
+      return nil
+    end
+    fine, label = pcall(cmsgpack.unpack, packed)
   end
-  local fine, label = pcall(cmsgpack.unpack, packed)
   local written = fine and type(label) == 'table' and label[1] == epoch and tonumber(label[2])
   local dead = not written
   if not dead then
@@ -27,7 +31,9 @@ local function purge(key, epoch)
     end
   end
   if dead then
-    redis.call('UNLINK', key, base .. 'label:' .. key)
+    if not lease then
+      redis.call('UNLINK', key, base .. 'label:' .. key)
+    end
     return nil
   end
   return label

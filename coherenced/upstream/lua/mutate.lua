@@ -10,22 +10,24 @@
 --   i  an invalidation                           f  FLUSHDB
 --   l  label: count, then the tags               v  compare and set: epoch, sequence
 --   p  K6, prepare: token, ttl in ms             t  commit: token        a  abort: token
+--   h  L1, under a lease: token                  u  its release: how long nothing is there, ms
 --   x  refused by the caller: the words are the error's text
 -- -> epoch, seq, tag, roster version, tag before the batch, then for each mutation its
 --    sequence (0: not recorded) and its reply
 
-local epoch, seq, tag, roster, labelled, pending = read_lineage(ARGV[2])
+local epoch, seq, tag, roster, labelled, pending, leased = read_lineage(ARGV[2])
 local out = {epoch, seq, tag, tonumber(roster), tag}
 local parts, recorded, size = {}, 0, 0
 local broken, flushed = false, nil -- flushed: how many nodes had joined
 local before, execute, after, finish
 
-if labelled or pending or ARGV[5] ~= 's' then
+if labelled or pending or leased or ARGV[5] ~= 's' then
   local EVERYTHING, MOST_CHECKED, MOST_TAGS, MOST_PREFIXES = 2, 1000, 100000, 256
   local LONGEST_MS = 2592000000 -- 30 days
   local BASE = string.sub(META, 1, -5)
   local NODES, DEAD, PREFIXES = BASE .. 'nodes', BASE .. 'dead', BASE .. 'prefixes'
   local PENDING, released, clock = BASE .. 'pending', {}, nil
+  local LEASES, ENDS = BASE .. 'leases', BASE .. 'ends'
 
   -- The byte strings of a msgpack array of bins, and where it ends: the msgpack library
   -- of the server reads no bins.
@@ -97,7 +99,8 @@ if labelled or pending or ARGV[5] ~= 's' then
     return true
   end
 
-  -- T1: labelled values that this invalidation covers are dead from `seq` on.
+  -- T1: labelled values that this invalidation covers are dead from `seq` on, and leases
+  -- that were given before are worth nothing.
   local function bury(covered)
     local at = string.format('%d', seq)
     for _, key in ipairs(covered.keys) do
@@ -157,7 +160,7 @@ if labelled or pending or ARGV[5] ~= 's' then
 
   -- Why a mutation of `keys` must not be carried out while they are, or are not, pending.
   local function refusal(mode, keys, token)
-    local ends_it, harmless = string.find(mode, '[ta]'), string.find(mode, '[ri]')
+    local ends_it, harmless = string.find(mode, '[ta]'), string.find(mode, '[riu]')
     local mine = 0
     for _, key in ipairs(keys) do
       local held = holder(key)
@@ -197,6 +200,35 @@ if labelled or pending or ARGV[5] ~= 's' then
     end
   end
 
+  -- L1: what was there when `key` was leased under `token` (and, given `tags`, what carries
+  -- them may be stored under it still); nil when it is not leased under it.
+  local function lease(key, token, tags)
+    local line = leased and redis.call('HGET', LEASES, key)
+    local ends, at, kind, held = string.match(line or '', '^(%d+) (%d+) (%a) (.*)$')
+    clock = clock or server_ms()
+    if held ~= token or kind == 'n' or tonumber(ends) <= clock then
+      return nil
+    end
+    return purge(key, epoch, {epoch, at, unpack(tags)}) and kind
+  end
+
+  -- L1: whatever changes a key ends its lease.
+  local function unlease(keys)
+    if redis.call('HDEL', LEASES, unpack(keys)) > 0 then
+      redis.call('ZREM', ENDS, unpack(keys))
+    end
+  end
+
+  -- L1: `key` is known not to exist. Claims look at it like at a lease that nobody holds.
+  local function note_absent(key, ms)
+    local ends = clock + tonumber(ms)
+    redis.call('HSET', LEASES, key, string.format('%d %d n -', ends, seq))
+    redis.call('ZADD', ENDS, ends, key)
+    if redis.call('PEXPIRETIME', LEASES) < ends then
+      redis.call('PEXPIREAT', LEASES, ends)
+    end
+  end
+
   finish = function()
     for _, key in ipairs(released) do
       redis.call('HDEL', PENDING, key)
@@ -204,11 +236,19 @@ if labelled or pending or ARGV[5] ~= 's' then
     if #released > 0 and redis.call('EXISTS', PENDING) == 0 then
       redis.call('HDEL', META, 'pd')
     end
+    if leased and redis.call('EXISTS', LEASES) == 0 then
+      redis.call('DEL', ENDS)
+      redis.call('HDEL', META, 'ls')
+      if not labelled then
+        redis.call('DEL', DEAD, PREFIXES)
+      end
+    end
   end
 
   -- Before the command. -> what the steps after it need, an error reply or nil
-  before = function(mode, body, label, expected, token)
-    local covers = (labelled or pending or label or expected or token) and parse(body)
+  before = function(mode, body, label, expected, token, held)
+    local covers = (labelled or pending or leased or label or expected or token or held)
+      and parse(body)
     if labelled then
       for _, key in ipairs(covers.keys) do
         purge(key, epoch)
@@ -225,6 +265,15 @@ if labelled or pending or ARGV[5] ~= 's' then
       local fine, same = pcall(unchanged, covers.keys, ARGV[expected], since)
       if not fine or not same then
         return covers, {err = 'CONFLICT the key has changed since that version'}
+      end
+    end
+    if held then
+      local key, releases = covers.keys[1], string.find(mode, 'u', 1, true)
+      local was = lease(key, held, label or {})
+      if releases then
+        return covers, was and 1 or 0
+      elseif not was or was == 'a' and redis.call('EXISTS', key) == 1 then
+        return covers, {err = 'LOST the lease is over, or its key or tag was changed meanwhile'}
       end
     end
     return covers
@@ -246,7 +295,7 @@ if labelled or pending or ARGV[5] ~= 's' then
     local joined = flushed or redis.call('HGET', META, 'n')
     local reply = redis.pcall(unpack(ARGV, first, last))
     if not reply.err then
-      flushed, labelled, pending = joined or '0', false, false
+      flushed, labelled, pending, leased = joined or '0', false, false, false
       for i = 1, #members, 2 do
         redis.call('HSET', NODES, members[i], members[i + 1])
       end
@@ -257,14 +306,21 @@ if labelled or pending or ARGV[5] ~= 's' then
   after = function(mode, label, covers, token, ttl_ms)
     if string.find(mode, 'p', 1, true) then
       mark(covers.keys, token, ttl_ms)
+      return
     elseif string.find(mode, 'i', 1, true) then
-      if labelled then
+      if labelled or leased then
         bury(covers)
       end
     elseif string.find(mode, 'a', 1, true) then
       return
-    elseif labelled or label then
+    elseif (labelled or label) and not string.find(mode, 'u', 1, true) then
       relabel(covers.keys, string.find(mode, 'k', 1, true), label)
+    end
+    if leased and covers.keys[1] then
+      unlease(covers.keys)
+      if string.find(mode, 'u', 1, true) and ttl_ms ~= '0' then
+        note_absent(covers.keys[1], ttl_ms)
+      end
     end
   end
 end
@@ -274,7 +330,7 @@ local i, n, words_in_all = 6, 5, #ARGV
 while i <= words_in_all do
   local words, mode, new_tag, body = tonumber(ARGV[i]), ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   local first, last = i + 4, i + 3 + words
-  local label, expected, token, ttl_ms, covers, reply
+  local label, expected, token, ttl_ms, held, covers, reply
   i = last + 1
   if before then
     if find(mode, 'l', 1, true) then
@@ -291,8 +347,14 @@ while i <= words_in_all do
         ttl_ms, i = ARGV[i], i + 1
       end
     end
+    if find(mode, 'h', 1, true) then
+      held, i = ARGV[i], i + 1
+      if find(mode, 'u', 1, true) then
+        ttl_ms, i = ARGV[i], i + 1
+      end
+    end
     local fine
-    fine, covers, reply = pcall(before, mode, body, label, expected, token)
+    fine, covers, reply = pcall(before, mode, body, label, expected, token, held)
     if not fine then
       broken, reply = true, {err = 'ERR the metadata of coherenced is damaged, try again'}
     elseif reply == nil then

@@ -5,7 +5,7 @@ local function query(first, last)
   if verb == 'DBSIZE' and type(reply) == 'number' then
     local base = string.sub(KEYS[1], 1, -5)
     return reply - redis.call('EXISTS', KEYS[1], KEYS[2], base .. 'nodes', base .. 'dead',
-      base .. 'prefixes', base .. 'pending')
+      base .. 'prefixes', base .. 'pending', base .. 'leases', base .. 'ends')
   elseif verb == 'SCAN' and type(reply[2]) == 'table' then
     local seen = {}
     for _, key in ipairs(reply[2]) do
