@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 import hiredis
 
@@ -37,6 +38,7 @@ from coherenced.upstream.connection import pack
 from coherenced.upstream.names import LaneNames
 from coherenced.upstream.scripts import MUTATE, MUTATE_FREEING, Script
 from coherenced.wire.message import (
+    body_head,
     decode_member,
     decode_record,
     encode_body,
@@ -72,10 +74,31 @@ _REFUSED: Final = b"ERR more than %d words in one atomic command" % MOST_WORDS
 _PHASES: Final = {Op.PREPARE: b"p", Op.COMMIT: b"t", Op.ABORT: b"a"}
 
 
-def eval_command(script: Script, names: LaneNames, args: list[Any], whole: bool = False) -> bytes:
+class Words(NamedTuple):
+    """Arguments of a script, packed: so many bulk strings."""
+
+    number: int
+    packed: bytes
+
+
+def words(args: Sequence[Any]) -> Words:
+    """Pack bytes, text and numbers."""
+    if not args:
+        return Words(0, b"")
+    packed = pack(tuple(args))
+    return Words(len(args), packed[packed.index(b"\n") + 1 :])
+
+
+def eval_command(script: Script, names: LaneNames, args: Words, whole: bool = False) -> bytes:
     """The packed EVALSHA, or with `whole` the EVAL that needs no script loaded before."""
+    head = _eval_head(script, names, whole)
+    return b"*%d\r\n%b%b" % (5 + args.number, head, args.packed)
+
+
+@functools.lru_cache(maxsize=64)
+def _eval_head(script: Script, names: LaneNames, whole: bool) -> bytes:
     verb, body = (b"EVAL", script.text) if whole else (b"EVALSHA", script.sha)
-    return pack((verb, body, 2, names.meta, names.log, *args))
+    return words((verb, body, 2, names.meta, names.log)).packed
 
 
 # -- Mutate -------------------------------------------------------------------------
@@ -101,30 +124,35 @@ def _mode(verb: bytes, op: int, is_write: bool, unchanged: bytes, exact: bool) -
     return mode
 
 
-def _add_mutation(args: list[Any], mutation: Mutation, tag: bytes, body: bytes) -> bytes:
-    """Append one mutation's arguments; its mode."""
-    words = mutation.argv
-    mode = _mode(
-        words[0] if words else b"",
-        mutation.op,
-        mutation.is_write,
-        mutation.unchanged,
-        mutation.exact_integer,
+def _is_plain(mutation: Mutation) -> bool:
+    """Whether it is a write of one key, and nothing else is to be said about it."""
+    keys = mutation.keys
+    return (
+        mutation.op == Op.WRITE
+        and mutation.is_write
+        and len(keys) == 1
+        and len(keys[0]) < 256
+        and mutation.label is None
+        and mutation.if_version is None
+        and not (mutation.tags or mutation.prefixes or mutation.lease)
     )
+
+
+def _arguments(mutation: Mutation, mode: bytes, tag: bytes, body: bytes) -> tuple[bytes, Words]:
+    """The whole mode of one mutation, and its arguments."""
+    argv = mutation.argv
     label, expected = mutation.label, mutation.if_version
     if label is not None:
         mode += b"l"
     if expected is not None:
         mode += b"v"
-    if len(words) > MOST_WORDS:
-        mode, words = mode + b"x", (_REFUSED,)
+    if len(argv) > MOST_WORDS:
+        mode, argv = mode + b"x", (_REFUSED,)
     if mutation.lease:
         mode += b"h"
-    args += (len(words), mode, tag, body)
-    args += words
+    args: list[Any] = [len(argv), mode, tag, body, *argv]
     if label is not None:
-        args.append(len(label))
-        args += label
+        args += (len(label), *label)
     if expected is not None:
         args += (expected.epoch, max(expected.seq, mutation.unchanged_since))
     if mutation.is_write and mutation.op in _PHASES:
@@ -135,26 +163,54 @@ def _add_mutation(args: list[Any], mutation: Mutation, tag: bytes, body: bytes) 
         args.append(mutation.lease)
     if mutation.op == Op.RELEASE:
         args.append(mutation.token_ttl_ms)
-    return mode
+    return mode, words(args)
 
 
-def mutate_args(call: Mutate, names: LaneNames, log_length: int) -> tuple[Script, list[Any]]:
+def mutate_words(call: Mutate, names: LaneNames, log_length: int) -> tuple[Script, Words]:
     """Which script carries the batch out, and its arguments."""
-    args: list[Any] = [message_head(call.lane), call.new_epoch, names.bus, log_length, b"s"]
-    frees, simple, writer = True, True, call.writer
+    parts: list[bytes] = []
+    heads: dict[int, bytes] = {}
+    count, frees, simple, writer = 5, True, True, call.writer
     for mutation, tag, want_ack in zip(call.mutations, call.tags, call.want_ack, strict=True):
-        flags = (WANT_ACK if want_ack else 0) | (EVERYTHING if mutation.everything else 0)
-        body = encode_body(
-            mutation.op, flags, writer, mutation.keys, mutation.tags, mutation.prefixes
+        argv, keys = mutation.argv, mutation.keys
+        mode = _mode(
+            argv[0] if argv else b"",
+            mutation.op,
+            mutation.is_write,
+            mutation.unchanged,
+            mutation.exact_integer,
         )
-        mode = _add_mutation(args, mutation, tag, body)
+        flags = (WANT_ACK if want_ack else 0) | (EVERYTHING if mutation.everything else 0)
+        if len(argv) == 3 and _is_plain(mutation):
+            # Most writes are a SET: what it says, in one piece.
+            head = heads.get(flags)
+            if head is None:
+                head = heads[flags] = body_head(mutation.op, flags, writer)
+            verb, first, second = argv
+            key = keys[0]
+            size = len(key)
+            parts.append(
+                b"$1\r\n3\r\n$%d\r\n%b\r\n$16\r\n%b\r\n$%d\r\n%b\x91\xc4%c%b\x90\x90\r\n"
+                b"$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
+                % (
+                    *(len(mode), mode, tag, len(head) + size + 5, head, size, key),
+                    *(len(verb), verb, len(first), first, len(second), second),
+                )
+            )
+            count += 7
+            frees = frees and mutation.frees_memory
+            continue
+        body = encode_body(mutation.op, flags, writer, keys, mutation.tags, mutation.prefixes)
+        mode, told = _arguments(mutation, mode, tag, body)
+        parts.append(told.packed)
+        count += told.number
         if mode and not _SIMPLE.issuperset(mode):
             simple = False
         if not mutation.frees_memory and mutation.is_write:
             frees = False
-    if not simple:
-        args[4] = b""
-    return (MUTATE_FREEING if frees else MUTATE), args
+    leading = (message_head(call.lane), call.new_epoch, names.bus, log_length, b"s" * simple)
+    packed = words(leading).packed + b"".join(parts)
+    return (MUTATE_FREEING if frees else MUTATE), Words(count, packed)
 
 
 def mutated(call: Mutate, reply: list[Any], server_id: bytes = b"") -> Mutated:

@@ -155,7 +155,7 @@ class Link:
         for script in LANE_SCRIPTS:
             pipe.send(pack((b"SCRIPT", b"LOAD", script.text)), lambda reply: None)
 
-    def _run(self, line: Line, script: Script, args: list[Any], done: Callback) -> None:
+    def _run(self, line: Line, script: Script, args: codec.Words, done: Callback) -> None:
         """EVALSHA; with the whole script if the server does not know it (then nothing was done)."""
 
         def answered(reply: Any) -> None:
@@ -190,7 +190,7 @@ class Link:
                     return
             self._answer(failed)
 
-        self._run(line, script, args, done)
+        self._run(line, script, codec.words(args), done)
 
     # -- the calls ----------------------------------------------------------------------
 
@@ -240,7 +240,9 @@ class Link:
         )
 
     def _reap(self, call: Reap) -> None:
-        self._run(self._control, PART, [call.incarnation, call.beat], lambda reply: None)
+        self._run(
+            self._control, PART, codec.words((call.incarnation, call.beat)), lambda reply: None
+        )
 
     def _leave(self, call: Leave) -> None:
         self._ask(
@@ -278,7 +280,7 @@ class Link:
             text = f"more than {codec.MOST_MUTATIONS} mutations in one batch"
             self._answer(Failed(call.call_id, Failure.UNREACHABLE, text))
             return
-        script, args = codec.mutate_args(call, self._names, self._settings.log_length)
+        script, args = codec.mutate_words(call, self._names, self._settings.log_length)
         if call.watch_id:
             self._mutate_watched(call, script, args)
         else:
@@ -305,7 +307,7 @@ class Link:
             self._lost[call.call_id] = reply if isinstance(reply, Lost) else Lost("", -1, b"")
         self._answer(failed)
 
-    def _mutate_watched(self, call: Mutate, script: Script, args: list[Any]) -> None:
+    def _mutate_watched(self, call: Mutate, script: Script, args: codec.Words) -> None:
         pipe = self._watches.take(call.watch_id)
         if pipe is None:
             text = "the WATCH connection to Redis was lost"

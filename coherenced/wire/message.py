@@ -50,6 +50,11 @@ def encode_body(
     return _encode((op, flags, writer, keys, tags, prefixes))[1:]
 
 
+def body_head(op: int, flags: int, writer: bytes) -> bytes:
+    """How a body begins; its keys, tags and prefixes follow."""
+    return b"".join(map(_encode, (op, flags, writer)))
+
+
 def encode_record(record: Record) -> bytes:
     """A whole record, as the scripts build it."""
     return _encode(record)

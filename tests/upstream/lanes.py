@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import hiredis
 import msgspec
 
 from coherenced.core.calls import Fetch, FetchedAll, Mutate, Mutated, Probe, Probed
@@ -79,6 +80,15 @@ def member(name: str = "a", beat: int = 1, bound_ms: int = 1000) -> Member:
     return Member(name.encode().ljust(16, b"-"), name, bound_ms, beat, "0.1.0", 0)
 
 
+def unpacked(words: codec.Words) -> list[bytes]:
+    """Packed arguments, one by one: there must be as many as they say."""
+    reader = hiredis.Reader()
+    reader.feed(b"*%d\r\n%b" % (words.number, words.packed))
+    args = reader.gets()
+    assert args is not False and reader.gets() is False, "more or fewer than counted"
+    return list(args)
+
+
 class Lane:
     """Lane 0 of `server`, as a node's calls would drive it."""
 
@@ -90,8 +100,10 @@ class Lane:
     def close(self) -> None:
         self._session.close()
 
-    def run(self, script: Script, args: list[Any]) -> Any:
+    def run(self, script: Script, args: list[Any] | codec.Words) -> Any:
         """The raw reply of a script. ServerError for an error."""
+        if isinstance(args, codec.Words):
+            args = unpacked(args)
         return self._session.command("EVAL", script.text, 2, NAMES.meta, NAMES.log, *args)
 
     def mutate_call(self, *mutations: Mutation, new_epoch: bytes = EPOCH) -> Mutate:
@@ -107,7 +119,7 @@ class Lane:
 
     def mutate(self, *mutations: Mutation, new_epoch: bytes = EPOCH) -> Mutated:
         call = self.mutate_call(*mutations, new_epoch=new_epoch)
-        script, args = codec.mutate_args(call, NAMES, self.log_length)
+        script, args = codec.mutate_words(call, NAMES, self.log_length)
         return codec.mutated(call, self.run(script, args))
 
     def done(self, mutation: Mutation) -> Done:

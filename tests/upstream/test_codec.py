@@ -10,14 +10,15 @@ from coherenced.core.model import Mutation, Query, ReplyError
 from coherenced.errors import ProtocolError
 from coherenced.upstream import codec
 from coherenced.upstream.scripts import LANE_SCRIPTS, MUTATE, MUTATE_FREEING
-from tests.upstream.lanes import EPOCH, NAMES, WRITER, delete, incr, invalidate, set_
+from coherenced.wire.message import decode_record
+from tests.upstream.lanes import EPOCH, NAMES, WRITER, delete, incr, invalidate, set_, unpacked
 
 
 def script_of(*mutations: Mutation) -> bytes:
     call = Mutate(
         1, 0, EPOCH, WRITER, (False,) * len(mutations), mutations, (b"t" * 16,) * len(mutations)
     )
-    return codec.mutate_args(call, NAMES, 100)[0].sha
+    return codec.mutate_words(call, NAMES, 100)[0].sha
 
 
 def test_only_batches_that_free_memory_go_when_it_is_full() -> None:
@@ -26,6 +27,25 @@ def test_only_batches_that_free_memory_go_when_it_is_full() -> None:
     assert script_of(delete(b"a"), invalidate(b"b"), read) == MUTATE_FREEING.sha
     assert script_of(set_(b"a", b"1")) == MUTATE.sha
     assert script_of(delete(b"a"), incr(b"n")) == MUTATE.sha
+
+
+@pytest.mark.parametrize("want_ack", [False, True])
+@pytest.mark.parametrize("key", [b"k", b"k" * 255, b"k" * 256])
+def test_a_set_in_one_piece_says_what_the_general_way_says(key: bytes, want_ack: bool) -> None:
+    """With one word more it goes the general way: all but the words must be alike."""
+    bodies = []
+    for argv in ((b"SET", key, b"v"), (b"SET", key, b"v", b"GET")):
+        mutation = Mutation(argv, keys=(key,))
+        call = Mutate(1, 0, EPOCH, WRITER, (want_ack,), (mutation,), (b"t" * 16,))
+        script, words = codec.mutate_words(call, NAMES, 100)
+        args = unpacked(words)
+        assert (script, args[4]) == (MUTATE, b"s")
+        assert args[5] == b"%d" % len(argv)
+        assert args[9:] == list(argv)
+        bodies.append(args[6:9])
+    assert bodies[0] == bodies[1]
+    record = decode_record(1, b"p" * 16, b"t" * 16, bodies[0][2])
+    assert (record.keys, record.wants_ack, record.writer) == ((key,), want_ack, WRITER)
 
 
 def test_the_two_variants_differ_in_their_first_line_only() -> None:

@@ -29,7 +29,7 @@ from coherenced.bench.talk import Talk, pack
 from coherenced.core.calls import Delivered, Mutate
 from coherenced.core.model import Mutation, Op
 from coherenced.errors import CommandError
-from coherenced.upstream.codec import eval_command, mutate_args
+from coherenced.upstream.codec import eval_command, mutate_words
 from coherenced.upstream.names import lane_names
 from coherenced.upstream.scripts import MUTATE_FREEING
 from coherenced.wire.message import encode_message
@@ -99,7 +99,7 @@ def scripts(count: int, framing: int) -> list[bytes]:
         want_ack = (False,) * len(mutations)
         tags = tuple(new_id() for _ in mutations)
         call = Mutate(1, 0, new_id(), writer, want_ack, mutations, tags)
-        script, args = mutate_args(call, names, LOG_LENGTH)
+        script, args = mutate_words(call, names, LOG_LENGTH)
         packed.append(eval_command(script, names, args))
     return packed
 
