@@ -173,6 +173,13 @@ class Spool(Section, frozen=True):
     max_bytes: Annotated[int, size(4 * KIB, GIB)] = 16 * MIB
 
 
+class Page(Section, frozen=True):
+    """The shared page, by which clients on this host prove copies of their own."""
+
+    slots: Annotated[int, count(0, 1 << 26)] = 1 << 18
+    """Rounded up to a power of two; 0: no page."""
+
+
 class Log(Section, frozen=True):
     """What the daemon says."""
 
@@ -224,6 +231,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     coherence: Coherence = Coherence()
     limits: Limits = Limits()
     spool: Spool = Spool()
+    page: Page = Page()
     log: Log = Log()
     namespace: dict[str, Namespace] = {}
     """In the order in which they were written: the first match of a key counts."""

@@ -35,6 +35,7 @@ from coherenced.notify import Notifier
 from coherenced.observe import logs
 from coherenced.observe.stats import FrontSection, NodeStats
 from coherenced.outbound import Outbound
+from coherenced.page.writer import PageWriter, retire
 from coherenced.paths import Paths, prepare_runtime_dir
 from coherenced.serve.http import HttpFront, serve_http
 from coherenced.serve.http_limits import HttpLimits
@@ -116,6 +117,7 @@ class Daemon:
         self._stopping = asyncio.Event()
         self._namespaces = Namespaces(*policies(self.config))
         self._host: Host | None = None
+        self._no_page = "page.slots is 0"
 
     async def serve(self) -> int:
         """Open everything, run until told to stop, close everything. Returns the exit code."""
@@ -176,10 +178,12 @@ class Daemon:
     def _open_node(self, opened: contextlib.AsyncExitStack, settings: Redis) -> Host:
         config = self.config
         name = config.node.name or socket.gethostname()
+        incarnation = new_id()
+        page = self._open_page(opened, incarnation)
         node = Node(
             Settings(
                 name=name,
-                incarnation=new_id(),
+                incarnation=incarnation,
                 namespaces=self._namespaces,
                 version=coherenced.__version__,
                 l1_max_bytes=config.l1.max_bytes,
@@ -188,8 +192,10 @@ class Daemon:
                 gathers=True,
             ),
             new_id,
+            page=page,
         )
         host = Host(node, lambda: describe(self.config))
+        host.page_file, host.no_page = page, self._no_page
         link = Link(settings, name, node.settings.incarnation, host.answer, self._changed)
         opened.push_async_callback(link.close)
         host.attach(link)
@@ -197,6 +203,26 @@ class Daemon:
         host.start()
         self._host = host
         return host
+
+    def _open_page(
+        self, opened: contextlib.AsyncExitStack, incarnation: bytes
+    ) -> PageWriter | None:
+        """The shared page. Without one everything works, and clients ask for each read."""
+        config = self.config
+        path = config.paths(os.environ, os.getuid()).page
+        page = None
+        if config.page.slots:
+            bound_ms = self._namespaces.largest_bound_ms
+            mode = config.listen.socket_mode_bits
+            try:
+                page = PageWriter(path, incarnation, config.page.slots, bound_ms, mode)
+                opened.callback(page.close)
+            except StartError as error:
+                self._no_page = str(error)
+                self._log.warning(f"{error}; clients on this host keep no copies of their own")
+        if page is None:
+            retire(path)
+        return page
 
     def _open_spool(self, opened: contextlib.AsyncExitStack, host: Host) -> None:
         """The journal of invalidations, if some namespace wants one."""
@@ -245,6 +271,7 @@ class Daemon:
             node=host.node.settings.name,
             version=coherenced.__version__,
             database=settings.endpoint().db,
+            page=b"" if host.page_file is None else host.page_file.incarnation,
         )
 
     # -- running ----------------------------------------------------------------------
@@ -316,7 +343,9 @@ class Daemon:
             stays.append("max_staleness_ms (a larger bound)")
         else:
             self._namespaces.replace(default, rules)
-            host.node.l1.drop_lane(host.node.lane)  # entries carry the rules they were stored under
+            if host.page_file is not None:
+                host.page_file.bound(bound_ms)
+            host.node.let_go()  # entries carry the rules they were stored under
         logs.configure(fresh.log.level, fresh.log.format)
         self.config = fresh
         host.report(

@@ -46,6 +46,8 @@ from coherenced.observe.logs import get as get_log
 from coherenced.observe.metrics import Metrics
 from coherenced.observe.stats import NodeStats, report
 from coherenced.outbound import Outbound
+from coherenced.page import layout
+from coherenced.page.writer import PageWriter
 
 AUDIT_PIECE: Final = 64
 """Keys compared in one round trip of an audit: as many as one fetch reads."""
@@ -94,6 +96,9 @@ class Host:
         self.settings = settings
         self.now_ms = boottime_ms
         self.hit: Callable[[bytes, float], Entry | None] = node.hit
+        self.page_file: PageWriter | None = None
+        self.no_page = "page.slots is 0"
+        """Why there is none."""
         self.outbound: Outbound | None = None
         """The journal of invalidations, where one is kept."""
         self._server: Server | None = None
@@ -339,6 +344,20 @@ class Host:
 
     def metrics(self) -> bytes:
         return self._metrics.exposition()
+
+    def page(self) -> dict[str, Any]:
+        page = self.page_file
+        if page is None:
+            return {"path": None, "because": self.no_page}
+        return {
+            "path": str(page.path),
+            "layout": layout.VERSION,
+            "incarnation": page.incarnation.decode(),
+            "slots": page.slots,
+            "bytes": layout.file_bytes(page.slots),
+            "touched": page.touched,
+            "drops": page.drops,
+        }
 
     def explain(self, key: bytes) -> dict[str, Any]:
         """Why `key` would be answered from where, right now."""

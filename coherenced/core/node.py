@@ -36,6 +36,7 @@ from coherenced.core.lane import Lane
 from coherenced.core.laws import Laws
 from coherenced.core.model import EVERYTHING, Acknowledgement, Member, Mutation, Op, Record
 from coherenced.core.outbox import Effect, Event, Outbox
+from coherenced.core.page import NoPage, Page
 from coherenced.core.phases import TwoPhase
 from coherenced.core.policy import Namespaces
 from coherenced.core.reads import Reads
@@ -117,10 +118,16 @@ class Node:
     """See the module. `new_id` yields 16 random hex digits per call: epochs and tags."""
 
     def __init__(
-        self, settings: Settings, new_id: Callable[[], bytes], laws: Laws | None = None
+        self,
+        settings: Settings,
+        new_id: Callable[[], bytes],
+        laws: Laws | None = None,
+        page: Page | None = None,
     ) -> None:
         self.settings = settings
         self.laws = laws or Laws()
+        self._page: Page = page or NoPage()
+        self._published: tuple[float, int, int] | None = None
         self.box = Outbox()
         self.l1 = L1(settings.l1_max_bytes, settings.l1_max_value_bytes)
         self.lane = Lane(0)
@@ -154,7 +161,15 @@ class Node:
             unproved=lambda lane, call_id: self.reads.on_unproved(call_id),
         )
         self.reads = Reads(
-            self.lane, self.box, self.laws, self.l1, self.tickets, self.catchup, namespaces, new_id
+            self.lane,
+            self.box,
+            self.laws,
+            self.l1,
+            self.tickets,
+            self.catchup,
+            namespaces,
+            new_id,
+            self._page,
         )
         self.acks = Acks(self.box, self.laws, self.roster, self._member(), self._ack_settled)
         self.writes = Writes(
@@ -170,6 +185,7 @@ class Node:
             settings.incarnation,
             new_id,
             self._cover,
+            self._page,
         )
         self.phases = TwoPhase(self.box, self.laws, self.writes.write, namespaces, new_id)
         self.audits = Audits(self.lane, self.box, self.l1, new_id, self._forget)
@@ -301,6 +317,10 @@ class Node:
                 self.acks.on_advanced(lane)
             if self.audits.waiting:
                 self.audits.look()
+        now = (lane.verified_at_ms, lane.applied, lane.generation)
+        if now != self._published:
+            self._published = now
+            self._page.publish(lane.verified_at_ms, lane.epoch, lane.applied)
         if self._ack_writers:
             self._send_acks()
         if not self._gathers:
@@ -357,6 +377,7 @@ class Node:
     def _cover(self, lane: Lane, record: Record) -> None:
         self.invalidations += 1
         seq = record.seq
+        self._page.touch(record.keys)
         entries, asked = self._entries, self.tickets.by_key
         for key in record.keys:
             # Most keys of most records are neither held nor asked for here: two look-ups.
@@ -370,6 +391,8 @@ class Node:
     def _cover_many(self, lane: Lane, record: Record) -> None:
         """T1: what covers keys that it does not list."""
         seq = record.seq
+        if record.everything or record.prefixes:
+            self._page.drop()
         if record.tags:
             self._cover_tags(lane, record)
         for prefix in record.prefixes:
@@ -385,6 +408,7 @@ class Node:
             self.dropped_entries += self.l1.drop_tagged(lane)
             self.tickets.void_all()
             lane.tag_seq.clear()
+        self._page.touch_tags(record.tags)
         for tag in record.tags:
             # An own record may have been covered ahead of older ones: never back.
             lane.tag_seq[tag] = max(record.seq, lane.tag_seq.get(tag, 0))
@@ -401,11 +425,17 @@ class Node:
 
     def _drop(self, lane: Lane) -> None:
         """A5: everything of this lane is void."""
+        self._page.drop()
         self.dropped_entries += self.l1.drop_lane(lane)
         self.tickets.void_all()
         self.roster.forget()
         self.acks.on_dropped(lane)
         self.reads.on_dropped()
+
+    def let_go(self) -> None:
+        """Forget all copies, here and in the clients: they carry rules that have changed."""
+        self._page.drop()
+        self.l1.drop_lane(self.lane)
 
     def _send_acks(self) -> None:
         """K1: one cumulative acknowledgement per writer that asked, however many records."""

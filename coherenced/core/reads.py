@@ -14,7 +14,7 @@ gather, and leave together.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from coherenced.core.calls import Failed, Failure, Fetch, FetchedAll
@@ -24,6 +24,7 @@ from coherenced.core.lane import Lane, Verdict
 from coherenced.core.laws import Laws
 from coherenced.core.model import FOREVER, Fetched, Lineage, Query, Reply, ReplyError, Version
 from coherenced.core.outbox import Outbox
+from coherenced.core.page import Page
 from coherenced.core.policy import Namespaces, Policy
 from coherenced.core.requests import (
     Ask,
@@ -150,8 +151,10 @@ class Reads:
         catchup: Catchup,
         namespaces: Namespaces,
         new_epoch: Callable[[], bytes],
+        page: Page,
     ) -> None:
         self.lane = lane
+        self._page = page
         self.namespaces = namespaces
         self.hits = self.misses = self.fetched = self.stale_served = self.negative = 0
         self.stored = self.proofs_waited = self.fetch_failures = 0
@@ -444,6 +447,7 @@ class Reads:
         ticket = flight.ticket
         assert ticket is not None
         stored = False
+        keep_ms = 0.0
         if got.error is None and not (got.pending and self._laws.pending_not_cached):
             may = self._tickets.may_store(ticket, lineage, got.labels)
             if may and deadline_ms > self._box.now_ms:
@@ -460,6 +464,9 @@ class Reads:
                 stored = self._l1.put(entry)
                 self.stored += stored
                 self.lane.lend(entry, sent_ms)
+                # Seen from ahead of the position, it is news: the page is about to say so.
+                if stored and lineage.seq <= self.lane.applied:
+                    keep_ms = self._keep_ms(entry)
         self.shown((flight.key,), lineage, stored=stored)
         if got.value is None:
             self.negative += 1
@@ -471,6 +478,8 @@ class Reads:
             ttl_ms=deadline_ms - self._box.now_ms,
             error=got.error,
             labels=got.labels,
+            keep_ms=keep_ms,
+            bound_ms=policy.hit_bound_ms,
             expires_in_ms=until(expires_ms, self._box.now_ms),
         )
         for want in flight.wants:
@@ -480,7 +489,7 @@ class Reads:
             else:
                 self._fault(want, wrong)
 
-    def shown(self, keys: Iterable[bytes], lineage: Lineage, *, stored: bool = False) -> None:
+    def shown(self, keys: Collection[bytes], lineage: Lineage, *, stored: bool = False) -> None:
         """Redis has answered about these keys as of `lineage`: a client that has seen that must
         not be shown anything older afterwards, though the records have not arrived yet.
 
@@ -492,6 +501,8 @@ class Reads:
             return
         verdict = lane.judge_lineage(lineage, self._laws)
         unsure = verdict is not Verdict.DUPLICATE
+        if unsure or not stored:
+            self._page.touch(keys)  # clients may hold what this node does not
         for key in keys:
             entry = None if stored else self._l1.entries.get(key)
             if entry is not None and (unsure or entry.as_of < lineage.seq):
@@ -590,8 +601,14 @@ class Reads:
             stale=stale,
             ttl_ms=entry.deadline_ms - now_ms,
             labels=entry.tags,
+            keep_ms=0.0 if stale else self._keep_ms(entry),
+            bound_ms=entry.bound_ms,
             expires_in_ms=until(entry.expires_ms, now_ms),
         )
+
+    def _keep_ms(self, entry: Entry) -> float:
+        """§8: what L1 may serve without asking, a client on this host may keep as long."""
+        return entry.deadline_ms - self._box.now_ms if entry.bound_ms > 0 else 0.0
 
     def _give(self, want: _Want, value: Value) -> None:
         gather = want.gather

@@ -150,6 +150,11 @@ class Value(msgspec.Struct, frozen=True, gc=False):
     """A `ReplyError` (WRONGTYPE …) instead of a value."""
     labels: tuple[bytes, ...] = ()
     """The tags stored with the value."""
+    keep_ms: float = 0.0
+    """How long a client on this host may keep a copy that the shared page proves (§8); 0: this
+    node does not hold it itself, or may not serve it without asking."""
+    bound_ms: float = 0.0
+    """V3, for that copy: the bound of the key's namespace."""
     expires_in_ms: float | None = None
     """What is left of Redis's own time to live, whatever this node's deadline; None: no expiry."""
 

@@ -35,6 +35,7 @@ from coherenced.core.model import (
     Version,
 )
 from coherenced.core.outbox import Outbox
+from coherenced.core.page import Page
 from coherenced.core.policy import Namespaces
 from coherenced.core.reads import Reads
 from coherenced.core.requests import Fault, FaultKind, Level, Outcome, Write, WriteResult
@@ -137,6 +138,7 @@ class Writes:
         incarnation: bytes,
         new_tag: Callable[[], bytes],
         cover: Callable[[Lane, Record], None],
+        page: Page,
     ) -> None:
         self.committed = self.unchanged = self.refused = self.resolved = self.batches = 0
         self.faults: dict[str, int] = {}
@@ -154,6 +156,7 @@ class Writes:
         self._incarnation = incarnation
         self._new_tag = new_tag
         self._cover = cover
+        self._page = page
         self.queue: deque[_Pending] = deque()
         self._batch: _Batch | None = None
 
@@ -222,13 +225,17 @@ class Writes:
 
     def forget(self, mutation: Mutation) -> None:
         """W5 without a sequence: what is held or on its way is not to be used any more."""
+        self._page.touch(mutation.keys)
         for key in mutation.keys:
             self._l1.remove(key)
             self._tickets.void(key)
         for prefix in mutation.prefixes:
             self._l1.drop_prefix(self._lane, prefix)
         if mutation.tags:
+            self._page.touch_tags(mutation.tags)
             self._l1.drop_tagged(self._lane)
+        if mutation.prefixes or mutation.everything or mutation.op == Op.FLUSH:
+            self._page.drop()
         if mutation.everything or mutation.op == Op.FLUSH:
             self._l1.drop_lane(self._lane)
         if _is_wide(mutation):

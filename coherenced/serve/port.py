@@ -56,6 +56,10 @@ class NodePort(Protocol):
     def stats(self) -> dict[str, Any]:
         """Counters and gauges, nested by tier: JSON-ready."""
 
+    def page(self) -> dict[str, Any]:
+        """`{"path", "layout", "incarnation", "slots", "bytes", "touched", "drops"}` of the shared
+        page; `{"path": null, "because": why}` when there is none."""
+
     def explain(self, key: bytes) -> dict[str, Any]:
         """Why `key` would be served from where: JSON-ready."""
 

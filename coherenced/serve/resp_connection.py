@@ -30,6 +30,7 @@ from coherenced.serve.resp_flow import ReplyFlow, Slot
 from coherenced.wire import resp
 from coherenced.wire.answers import answer
 from coherenced.wire.commands import CROSS_PROTOCOL, Access, Command, lookup
+from coherenced.wire.extensions import keep_terms
 from coherenced.wire.framing import PLAIN_GETS, PLAIN_HEAD, RequestReader, malformed
 from coherenced.wire.plan import Plan
 
@@ -321,12 +322,33 @@ class RespConnection(ReplyFlow):
     def _short(self, request: list[bytes]) -> bytes | None:
         """A hit while earlier requests are still waiting: its reply is kept behind theirs."""
         verb = request[0]
+        if verb == b"COH.GET":
+            return self._kept(request) if len(request) == 4 else None
         if verb in _GETS:
             entry = self._hit(request[1], self._now_ms())
             if entry is None:
                 return None
             return resp.NIL3 if self.resp3 and entry.bulk == resp.NIL2 else entry.bulk
         return self._hits(request, self._now_ms()) if verb in _MGETS else None
+
+    def _kept(self, request: list[bytes]) -> bytes | None:
+        """COH.GET key KEEP incarnation, as a client asks that keeps copies of its own: a hit."""
+        page = self.front.settings.bounds.page
+        if request[2] != b"KEEP" or request[3] != page or not page:
+            return None
+        now_ms = self._now_ms()
+        entry = self._hit(request[1], now_ms)
+        if entry is None:
+            return None
+        lane = entry.lane
+        bulk = resp.NIL3 if self.resp3 and entry.bulk == resp.NIL2 else entry.bulk
+        version = b"%b:%d" % (lane.epoch or b"", entry.as_of)
+        age = b"%.3f" % max(0.0, now_ms - lane.verified_at_ms)
+        terms = keep_terms(entry.deadline_ms - now_ms, entry.bound_ms, entry.tags)
+        return b"*6\r\n%b$%d\r\n%b\r\n$2\r\nl1\r\n$%d\r\n%b\r\n:0\r\n%b" % (
+            *(bulk, len(version), version),
+            *(len(age), age, terms),
+        )
 
     def _begin(self, command: Command, request: list[bytes]) -> bool:
         """Ask the node."""

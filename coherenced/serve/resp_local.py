@@ -304,6 +304,10 @@ def coh_stats(connection: RespConnection, request: Request) -> bytes:
     return resp.bulk(_json(connection.front.port.stats()))
 
 
+def coh_page(connection: RespConnection, request: Request) -> bytes:
+    return resp.bulk(_json(connection.front.port.page()))
+
+
 def coh_explain(connection: RespConnection, request: Request) -> bytes:
     front = connection.front
     try:
@@ -357,6 +361,7 @@ HANDLERS: Final[dict[str, Handler]] = {
     "coh.audit": coh_audit,
     "coh.explain": coh_explain,
     "coh.nodes": coh_nodes,
+    "coh.page": coh_page,
     "coh.stats": coh_stats,
     "command": resp_about.command,
     "config": resp_about.config,

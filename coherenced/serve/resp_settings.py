@@ -43,7 +43,9 @@ class RespSettings(msgspec.Struct, frozen=True, kw_only=True):
     frame: FrameLimits = FrameLimits()
 
     @classmethod
-    def of(cls, config: Config, *, node: str, version: str, database: int) -> RespSettings:
+    def of(
+        cls, config: Config, *, node: str, version: str, database: int, page: bytes
+    ) -> RespSettings:
         """What the configuration says."""
         listen, limits = config.listen, config.limits
         return cls(
@@ -55,7 +57,7 @@ class RespSettings(msgspec.Struct, frozen=True, kw_only=True):
             output_buffer_bytes=listen.output_buffer_bytes,
             pause_bytes=min(listen.output_buffer_bytes // 2, PAUSE_BYTES),
             max_transaction_commands=limits.max_transaction_commands,
-            bounds=Bounds(max_key_bytes=limits.max_key_bytes, max_tags=limits.max_tags),
+            bounds=Bounds(max_key_bytes=limits.max_key_bytes, max_tags=limits.max_tags, page=page),
             frame=FrameLimits(
                 max_bulk_bytes=limits.max_value_bytes, max_query_bytes=listen.max_query_bytes
             ),

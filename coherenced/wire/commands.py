@@ -197,6 +197,7 @@ _TABLE: Final[tuple[Command, ...]] = (
         *("coherence", Access.LOCAL),
         ("coh.stats", 1, "readonly", NONE, None, "What this node counts, as JSON."),
         ("coh.explain", 2, "readonly", ONE, None, "Why a key is served from where."),
+        ("coh.page", 1, "readonly", NONE, None, "Where the shared page is, as JSON."),
     ),
     *_rows(
         *("connection", Access.LOCAL),

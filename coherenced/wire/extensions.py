@@ -2,13 +2,16 @@
 
     COH.GET         bulk or nil; META: [value, version, source, age in ms, stale 0 or 1];
                     TTL: the same and, sixth, the ms until Redis lets it expire (integer), or -1
+                    KEEP: the same and, last, [ms, bound in ms, tag...]: how long a client that
+                    reads the shared page of this incarnation may keep a copy; 0: not at all;
+                    -1: that is not this daemon's page (COH.PAGE tells where it is)
     COH.SET         version; nil with ACK none
     COH.DEL         [version or nil, how many keys were there]
     COH.INVALIDATE  [version, [[node, ms until it had acknowledged], ...], [nodes missing]]
 
 Milliseconds in answers are bulk strings with three decimals. An asked level that is not
-reached in time is an error: NOACK committed VERSION missing=NODE,NODE. COH.NODES, COH.STATS
-and COH.EXPLAIN answer one bulk string, JSON, the same that HTTP gives.
+reached in time is an error: NOACK committed VERSION missing=NODE,NODE. COH.NODES, COH.STATS,
+COH.EXPLAIN and COH.PAGE answer one bulk string, JSON, the same that HTTP gives.
 
 Where keys come first (COH.DEL) options are recognised at the end only, each once.
 """
@@ -16,6 +19,7 @@ Where keys come first (COH.DEL) options are recognised at the end only, each onc
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import zip_longest
 from typing import Final
 
@@ -30,6 +34,8 @@ from coherenced.wire.strings import deletions
 
 MAX_MS: Final = 10**15
 MAX_REPLICAS: Final = 1000
+NOT_KEPT: Final = b"*2\r\n:0\r\n:0\r\n"
+NOT_OURS: Final = b"*2\r\n:-1\r\n:0\r\n"
 
 
 class _Terms(msgspec.Struct):
@@ -95,12 +101,13 @@ def _version(text: bytes) -> Version:
 
 
 def get(argv: Sequence[bytes], bounds: Bounds) -> Plan:
-    """COH.GET key [MAXSTALE ms] [MINVER epoch:seq] [META] [TTL]"""
+    """COH.GET key [MAXSTALE ms] [MINVER epoch:seq] [META] [TTL] [KEEP incarnation]"""
     key = checked(argv[1], bounds)
     words = _Words(argv[2:])
     max_staleness_ms: float | None = None
     min_version: Version | None = None
     meta = ttl = False
+    keep: bytes | None = None
     while (option := words.option()) is not None:
         if option == b"MAXSTALE":
             max_staleness_ms = float(whole_number(words.operand(), 0, MAX_MS))
@@ -110,10 +117,39 @@ def get(argv: Sequence[bytes], bounds: Bounds) -> Plan:
             meta = True
         elif option == b"TTL":
             ttl = True
+        elif option == b"KEEP":
+            keep = words.operand()
         else:
             raise UsageError(SYNTAX)
     request = Read((key,), max_staleness_ms=max_staleness_ms, min_version=min_version)
+    if keep is not None:
+        is_ours = keep == bounds.page and bool(keep)
+        return Plan((request,), compose=partial(_with_terms, ttl, is_ours))
     return Plan((request,), compose=_with_expiry if ttl else _with_meta if meta else None)
+
+
+def _with_terms(ttl: bool, is_ours: bool, outcome: Outcome, resp3: bool) -> bytes:
+    """What META (or TTL) says, and the terms on which a client may keep a copy (§8)."""
+    assert isinstance(outcome, ReadResult)
+    value = outcome.values[0]
+    if isinstance(value.error, ReplyError):
+        return resp.error(value.error.text)
+    told = _described(value, resp3)
+    if ttl:
+        told.append(_expiry(value))
+    if is_ours:
+        told.append(keep_terms(value.keep_ms, value.bound_ms, value.labels))
+    else:
+        told.append(NOT_OURS)
+    return resp.array(told)
+
+
+def keep_terms(keep_ms: float, bound_ms: float, tags: Sequence[bytes]) -> bytes:
+    """[ms, bound in ms, tag...]"""
+    if keep_ms < 1.0:
+        return NOT_KEPT
+    told = [resp.integer(int(keep_ms)), resp.integer(int(bound_ms)), *map(resp.bulk, tags)]
+    return resp.array(told)
 
 
 def _with_meta(outcome: Outcome, resp3: bool) -> bytes:

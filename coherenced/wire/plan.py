@@ -37,6 +37,8 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     max_key_bytes: int = 16_384
     max_tags: int = 64
     """Of one value."""
+    page: bytes = b""
+    """The incarnation that this daemon's shared page carries; empty: it has none."""
 
 
 class Plan(msgspec.Struct, frozen=True, gc=False):

@@ -34,6 +34,7 @@ from coherenced.core.model import (
 )
 from coherenced.core.node import Input, Node, Settings, Start, Submit, Tick
 from coherenced.core.outbox import Applied, Event, Settled
+from coherenced.core.page import Page
 from coherenced.core.policy import Namespaces, Policy
 from coherenced.core.requests import Ask, Fault, Outcome, Read, ReadResult, Request, Write
 
@@ -129,6 +130,7 @@ class Driver:
         max_value_bytes: int = 1 << 16,
         max_waiting: int = 1000,
         checked: bool = True,
+        page: Page | None = None,
     ) -> None:
         self._ids = 0
         self._checked = checked
@@ -140,7 +142,7 @@ class Driver:
             l1_max_value_bytes=max_value_bytes,
             max_waiting=max_waiting,
         )
-        self.node = Node(settings, self._new_id, laws)
+        self.node = Node(settings, self._new_id, laws, page)
         self.now_ms = 1000.0
         self.open: list[Any] = []
         self.outcomes: dict[int, Outcome] = {}

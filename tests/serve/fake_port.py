@@ -103,6 +103,9 @@ class FakePort:
     def stats(self) -> dict[str, Any]:
         return {"node": {"name": "a"}, "l1": {"hits": self.hits}}
 
+    def page(self) -> dict[str, Any]:
+        return {"path": "/run/page.shm", "layout": 1, "incarnation": "a" * 16}
+
     def explain(self, key: bytes) -> dict[str, Any]:
         return {"key": key.decode("utf-8", "backslashreplace"), "in_l1": key in self.l1}
 

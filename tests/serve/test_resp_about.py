@@ -43,7 +43,7 @@ def test_docs_in_both_protocols(client: Client) -> None:
 def test_lists_of_commands(client: Client) -> None:
     names = client.ask("COMMAND LIST")
     assert names == sorted(c.name.encode() for c in COMMANDS.values())
-    assert client.ask("COMMAND LIST FILTERBY PATTERN COH.*")[0] == b"coh.del"
+    assert client.ask("COMMAND LIST FILTERBY PATTERN COH.D*") == [b"coh.del"]
     assert client.ask("COMMAND LIST FILTERBY MODULE x") == []
     assert client.ask("COMMAND LIST FILTERBY ACLCAT read") == []
 

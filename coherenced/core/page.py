@@ -1,0 +1,44 @@
+"""What the core tells the shared page (protocol, §8): the port, and a page that nobody reads.
+
+Clients on this host keep copies in their own memory, which no daemon can reach: all it can do
+is count. Whoever holds a copy has noted the counters of its key, of its tags and of the lane
+from before it asked; once one of them has moved, the copy is worth nothing. So each of these
+is told within the step in which the thing happens: before an acknowledgement of it leaves, and
+before anybody is shown anything newer. What merely leaves L1 (evicted, expired) is not told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+
+class Page(Protocol):
+    """Called within a step; must not raise."""
+
+    def touch(self, keys: Iterable[bytes]) -> None:
+        """Copies of these keys are worth nothing from now on, whether L1 held one or not."""
+
+    def touch_tags(self, tags: Iterable[bytes]) -> None:
+        """The same for every copy that carries one of these tags."""
+
+    def drop(self) -> None:
+        """The same for all copies of the lane: a prefix, everything, A5."""
+
+    def publish(self, verified_at_ms: float, epoch: bytes | None, applied: int) -> None:
+        """The lane's proof and position, as they stand when the step ends.
+
+        A verified-at that has moved back (V7, another history seen) ends what it had proved.
+        """
+
+
+class NoPage:
+    """For a node without one."""
+
+    def touch(self, keys: Iterable[bytes]) -> None: ...
+
+    def touch_tags(self, tags: Iterable[bytes]) -> None: ...
+
+    def drop(self) -> None: ...
+
+    def publish(self, verified_at_ms: float, epoch: bytes | None, applied: int) -> None: ...
