@@ -34,6 +34,8 @@ from coherenced.host import Host
 from coherenced.notify import Notifier
 from coherenced.observe import logs
 from coherenced.observe.stats import FrontSection, NodeStats
+from coherenced.origin.layer import open_origins
+from coherenced.origin.rules import all_rules, rules_of
 from coherenced.outbound import Outbound
 from coherenced.page.writer import PageWriter, retire
 from coherenced.paths import Paths, prepare_runtime_dir
@@ -102,6 +104,11 @@ def policies(config: Config) -> tuple[Policy, list[tuple[str, Policy]]]:
             if space.on_unavailable is None
             else space.on_unavailable == "spool",
         )
+        origin = rules_of(name, space, config)
+        if origin is not None:
+            # "Not there" is for the origin to say: L1 may not answer it by itself.
+            reserve_ms = origin.grace_ms + origin.early_ms
+            policy = msgspec.structs.replace(policy, reserve_ms=reserve_ms, negative_max_age_ms=0.0)
         rules.append((space.match, policy))
     return default, rules
 
@@ -200,6 +207,7 @@ class Daemon:
         opened.push_async_callback(link.close)
         host.attach(link)
         self._open_spool(opened, host)
+        self._open_origins(opened, host)
         host.start()
         self._host = host
         return host
@@ -245,6 +253,22 @@ class Daemon:
             lambda mutations: host.give(Forget(mutations)),
             host.report,
         )
+
+    def _open_origins(self, opened: contextlib.AsyncExitStack, host: Host) -> None:
+        """What loads from, and writes to, the origins of namespaces that have one."""
+        rules = list(all_rules(self.config).values())
+        if not rules:
+            return
+        origins = open_origins(
+            rules,
+            self._namespaces,
+            host.submit_past_origins,
+            host.now_ms,
+            f"coherenced/{coherenced.__version__}",
+            host.origin_latency.observe,
+        )
+        opened.push_async_callback(origins.close)
+        host.origins = origins
 
     def _changed(self, connection: str, up: bool, detail: str) -> None:
         """One line per change of a connection's state."""
@@ -345,6 +369,8 @@ class Daemon:
             self._namespaces.replace(default, rules)
             if host.page_file is not None:
                 host.page_file.bound(bound_ms)
+            if host.origins is not None:
+                host.origins.replace(list(all_rules(fresh).values()))
             host.node.let_go()  # entries carry the rules they were stored under
         logs.configure(fresh.log.level, fresh.log.format)
         self.config = fresh

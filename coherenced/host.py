@@ -45,6 +45,7 @@ from coherenced.observe.histogram import Histogram
 from coherenced.observe.logs import get as get_log
 from coherenced.observe.metrics import Metrics
 from coherenced.observe.stats import NodeStats, report
+from coherenced.origin.layer import Origins
 from coherenced.outbound import Outbound
 from coherenced.page import layout
 from coherenced.page.writer import PageWriter
@@ -85,6 +86,7 @@ class Host:
         self.events = EventRing()
         self._log = get_log("node")
         self.fetch_latency = Histogram()
+        self.origin_latency = Histogram()
         self.ack_latency = Histogram()
         self.bus_lag = Histogram()
         self.hit_latency = Histogram()
@@ -101,6 +103,8 @@ class Host:
         """Why there is none."""
         self.outbound: Outbound | None = None
         """The journal of invalidations, where one is kept."""
+        self.origins: Origins | None = None
+        """Where some namespace has an origin."""
         self._server: Server | None = None
         self._inbox: deque[Input] = deque()
         self._busy = False
@@ -137,7 +141,8 @@ class Host:
             await asyncio.wait_for(self._drained.wait(), patience_ms / 1e3)
 
     def _check_drained(self) -> None:
-        if self._drained is not None and not self._waiting and self.node.writes.idle:
+        loading = self.origins is not None and self.origins.busy
+        if self._drained is not None and not (self._waiting or loading) and self.node.writes.idle:
             self._drained.set()
 
     async def leave(self, patience_ms: float) -> None:
@@ -259,6 +264,15 @@ class Host:
     # -- what the front ends ask (serve.port.NodePort) ---------------------------------
 
     def submit(self, request: Request, done: Callable[[Outcome], None]) -> None:
+        if self.origins is not None:
+            told = self.origins.guard(request, done)
+            if told is None:
+                return
+            done = told
+        self.submit_past_origins(request, done)
+
+    def submit_past_origins(self, request: Request, done: Callable[[Outcome], None]) -> None:
+        """What the node itself says, of Redis and L1."""
         if self.outbound is not None and isinstance(request, Write):
             done = self.outbound.guarding(request, done)
         request_id = self._next_request

@@ -27,6 +27,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """F1: an entry is refetched after this, whatever its TTL."""
     negative_max_age_ms: float = 5_000.0
     """F4: the same for "not there"."""
+    reserve_ms: float = 0.0
+    """L1 may not answer from an entry for the last so much of its time in Redis: values from an
+    origin are stale by then, or are to be looked at before they are."""
     linearizable: bool = False
     spool: bool = False
 

@@ -516,8 +516,9 @@ class Reads:
             return sent_ms + policy.max_age_ms
         if got.value is None:
             return sent_ms + min(policy.negative_max_age_ms, policy.max_age_ms)
-        ttl_ms = policy.max_age_ms if got.ttl_ms < 0 else min(got.ttl_ms, policy.max_age_ms)
-        return sent_ms + ttl_ms
+        if got.ttl_ms < 0:
+            return sent_ms + policy.max_age_ms
+        return sent_ms + min(got.ttl_ms - policy.reserve_ms, policy.max_age_ms)
 
     def _session_fault(self, want: _Want, lineage: Lineage) -> Fault | None:
         """S1: even Redis may be unable to keep a session's promise; then the reader is told."""

@@ -58,6 +58,9 @@ class Read(msgspec.Struct, frozen=True, gc=False):
     """S2: all values as of one moment of the lane's log (at most 200 keys)."""
     skip_l1: bool = False
     """Ask Redis whatever L1 holds (a connection that WATCHes keys)."""
+    stale_while_revalidate_ms: float | None = None
+    """Where the keys have an origin: how long past its time a value may be answered while it is
+    loaded anew; None: their namespace decides."""
 
 
 class Ask(msgspec.Struct, frozen=True, gc=False):

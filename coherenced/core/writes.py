@@ -378,7 +378,7 @@ class Writes:
             ttl_ms = FOREVER if mutation.keeps_ttl_ms is None else mutation.keeps_ttl_ms
             if labels:
                 ttl_ms = min(ttl_ms, LABELLED_MS)
-            deadline_ms = batch.sent_ms + min(ttl_ms, policy.max_age_ms)
+            deadline_ms = batch.sent_ms + min(ttl_ms - policy.reserve_ms, policy.max_age_ms)
             if deadline_ms > self._box.now_ms:
                 entry = Entry(
                     key,

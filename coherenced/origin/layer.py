@@ -1,0 +1,336 @@
+"""Between the front ends and the node: which requests concern an origin, and what becomes of them.
+
+A read goes to the node first. What it answers decides, key by key:
+
+    fresh                 that is the answer
+    fresh, due early      that is the answer, and it is loaded anew behind (XFetch)
+    stale, revalidate     that is the answer, marked stale, and it is loaded anew behind
+    stale                 it is loaded; if that fails or takes long, the stale value, marked so
+    not there             it is loaded, and the answer is what the origin said
+
+Keys without an origin pass through untouched, and so does a hit of L1, which never
+gets here: L1 holds a value only while it is fresh (`Policy.reserve_ms`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
+
+import msgspec
+
+from coherenced.core.model import ReplyError
+from coherenced.core.policy import Namespaces
+from coherenced.core.requests import (
+    Fault,
+    Outcome,
+    Read,
+    ReadResult,
+    Request,
+    Value,
+    Write,
+)
+from coherenced.origin.fetcher import Origin
+from coherenced.origin.freshness import EARLY, FRESH, REVALIDATE, STALE, state
+from coherenced.origin.loads import Loads
+from coherenced.origin.marks import marks_of
+from coherenced.origin.rules import BEHIND, THROUGH, Rules
+
+Done = Callable[[Outcome], None]
+
+
+class Clock(Protocol):
+    """Time and chance, so that tests can hold both."""
+
+    def now_ms(self) -> float: ...
+
+    def chance(self) -> float:
+        """A random number above 0, up to 1."""
+
+
+class Queue(Protocol):
+    """Writes that the origin is sent behind (see `behind`)."""
+
+    async def newest(self, key: bytes) -> Value | None:
+        """What the newest write that still waits makes of `key`; None: none waits."""
+
+    def take(self, write: Write, done: Done) -> None:
+        """Carry out a write of keys whose origin is written behind."""
+
+
+class Through(Protocol):
+    """Writes that go to the origin first (see `through`)."""
+
+    def take(self, write: Write, done: Done) -> None: ...
+
+
+class Origins:
+    """All origins of this node. `submit` asks the node itself."""
+
+    def __init__(
+        self,
+        rules: Sequence[Rules],
+        namespaces: Namespaces,
+        submit: Callable[[Request, Done], None],
+        clock: Clock,
+        agent: str,
+        took: Callable[[float], None],
+    ) -> None:
+        self.origins: dict[str, Origin] = {}
+        self.queue: Queue | None = None
+        self.through: Through | None = None
+        self._namespaces = namespaces
+        self._submit = submit
+        self._clock = clock
+        self._agent = agent
+        self._took = took
+        self._closing: set[asyncio.Task[None]] = set()
+        self.replace(rules)
+        self.loads = Loads(self.ask, clock.now_ms, clock.chance, self._pending)
+
+    def replace(self, rules: Sequence[Rules]) -> None:
+        """New rules from now on; an origin whose rules stay keeps its connections and counts."""
+        before, self.origins = self.origins, {}
+        for one in rules:
+            kept = before.pop(one.name, None)
+            if kept is None or kept.rules != one:
+                if kept is not None:
+                    before[one.name] = kept
+                kept = Origin(one, self._clock.now_ms, self._agent)
+                kept.took = self._took
+            self.origins[one.name] = kept
+        for gone in before.values():
+            task = asyncio.get_running_loop().create_task(gone.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    @property
+    def busy(self) -> bool:
+        """Whether somebody's request is under way at an origin."""
+        return len(self.loads) > 0
+
+    async def close(self) -> None:
+        await self.loads.close()
+        for origin in self.origins.values():
+            await origin.close()
+
+    async def ask(self, request: Request) -> Outcome:
+        """What the node says, past this floor."""
+        answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+        def done(outcome: Outcome) -> None:
+            if not answered.done():
+                answered.set_result(outcome)
+
+        self._submit(request, done)
+        return await answered
+
+    def origin_of(self, key: bytes) -> Origin | None:
+        """The origin of `key`'s namespace."""
+        return self.origins.get(self._namespaces.for_key(key).name)
+
+    def guard(self, request: Request, done: Done) -> Done | None:
+        """Who is to be told the node's answer to `request`; None: it is taken care of here."""
+        if isinstance(request, Read):
+            # A snapshot, or a read under WATCH, is about Redis: nothing is loaded for it.
+            if request.snapshot or request.skip_l1:
+                return done
+            origins = [self.origin_of(key) for key in request.keys]
+            if not any(origins):
+                return done
+            return partial(self._complete, request, origins, done)
+        if isinstance(request, Write):
+            return self._guard_write(request, done)
+        return done
+
+    # -- reads ---------------------------------------------------------------------------
+
+    def _complete(
+        self, read: Read, origins: list[Origin | None], done: Done, outcome: Outcome
+    ) -> None:
+        """The node has answered: load what it could not answer well enough."""
+        if not isinstance(outcome, ReadResult):
+            done(outcome)
+            return
+        gather = Gather(outcome.values, done)
+        for index, (key, origin, value) in enumerate(
+            zip(read.keys, origins, outcome.values, strict=True)
+        ):
+            if origin is not None and value.error is None and not value.stale:
+                self._look(gather, index, key, origin, value, read)
+        gather.close()
+
+    def _look(
+        self, gather: Gather, index: int, key: bytes, origin: Origin, value: Value, read: Read
+    ) -> None:
+        if value.value is None:
+            gather.await_one()
+            self.loads.join(key, origin, None, partial(self._loaded, gather, index, origin))
+            return
+        rules = origin.rules
+        while_ms = rules.while_revalidate_ms
+        if read.stale_while_revalidate_ms is not None:
+            while_ms = read.stale_while_revalidate_ms
+        marks = marks_of(value.labels)
+        found = state(
+            value.expires_in_ms,
+            rules.grace_ms,
+            while_ms,
+            beta=rules.beta,
+            load_ms=marks.load_ms,
+            chance=self._clock.chance() if rules.beta else 1.0,
+        )
+        if found == FRESH:
+            return
+        if found == EARLY:
+            origin.early += 1
+            self.loads.join(key, origin, value, None)
+            return
+        stale = as_stale(value, rules.grace_ms)
+        if found == REVALIDATE or self.loads.throttled(key):
+            origin.stale_served += 1
+            gather.values[index] = stale
+            if not self.loads.throttled(key):
+                self.loads.join(key, origin, value, None)
+            return
+        assert found == STALE
+        if_error_ms = rules.if_error_ms
+        if read.stale_if_error_ms is not None:
+            if_error_ms = read.stale_if_error_ms
+        past_ms = rules.grace_ms - (value.expires_in_ms or 0.0)
+        gather.await_one()
+        if past_ms > if_error_ms:
+            self.loads.join(key, origin, value, partial(self._loaded, gather, index, origin))
+            return
+        wait = StaleWait(gather, index, origin, stale)
+        self.loads.join(key, origin, value, wait.loaded)
+        wait.begin()
+
+    def _loaded(self, gather: Gather, index: int, origin: Origin, outcome: Value | Fault) -> None:
+        gather.put(index, outcome)
+
+    async def _pending(self, key: bytes) -> Value | None:
+        origin = self.origin_of(key)
+        if self.queue is None or origin is None or origin.rules.mode != BEHIND:
+            return None
+        return await self.queue.newest(key)
+
+    # -- writes ----------------------------------------------------------------------------
+
+    def _guard_write(self, write: Write, done: Done) -> Done | None:
+        modes = set()
+        for mutation in write.mutations:
+            if mutation.is_write and mutation.argv:
+                for key in mutation.keys:
+                    origin = self.origin_of(key)
+                    modes.add(None if origin is None else origin.rules.mode)
+        if THROUGH in modes and self.through is not None:
+            self.through.take(write, done)
+            return None
+        if BEHIND in modes and self.queue is not None:
+            self.queue.take(write, done)
+            return None
+        return done
+
+
+class Gather:
+    """One read's answers, some of which are still being loaded."""
+
+    __slots__ = ("_done", "_left", "values")
+
+    def __init__(self, values: tuple[Value, ...], done: Done) -> None:
+        self.values = list(values)
+        self._done = done
+        self._left = 1
+
+    def await_one(self) -> None:
+        self._left += 1
+
+    def put(self, index: int, outcome: Value | Fault) -> None:
+        """One that was awaited has come."""
+        if self._left <= 0:
+            return  # the read has failed as a whole
+        if isinstance(outcome, Fault):
+            self._left = 0
+            self._done(outcome)
+            return
+        self.values[index] = outcome
+        self.close()
+
+    def close(self) -> None:
+        """Nothing more will be awaited (or one has come): answer, if that was the last."""
+        self._left -= 1
+        if self._left == 0:
+            self._done(ReadResult(tuple(self.values)))
+
+
+class StaleWait:
+    """A reader for whom there is a stale value: it waits for the origin, but not for long."""
+
+    __slots__ = ("_gather", "_index", "_origin", "_over", "_stale", "_timer")
+
+    def __init__(self, gather: Gather, index: int, origin: Origin, stale: Value) -> None:
+        self._gather = gather
+        self._index = index
+        self._origin = origin
+        self._stale = stale
+        self._over = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self) -> None:
+        if not self._over:
+            loop = asyncio.get_running_loop()
+            soft_s = self._origin.rules.soft_timeout_ms / 1e3
+            self._timer = loop.call_later(soft_s, self._give_stale)
+
+    def loaded(self, outcome: Value | Fault) -> None:
+        failed = isinstance(outcome, Fault) or isinstance(outcome.error, ReplyError)
+        if self._over:
+            self._origin.late += not failed
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        if failed:
+            self._give_stale()
+            return
+        self._over = True
+        self._gather.put(self._index, outcome)
+
+    def _give_stale(self) -> None:
+        self._over = True
+        self._origin.stale_served += 1
+        self._gather.put(self._index, self._stale)
+
+
+def as_stale(value: Value, grace_ms: float) -> Value:
+    """`value`, past its time: marked so, and as old as it is."""
+    past_ms = max(0.0, grace_ms - (value.expires_in_ms or 0.0))
+    return msgspec.structs.replace(
+        value, stale=True, age_ms=value.age_ms + past_ms, ttl_ms=-past_ms
+    )
+
+
+class SystemClock:
+    """The node's own clock, and chance."""
+
+    def __init__(self, now_ms: Callable[[], float]) -> None:
+        self.now_ms = now_ms
+
+    @staticmethod
+    def chance() -> float:
+        return 1.0 - random.random()
+
+
+def open_origins(
+    rules: Sequence[Rules],
+    namespaces: Namespaces,
+    submit: Callable[[Request, Done], None],
+    now_ms: Callable[[], float],
+    agent: str,
+    took: Callable[[float], None],
+) -> Origins:
+    """The origins of a running node; close what is returned."""
+    return Origins(rules, namespaces, submit, SystemClock(now_ms), agent, took)

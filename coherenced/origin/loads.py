@@ -1,0 +1,298 @@
+"""Loading: one load per key and node, under a lease that is one per key in the whole cluster.
+
+A load goes in rounds. Each asks for the key's lease; whoever gets it asks the origin
+and fills the cache under the lease's token; whoever does not is given what somebody
+else filled. An invalidation during the load kills the token, and the fill is refused
+(LOST): so what was read from the origin before an update can never be cached after it.
+
+Who gets what (F3): a value that was asked of the origin after a reader came is good
+for that reader, stored or not. A reader who came during a round whose fill was lost
+may have come after the update, so it waits for the next round. Nobody waits for more
+than two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+
+from coherenced.core.model import Mutation, Op, ReplyError, Version
+from coherenced.core.requests import (
+    Fault,
+    FaultKind,
+    Fill,
+    Lease,
+    LeaseResult,
+    Outcome,
+    Release,
+    Request,
+    Source,
+    Value,
+    Write,
+    WriteResult,
+)
+from coherenced.origin.fetcher import Answer, Origin, OriginFault
+from coherenced.origin.freshness import lifetime
+from coherenced.origin.marks import labels_of, marks_of, renewed
+
+Ask = Callable[[Request], Awaitable[Outcome]]
+"""Asks the node, past this floor."""
+Given = Callable[[Value | Fault], None]
+Pending = Callable[[bytes], Awaitable[Value | None]]
+"""What a write that the origin has not been sent yet makes of a key; None: there is none."""
+
+MOST_LOADS: Final = 20_000
+"""Keys being loaded at once."""
+LEASE_SLACK_MS: Final = 1_000.0
+"""How much longer a lease lives than the load may take."""
+LOOK_AGAIN_S: Final = 0.02
+"""How soon to look whether another node has refreshed a value."""
+THROTTLE_MS: Final = 1_000.0
+"""After a failed refresh of a key, its stale value is answered for so long without a new try."""
+MOST_THROTTLED: Final = 10_000
+
+
+class Load:
+    """One key being loaded by this node, and who waits for it."""
+
+    __slots__ = ("current", "joined", "key", "waiting")
+
+    def __init__(self, key: bytes, current: Value | None) -> None:
+        self.key = key
+        self.current = current
+        """The value that is to be replaced; None: there is none."""
+        self.waiting: list[Given] = []
+        """Who came before this round began."""
+        self.joined: list[Given] = []
+        """Who came since."""
+
+
+class Round(msgspec.Struct, frozen=True):
+    """What one round brought."""
+
+    outcome: Value | Fault
+    sure: bool
+    """Nothing has happened to the key meanwhile: it is good for everybody."""
+
+
+class Loads:
+    """All loads of this node."""
+
+    def __init__(
+        self,
+        ask: Ask,
+        now_ms: Callable[[], float],
+        chance: Callable[[], float],
+        pending: Pending,
+    ) -> None:
+        self._ask = ask
+        self._now_ms = now_ms
+        self._chance = chance
+        self._pending = pending
+        self._loads: dict[bytes, Load] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._throttled: dict[bytes, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._loads)
+
+    def throttled(self, key: bytes) -> bool:
+        """Whether loading `key` failed so lately that a stale value has to do."""
+        until_ms = self._throttled.get(key)
+        if until_ms is None:
+            return False
+        if self._now_ms() < until_ms:
+            return True
+        del self._throttled[key]
+        return False
+
+    def join(self, key: bytes, origin: Origin, current: Value | None, given: Given | None) -> None:
+        """Load `key`; `given` is called once with what came of it (None: nobody waits)."""
+        load = self._loads.get(key)
+        if load is None:
+            if len(self._loads) >= MOST_LOADS:
+                if given is not None:
+                    given(
+                        Fault(FaultKind.OVERLOADED, f"{MOST_LOADS} keys are being loaded already")
+                    )
+                return
+            load = self._loads[key] = Load(key, current)
+            task = asyncio.get_running_loop().create_task(self._run(load, origin))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        else:
+            origin.coalesced += 1
+        if given is not None:
+            load.joined.append(given)
+
+    async def close(self) -> None:
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # -- one key -----------------------------------------------------------------------------
+
+    async def _run(self, load: Load, origin: Origin) -> None:
+        outcome: Value | Fault = Fault(FaultKind.STOPPING, "the daemon is stopping")
+        try:
+            while True:
+                load.waiting += load.joined
+                load.joined = []
+                found = await self._round(load, origin)
+                outcome = found.outcome
+                if found.sure:
+                    break
+                waiting, load.waiting = load.waiting, []
+                for given in waiting:
+                    given(outcome)
+                if not load.joined:
+                    break
+                load.current = None  # whatever it was, something has happened to it
+        finally:
+            if self._loads.get(load.key) is load:
+                del self._loads[load.key]
+            for given in load.waiting + load.joined:
+                given(outcome)
+
+    async def _round(self, load: Load, origin: Origin) -> Round:
+        rules, key, current = origin.rules, load.key, load.current
+        queued = await self._pending(key)
+        if queued is not None:
+            return Round(queued, sure=True)
+        wanted = Lease(
+            key,
+            lease_ms=int(rules.hard_timeout_ms + LEASE_SLACK_MS),
+            wait_ms=rules.hard_timeout_ms,
+            refresh_ms=None if current is None else _refresh_below_ms(current),
+        )
+        until_ms = self._now_ms() + rules.hard_timeout_ms
+        lease = await self._ask(wanted)
+        while load.waiting and _is_refreshed_elsewhere(lease, current):
+            # The old value is not good enough for those who wait: soon there will be a new one.
+            if self._now_ms() > until_ms:
+                return Round(error("another node is loading it still"), sure=True)
+            await asyncio.sleep(LOOK_AGAIN_S)
+            lease = await self._ask(wanted)
+        if isinstance(lease, Fault):
+            return Round(lease, sure=True)
+        assert isinstance(lease, LeaseResult)
+        if not lease.token:
+            if lease.value is None:
+                return Round(error("another node is loading it still"), sure=True)
+            return Round(lease.value, sure=True)
+        try:
+            return await self._load(load, origin, lease)
+        except BaseException:
+            # Whoever waits for this lease must not wait for its end.
+            await asyncio.shield(self._ask(Release(key, lease.token)))
+            raise
+
+    async def _load(self, load: Load, origin: Origin, lease: LeaseResult) -> Round:
+        key, old = load.key, lease.value if lease.value is not None else load.current
+        if old is not None and old.value is None:
+            old = None
+        marks = marks_of(old.labels) if old is not None else marks_of(())
+        try:
+            answer = await origin.get(key, marks.conditions)
+        except OriginFault as fault:
+            self._throttle(key)
+            await self._ask(Release(key, lease.token))
+            return Round(error(str(fault)), sure=True)
+        self._throttled.pop(key, None)
+        version = lease.version or Version(b"", 0)
+        if answer.unchanged and old is not None:
+            labels = renewed(old.labels, answer.headers, answer.took_ms, origin.rules.name)
+            return await self._keep(
+                load, origin, lease.token, answer, old.value or b"", labels, version
+            )
+        if answer.value is None:
+            return await self._absent(load, origin, lease.token, version, there=old is not None)
+        labels = labels_of(origin.rules.name, answer.headers, answer.took_ms)
+        return await self._keep(load, origin, lease.token, answer, answer.value, labels, version)
+
+    async def _keep(
+        self,
+        load: Load,
+        origin: Origin,
+        token: bytes,
+        answer: Answer,
+        value: bytes,
+        labels: tuple[bytes, ...],
+        version: Version,
+    ) -> Round:
+        """Fill the cache with what was loaded, if the origin lets it be kept."""
+        rules, key = origin.rules, load.key
+        life = lifetime(
+            answer.headers,
+            rules.ttl_ms,
+            rules.jitter,
+            self._chance(),
+            respect=rules.respect_cache_control,
+        )
+        if not life.stored:
+            await self._ask(Release(key, token))
+            if load.current is not None:
+                await self._ask(dropping(key))
+            return Round(Value(value, version, Source.ORIGIN, 0.0, labels=labels), sure=False)
+        kept_ms = life.ttl_ms + rules.grace_ms
+        filled = await self._ask(Fill(key, token, value, int(kept_ms), labels))
+        stored = isinstance(filled, WriteResult)
+        if isinstance(filled, WriteResult) and filled.version is not None:
+            version = filled.version
+        return Round(
+            Value(
+                value,
+                version,
+                Source.ORIGIN,
+                0.0,
+                ttl_ms=life.ttl_ms if stored else None,
+                labels=labels,
+                expires_in_ms=kept_ms if stored else None,
+            ),
+            sure=stored,
+        )
+
+    async def _absent(
+        self, load: Load, origin: Origin, token: bytes, version: Version, *, there: bool
+    ) -> Round:
+        """The origin has no such thing: tell the whole cluster so, for a while."""
+        if there:
+            await self._ask(dropping(load.key))
+        absent_ms = int(origin.rules.negative_ms)
+        told = await self._ask(Release(load.key, token, absent_ms or None))
+        sure = isinstance(told, WriteResult) and told.replies[:1] == (1,)
+        value = Value(None, version, Source.ORIGIN, 0.0, ttl_ms=float(absent_ms))
+        return Round(value, sure=sure or there)
+
+    def _throttle(self, key: bytes) -> None:
+        if len(self._throttled) >= MOST_THROTTLED:
+            del self._throttled[next(iter(self._throttled))]
+        self._throttled[key] = self._now_ms() + THROTTLE_MS
+
+
+def _refresh_below_ms(current: Value) -> float:
+    """Whoever finds more than this left finds a value that was refreshed since."""
+    return (current.expires_in_ms or 0.0) + 1.0
+
+
+def _is_refreshed_elsewhere(lease: Outcome, current: Value | None) -> bool:
+    """Whether somebody else has the lease, and the value is still the one to be replaced."""
+    if current is None or not isinstance(lease, LeaseResult) or lease.token:
+        return False
+    value = lease.value
+    if value is None or value.value is None or value.expires_in_ms is None:
+        return False
+    return value.expires_in_ms <= _refresh_below_ms(current)
+
+
+def error(text: str) -> Value:
+    """An answer that is an error of the origin's."""
+    return Value(None, Version(b"", 0), Source.ORIGIN, 0.0, error=ReplyError(f"ORIGIN {text}"))
+
+
+def dropping(key: bytes) -> Write:
+    """Forget what is cached of `key`, everywhere."""
+    return Write((Mutation((), op=Op.INVALIDATE, keys=(key,), frees_memory=True),))
