@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from coherenced.client.aio import AsyncClient
+    from coherenced.client.freshness import Loaded, LoadPolicy
     from coherenced.client.sync import Client
 
 __version__ = "0.1.0"
-__all__ = ["AsyncClient", "Client", "__version__"]
+__all__ = ["AsyncClient", "Client", "LoadPolicy", "Loaded", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -25,4 +26,8 @@ def __getattr__(name: str) -> Any:
         from coherenced.client.aio import AsyncClient
 
         return AsyncClient
+    if name in ("LoadPolicy", "Loaded"):
+        from coherenced.client import freshness
+
+        return getattr(freshness, name)
     raise AttributeError(f"module 'coherenced' has no attribute {name!r}")

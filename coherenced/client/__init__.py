@@ -4,6 +4,13 @@ address   where the daemon's socket is
 values    Python objects to bytes and back
 replies   error replies to the error tree, versions, results
 core      every method, once: arguments -> `Request` (bytes out, how to read the replies)
+leases    the right to load a key, as requests
+freshness how long a loaded value is fresh; `LoadPolicy`
+loading   the machine behind `get_or_load`: read, lease, load, fill
+warming   the same in bulk
+patterns  every method that loads, once: arguments -> a machine of `steps`
+cached    `@cached`, its keys from templates (`template`)
+blocking, awaiting   machines carried out with threads, with tasks
 sync      `Client`: blocking sockets, a bounded pool, threads and forks
 aio       `AsyncClient`: the same methods with `await`, pipelined on asyncio or uvloop
 """

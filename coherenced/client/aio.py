@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar, Unpack
 
 from coherenced.client.address import parse_address
+from coherenced.client.awaiting import Driver
 from coherenced.client.core import Calls, K, Key, Session, documented
 from coherenced.client.faults import Lost, TimedOut, indeterminate, silent
-from coherenced.client.link import Line
+from coherenced.client.freshness import USUAL, LoadOptions, LoadPolicy
+from coherenced.client.link import Line, Spare
+from coherenced.client.loading import Tags
+from coherenced.client.patterns import NOWHERE, Patterns, draw
 from coherenced.client.replies import Entry, Invalidation, Version
 from coherenced.client.stream import Request
-from coherenced.client.values import MSGPACK, Serializer
-from coherenced.errors import UsageError
+from coherenced.client.values import ABSENT, MSGPACK, RAW, Serializer
+from coherenced.client.warming import Progress, Warmed
+from coherenced.errors import Unreachable, UsageError
 
+P = ParamSpec("P")
+R = TypeVar("R")
 T = TypeVar("T")
 
 
-@documented
+@documented(Calls, Patterns)
 class AsyncClient:
     """The cache of this host; the same methods and promises as `Client`, with `await`.
 
@@ -39,14 +47,23 @@ class AsyncClient:
         serializer: Serializer | None = MSGPACK,
         max_staleness_ms: float | None = None,
         session: bool = False,
+        on_unavailable: str = "raise",
+        load_policy: LoadPolicy = USUAL,
     ) -> None:
         if not timeout > 0:
             raise UsageError("timeout is a number of seconds above 0")
         self._address = None if address is None else parse_address(address)
         self._timeout_s = timeout
-        self._calls = Calls(serializer, max_staleness_ms, Session() if session else None)
+        shared = Session() if session else None
+        forgives = on_unavailable != "raise"
+        self._calls = Calls(serializer, max_staleness_ms, shared, misses_when_unavailable=forgives)
+        exacting = Calls(serializer, max_staleness_ms, shared)
+        self._patterns = Patterns(exacting, load_policy, on_unavailable, time.monotonic, draw)
+        self._driver = Driver(self._run)
+        self._is_raw = self._calls.serializer is RAW
         self._reads = Line(self._address, timeout)
         self._writes = Line(self._address, timeout)
+        self._waits = Spare(self._address, timeout)
         self._closed = False
 
     # -- the methods, described in client/core.py -------------------------------
@@ -141,8 +158,71 @@ class AsyncClient:
             )
         )
 
+    async def get_or_load(
+        self,
+        key: Key,
+        loader: Callable[[], Any],
+        *,
+        tags: Tags = (),
+        **options: Unpack[LoadOptions],
+    ) -> Any:
+        return await self._recall(key, loader, self._patterns.policy_of(options), tags)
+
+    async def get_entry_or_load(
+        self,
+        key: Key,
+        loader: Callable[[], Any],
+        *,
+        tags: Tags = (),
+        **options: Unpack[LoadOptions],
+    ) -> Entry:
+        return await self._driver.run(
+            self._patterns.get_entry_or_load(key, loader, tags=tags, **options)
+        )
+
+    def cached(
+        self,
+        *,
+        key: str | Callable[..., str] | None = None,
+        tags: Iterable[str] = (),
+        **options: Unpack[LoadOptions],
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """Decorator: the function's results go through `get_or_load`.
+
+        `key`: a template like `user:{id}` over the function's parameters, checked here and
+        now, or a function of its arguments; None: its name and its arguments as they print.
+        `tags`: templates too. The decorated function has `key_of(…)`, `tags_of(…)`,
+        `invalidate(…)` and `uncached`. See `get_or_load` for the options.
+        """
+        from coherenced.client.cached import Decorator  # loaded only here: most callers need none
+
+        return Decorator(
+            self._recall,
+            self.invalidate,
+            self._patterns.policy_of(options),
+            key,
+            tags,
+            is_async=True,
+        )
+
+    async def warm(
+        self,
+        keys: Iterable[K],
+        loader: Callable[[list[K]], Any],
+        *,
+        tags: Tags = (),
+        concurrency: int = 4,
+        progress: Progress | None = None,
+        **options: Unpack[LoadOptions],
+    ) -> Warmed:
+        return await self._driver.run(
+            self._patterns.warm(
+                keys, loader, tags=tags, concurrency=concurrency, progress=progress, **options
+            )
+        )
+
     async def stats(self) -> dict[str, Any]:
-        return await self._run(self._calls.stats())
+        return self._patterns.stats(await self._run(self._calls.stats()))
 
     async def nodes(self) -> dict[str, Any]:
         return await self._run(self._calls.nodes())
@@ -155,10 +235,24 @@ class AsyncClient:
 
     # -- the shell ----------------------------------------------------------------
 
+    async def _recall(
+        self, key: Key, loader: Callable[[], Any], policy: LoadPolicy, tags: Tags
+    ) -> Any:
+        """`get_or_load`: what needs no care about its age is one `get` when it is there."""
+        plain = policy.is_plain
+        if plain:
+            value = await self.get(key, NOWHERE)
+            if value is not NOWHERE:
+                return None if self._is_raw and value == ABSENT else value
+        return await self._driver.run(
+            self._patterns.value(key, loader, policy, tags, is_missing=plain)
+        )
+
     async def close(self) -> None:
         """Close the connections; calls after it raise."""
         self._closed = True
-        for line in (self._reads, self._writes):
+        await self._driver.close()
+        for line in (self._reads, self._writes, self._waits):
             await line.close()
 
     async def __aenter__(self) -> Self:
@@ -173,11 +267,24 @@ class AsyncClient:
         await self.close()
 
     async def _run(self, request: Request[T]) -> T:
+        try:
+            return await self._ask(request)
+        except Unreachable:
+            if request.otherwise is None:
+                raise
+            return request.otherwise()
+
+    async def _ask(self, request: Request[T]) -> T:
         if not request.batches:
             return request.decode([])
         if self._closed:
             raise UsageError("this client is closed")
-        line = self._writes if request.is_write else self._reads
+        if request.waits:
+            async with self._waits.line() as line:
+                return await self._ask_on(line, request)
+        return await self._ask_on(self._writes if request.is_write else self._reads, request)
+
+    async def _ask_on(self, line: Line, request: Request[T]) -> T:
         while True:
             link = await line.link()
             was_used = link.used

@@ -27,7 +27,7 @@ from coherenced.client.replies import (
     unexpected,
 )
 from coherenced.client.stream import Request, batch_of, batches_of, parts
-from coherenced.client.values import RAW, Serializer
+from coherenced.client.values import RAW, Serializer, keeping_absent
 from coherenced.errors import CommandError, NotAcknowledged, UsageError
 
 T = TypeVar("T")
@@ -74,10 +74,13 @@ class Calls:
         serializer: Serializer | None,
         max_staleness_ms: float | None = None,
         session: Session | None = None,
+        *,
+        misses_when_unavailable: bool = False,
     ) -> None:
-        self._serializer: Serializer = RAW if serializer is None else serializer
+        self.serializer = RAW if serializer is None else keeping_absent(serializer)
         self._max_staleness_ms = max_staleness_ms
         self._session = session
+        self._misses_when_unavailable = misses_when_unavailable
 
     # -- reads ----------------------------------------------------------------
 
@@ -98,7 +101,10 @@ class Calls:
         options = self._read_options(max_staleness_ms, min_version)
         name = key_bytes(key)
         command = (b"COH.GET", name, *options) if options else (b"GET", name)
-        return Request((batch_of([command]),), partial(self._decode_get, default))
+        otherwise = (lambda: default) if self._misses_when_unavailable else None
+        return Request(
+            (batch_of([command]),), partial(self._decode_get, default), otherwise=otherwise
+        )
 
     def get_entry(
         self,
@@ -108,10 +114,14 @@ class Calls:
         max_staleness_ms: float | None = None,
         min_version: str | None = None,
     ) -> Request[Entry]:
-        """Like `get`, with how it was answered: version, source, age and staleness."""
+        """Like `get`, with how it was answered: version, source, age, staleness, what is left."""
         options = self._read_options(max_staleness_ms, min_version)
-        command = (b"COH.GET", key_bytes(key), *options, b"META")
-        return Request((batch_of([command]),), partial(self._decode_entry, default))
+        command = (b"COH.GET", key_bytes(key), *options, b"META", b"TTL")
+        missing = Entry(default, False, Version(), "none", 0.0, False)
+        otherwise = (lambda: missing) if self._misses_when_unavailable else None
+        return Request(
+            (batch_of([command]),), partial(self._decode_entry, default), otherwise=otherwise
+        )
 
     def get_many(
         self,
@@ -128,7 +138,8 @@ class Calls:
             batches = tuple(batches_of((b"COH.GET", name, *options) for name in names))
         else:
             batches = tuple(batch_of([(b"MGET", *part)]) for part in parts(names))
-        return Request(batches, partial(self._decode_many, wanted))
+        otherwise = dict[K, Any] if self._misses_when_unavailable else None
+        return Request(batches, partial(self._decode_many, wanted), otherwise=otherwise)
 
     def stats(self) -> Request[dict[str, Any]]:
         """The daemon's counters: hits, misses and bytes of each tier."""
@@ -247,7 +258,7 @@ class Calls:
         tags: list[bytes],
         options: tuple[bytes, ...],
     ) -> tuple[bytes, ...]:
-        command: tuple[bytes, ...] = (b"COH.SET", key_bytes(key), self._serializer.dumps(value))
+        command: tuple[bytes, ...] = (b"COH.SET", key_bytes(key), self.serializer.dumps(value))
         if ttl is not None:
             command += (b"PX", _milliseconds("ttl", ttl))
         if tags:
@@ -321,7 +332,7 @@ class Calls:
         if reply is None:
             return default
         if isinstance(reply, bytes):
-            return self._serializer.loads(reply)
+            return self.serializer.loads(reply)
         raise unexpected("a value", self._read(reply))
 
     def _decode_entry(self, default: Any, replies: list[Any]) -> Entry:
@@ -329,13 +340,15 @@ class Calls:
         if not isinstance(reply, list) or len(reply) < 5:
             raise unexpected("a value with its version", reply)
         value, version, source, age_ms, stale = reply[:5]
+        left_ms = float(reply[5]) if len(reply) > 5 else -1.0
         return Entry(
-            default if value is None else self._serializer.loads(value),
+            default if value is None else self.serializer.loads(value),
             value is not None,
             Version(text_of(version)),
             text_of(source),
             float(age_ms),
             bool(int(stale)),
+            None if left_ms < 0 else left_ms,
         )
 
     def _decode_many(self, wanted: list[K], replies: list[Any]) -> dict[K, Any]:
@@ -347,7 +360,7 @@ class Calls:
                 values.append(self._read(reply))
         if len(values) != len(wanted):
             raise unexpected(f"{len(wanted)} values", len(values))
-        loads = self._serializer.loads
+        loads = self.serializer.loads
         return {
             key: loads(value)
             for key, value in zip(wanted, values, strict=True)
@@ -355,13 +368,18 @@ class Calls:
         }
 
 
-def documented(shell: type[C]) -> type[C]:
-    """Class decorator of the shells: each method has the text of its namesake in `Calls`."""
-    for name, method in vars(Calls).items():
-        own = vars(shell).get(name)
-        if own is not None and not name.startswith("_") and own.__doc__ is None:
-            own.__doc__ = method.__doc__
-    return shell
+def documented(*described: type) -> Callable[[type[C]], type[C]]:
+    """Class decorator of the shells: each method has the text of its namesake in `described`."""
+
+    def describe(shell: type[C]) -> type[C]:
+        for one in described:
+            for name, method in vars(one).items():
+                own = vars(shell).get(name)
+                if own is not None and not name.startswith("_") and own.__doc__ is None:
+                    own.__doc__ = method.__doc__
+        return shell
+
+    return describe
 
 
 def key_bytes(key: Key) -> bytes:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
+from collections.abc import AsyncIterator
 from typing import Any, Final, cast
 
 from coherenced.client.address import Address, find_daemon
@@ -14,6 +16,9 @@ from coherenced.errors import ProtocolError
 
 MAX_IN_FLIGHT: Final = 4096
 """Batches awaiting replies on one connection; further callers wait for room."""
+
+MAX_SPARE: Final = 16
+"""Lines for calls that wait for somebody else; further such calls wait for a line."""
 
 
 class _Slot:
@@ -239,3 +244,33 @@ class Line:
         link, self._link = self._link, None
         if link is not None and link.loop is asyncio.get_running_loop():
             await link.close()
+
+
+class Spare:
+    """Lines lent to one call at a time: it may be kept waiting, and nobody behind it."""
+
+    def __init__(self, address: Address | None, timeout_s: float) -> None:
+        self._address = address
+        self._timeout_s = timeout_s
+        self._idle: list[Line] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._room = asyncio.Semaphore(MAX_SPARE)
+
+    @contextlib.asynccontextmanager
+    async def line(self) -> AsyncIterator[Line]:
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop, self._idle, self._room = loop, [], asyncio.Semaphore(MAX_SPARE)
+        async with self._room:
+            line = self._idle.pop() if self._idle else Line(self._address, self._timeout_s)
+            try:
+                yield line
+            except BaseException:
+                await line.close()  # its answer may still come: the daemon is to know
+                raise
+            self._idle.append(line)
+
+    async def close(self) -> None:
+        idle, self._idle = self._idle, []
+        for line in idle:
+            await line.close()

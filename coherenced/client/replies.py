@@ -47,7 +47,10 @@ class Entry(NamedTuple):
     age_ms: float
     """How long ago the daemon last proved it current."""
     stale: bool
-    """Past its bound, served because Redis is unreachable and the configuration allows it."""
+    """Past its bound, since Redis is unreachable and the configuration allows it; or past its
+    ttl, since `stale_while_revalidate` or `stale_if_error` does."""
+    expires_in_ms: float | None = None
+    """What is left of its time to live in Redis, where that was asked for; None: no end."""
 
 
 class Invalidation(NamedTuple):

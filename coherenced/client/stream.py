@@ -38,7 +38,7 @@ class Batch(NamedTuple):
 class Request(Generic[T]):
     """One call: what to send, and how its replies become the result."""
 
-    __slots__ = ("ack_s", "batches", "decode", "is_write")
+    __slots__ = ("ack_s", "batches", "decode", "is_write", "otherwise", "undo", "waits")
 
     def __init__(
         self,
@@ -47,6 +47,9 @@ class Request(Generic[T]):
         *,
         is_write: bool = False,
         ack_s: float = 0.0,
+        waits: bool = False,
+        otherwise: Callable[[], T] | None = None,
+        undo: Callable[[T], Request[None] | None] | None = None,
     ) -> None:
         self.batches = batches
         self.decode = decode
@@ -54,6 +57,12 @@ class Request(Generic[T]):
         """Never sent a second time once a byte of it may have arrived."""
         self.ack_s = ack_s
         """Seconds the daemon may spend on acknowledgements, beside the client's own timeout."""
+        self.waits = waits
+        """The daemon may keep it waiting for somebody else: it needs a connection of its own."""
+        self.otherwise = otherwise
+        """The result when neither the daemon nor Redis can be reached; None: that is an error."""
+        self.undo = undo
+        """What to send if the caller has gone when the answer comes, for it holds something."""
 
 
 class Conversation:
@@ -85,9 +94,9 @@ class Conversation:
         return replies
 
 
-def parts(items: list[T]) -> Iterator[list[T]]:
-    for start in range(0, len(items), BATCH_COMMANDS):
-        yield items[start : start + BATCH_COMMANDS]
+def parts(items: list[T], size: int = BATCH_COMMANDS) -> Iterator[list[T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def batch_of(commands: Iterable[tuple[bytes, ...]]) -> Batch:

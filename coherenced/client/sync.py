@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar, Unpack
 
 from coherenced.client.address import parse_address
+from coherenced.client.blocking import Driver
 from coherenced.client.core import Calls, K, Key, Session, documented
 from coherenced.client.faults import Lost, TimedOut, indeterminate, silent
+from coherenced.client.freshness import USUAL, LoadOptions, LoadPolicy
+from coherenced.client.loading import Tags
+from coherenced.client.patterns import NOWHERE, Patterns, draw
 from coherenced.client.replies import Entry, Invalidation, Version
 from coherenced.client.stream import Request
 from coherenced.client.transport import Pool
-from coherenced.client.values import MSGPACK, Serializer
-from coherenced.errors import UsageError
+from coherenced.client.values import ABSENT, MSGPACK, RAW, Serializer
+from coherenced.client.warming import Progress, Warmed
+from coherenced.errors import Unreachable, UsageError
 
+P = ParamSpec("P")
+R = TypeVar("R")
 T = TypeVar("T")
 
 
-@documented
+@documented(Calls, Patterns)
 class Client:
     """The cache of this host.
 
@@ -49,6 +57,8 @@ class Client:
         max_staleness_ms: float | None = None,
         session: bool = False,
         max_connections: int = 16,
+        on_unavailable: str = "raise",
+        load_policy: LoadPolicy = USUAL,
     ) -> None:
         if not timeout > 0:
             raise UsageError("timeout is a number of seconds above 0")
@@ -57,8 +67,15 @@ class Client:
         self._address = None if address is None else parse_address(address)
         self._timeout_s = timeout
         self._max_connections = max_connections
-        self._calls = Calls(serializer, max_staleness_ms, Session() if session else None)
+        shared = Session() if session else None
+        forgives = on_unavailable != "raise"
+        self._calls = Calls(serializer, max_staleness_ms, shared, misses_when_unavailable=forgives)
+        exacting = Calls(serializer, max_staleness_ms, shared)
+        self._patterns = Patterns(exacting, load_policy, on_unavailable, time.monotonic, draw)
+        self._driver = Driver(self._run)
+        self._is_raw = self._calls.serializer is RAW
         self._pool = self._new_pool()
+        self._waits = self._new_pool()  # calls that wait for somebody else's load
 
     # -- the methods, described in client/core.py -------------------------------
 
@@ -148,8 +165,69 @@ class Client:
             )
         )
 
+    def get_or_load(
+        self,
+        key: Key,
+        loader: Callable[[], Any],
+        *,
+        tags: Tags = (),
+        **options: Unpack[LoadOptions],
+    ) -> Any:
+        return self._recall(key, loader, self._patterns.policy_of(options), tags)
+
+    def get_entry_or_load(
+        self,
+        key: Key,
+        loader: Callable[[], Any],
+        *,
+        tags: Tags = (),
+        **options: Unpack[LoadOptions],
+    ) -> Entry:
+        return self._driver.run(self._patterns.get_entry_or_load(key, loader, tags=tags, **options))
+
+    def cached(
+        self,
+        *,
+        key: str | Callable[..., str] | None = None,
+        tags: Iterable[str] = (),
+        **options: Unpack[LoadOptions],
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """Decorator: the function's results go through `get_or_load`.
+
+        `key`: a template like `user:{id}` over the function's parameters, checked here and
+        now, or a function of its arguments; None: its name and its arguments as they print.
+        `tags`: templates too. The decorated function has `key_of(…)`, `tags_of(…)`,
+        `invalidate(…)` and `uncached`. See `get_or_load` for the options.
+        """
+        from coherenced.client.cached import Decorator  # loaded only here: most callers need none
+
+        return Decorator(
+            self._recall,
+            self.invalidate,
+            self._patterns.policy_of(options),
+            key,
+            tags,
+            is_async=False,
+        )
+
+    def warm(
+        self,
+        keys: Iterable[K],
+        loader: Callable[[list[K]], Any],
+        *,
+        tags: Tags = (),
+        concurrency: int = 4,
+        progress: Progress | None = None,
+        **options: Unpack[LoadOptions],
+    ) -> Warmed:
+        return self._driver.run(
+            self._patterns.warm(
+                keys, loader, tags=tags, concurrency=concurrency, progress=progress, **options
+            )
+        )
+
     def stats(self) -> dict[str, Any]:
-        return self._run(self._calls.stats())
+        return self._patterns.stats(self._run(self._calls.stats()))
 
     def nodes(self) -> dict[str, Any]:
         return self._run(self._calls.nodes())
@@ -162,9 +240,20 @@ class Client:
 
     # -- the shell ----------------------------------------------------------------
 
+    def _recall(self, key: Key, loader: Callable[[], Any], policy: LoadPolicy, tags: Tags) -> Any:
+        """`get_or_load`: what needs no care about its age is one `get` when it is there."""
+        plain = policy.is_plain
+        if plain:
+            value = self.get(key, NOWHERE)
+            if value is not NOWHERE:
+                return None if self._is_raw and value == ABSENT else value
+        return self._driver.run(self._patterns.value(key, loader, policy, tags, is_missing=plain))
+
     def close(self) -> None:
         """Close the connections; calls after it raise."""
+        self._driver.close()
         self._pool.close()
+        self._waits.close()
 
     def __enter__(self) -> Self:
         return self
@@ -181,16 +270,26 @@ class Client:
         return Pool(self._address, self._max_connections, self._timeout_s)
 
     def _run(self, request: Request[T]) -> T:
+        try:
+            return self._ask(request)
+        except Unreachable:
+            if request.otherwise is None:
+                raise
+            return request.otherwise()
+
+    def _ask(self, request: Request[T]) -> T:
         if self._pool.pid != os.getpid():
             # A forked child: the parent's connections, and its locks, are not ours.
-            inherited, self._pool = self._pool, self._new_pool()
-            inherited.abandon()
+            for inherited in (self._pool, self._waits):
+                inherited.abandon()
+            self._pool, self._waits = self._new_pool(), self._new_pool()
         if not request.batches:
             return request.decode([])
+        pool = self._waits if request.waits else self._pool
         while True:
-            connection = self._pool.take()
+            connection = pool.take()
             if request.is_write and connection.used and not connection.is_quiet():
-                self._pool.discard(connection)  # it died while idle: nothing was sent on it
+                pool.discard(connection)  # it died while idle: nothing was sent on it
                 continue
             was_used = connection.used
             replies: list[Any] = []
@@ -198,16 +297,16 @@ class Client:
                 for batch in request.batches:
                     replies += connection.exchange(batch, self._timeout_s + request.ack_s)
             except Lost as lost:
-                self._pool.discard(connection)
+                pool.discard(connection)
                 sent = lost.sent or bool(replies)
                 if request.is_write and sent:
                     raise indeterminate(connection.address, lost) from lost
                 if not was_used or isinstance(lost, TimedOut):
                     raise silent(connection.address, lost) from lost
-                self._pool.discard_idle()
+                pool.discard_idle()
             except BaseException:
-                self._pool.discard(connection)
+                pool.discard(connection)
                 raise
             else:
-                self._pool.give_back(connection)
+                pool.give_back(connection)
                 return request.decode(replies)

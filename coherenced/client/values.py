@@ -24,6 +24,10 @@ MARKER: Final = b"\xc1"
 """First byte of a stored msgpack document: the one byte that the msgpack format never uses."""
 
 
+ABSENT: Final = MARKER + b"\xc0"
+"""None, as the default serializer stores it; with every serializer: known not to exist."""
+
+
 class Serializer(Protocol):
     """What `serializer=` takes; `pickle` and `json` fit once their text is encoded."""
 
@@ -92,6 +96,26 @@ class Raw:
 
     def loads(self, stored: bytes, /) -> bytes:
         return stored
+
+
+class KeepingAbsent:
+    """Another serializer, beside which `ABSENT` means None."""
+
+    __slots__ = ("_inner",)
+
+    def __init__(self, inner: Serializer) -> None:
+        self._inner = inner
+
+    def dumps(self, value: Any, /) -> bytes:
+        return self._inner.dumps(value)
+
+    def loads(self, stored: bytes, /) -> Any:
+        return None if stored == ABSENT else self._inner.loads(stored)
+
+
+def keeping_absent(serializer: Serializer) -> Serializer:
+    """`serializer`, if it reads `ABSENT` as None by itself, else in a coat that does."""
+    return serializer if isinstance(serializer, Msgpack | Raw) else KeepingAbsent(serializer)
 
 
 MSGPACK: Final = Msgpack()

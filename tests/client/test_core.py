@@ -81,7 +81,7 @@ class TestReads:
 
     def test_an_entry_tells_how_it_was_answered(self, calls: Calls) -> None:
         request = calls.get_entry("k", "no")
-        assert sent(request) == [[b"COH.GET", b"k", b"META"]]
+        assert sent(request) == [[b"COH.GET", b"k", b"META", b"TTL"]]
         assert request.decode([[b"v", V1.encode(), b"l1", b"1.25", 0]]) == Entry(
             b"v", True, Version(V1), "l1", 1.25, False
         )
@@ -267,7 +267,7 @@ def test_keys_are_text_or_bytes() -> None:
 
 
 def test_shells_get_the_documentation_of_the_core() -> None:
-    @documented
+    @documented(Calls)
     class Shell:
         def get(self) -> None: ...
 

@@ -11,6 +11,7 @@ import pytest
 
 from coherenced import AsyncClient, Client
 from coherenced.client.core import Calls
+from coherenced.client.patterns import Patterns
 from coherenced.errors import (
     CommandError,
     DaemonUnreachable,
@@ -43,7 +44,9 @@ def test_a_round_trip_of_everything(daemon: FakeDaemon, connect: Connect) -> Non
     assert cache.get_many(["a", "b", "c"]) == {"a": b"1", "b": "2"}
     assert cache.delete("a", "b", "c") == 2
     assert cache.invalidate(["user:1"], tags=["users"]).acknowledged == {"a": 0.0}
-    assert cache.stats() == {"asked": ["COH.STATS"]}
+    stats = cache.stats()
+    assert stats["asked"] == ["COH.STATS"]
+    assert stats["origin"]["loads"] == 0
     assert cache.nodes() == {"asked": ["COH.NODES"]}
     assert cache.explain("k") == {"asked": ["COH.EXPLAIN", "k"]}
 
@@ -254,23 +257,27 @@ def test_a_restarted_daemon_is_found_again(daemon: FakeDaemon, connect: Connect)
 # -- the two shells are one ----------------------------------------------------------
 
 
-METHODS = [name for name in vars(Calls) if not name.startswith("_")]
+METHODS = {name: Calls for name in vars(Calls) if not name.startswith("_")}
+METHODS |= dict.fromkeys(("get_or_load", "get_entry_or_load", "warm"), Patterns)
 
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("shell", [Client, AsyncClient])
 def test_each_method_is_declared_as_in_the_core(shell: type, name: str) -> None:
-    method, described = getattr(shell, name), getattr(Calls, name)
+    method, described = getattr(shell, name), getattr(METHODS[name], name)
     ours, core = inspect.signature(method), inspect.signature(described)
     assert ours.parameters == core.parameters
-    assert core.return_annotation == f"Request[{ours.return_annotation}]"
+    kind = "Request" if METHODS[name] is Calls else "Machine"
+    assert core.return_annotation == f"{kind}[{ours.return_annotation}]"
     assert method.__doc__ == described.__doc__
     assert inspect.iscoroutinefunction(method) == (shell is AsyncClient)
 
 
 @pytest.mark.parametrize("shell", [Client, AsyncClient])
 def test_a_shell_has_no_other_methods(shell: type) -> None:
-    assert {name for name in vars(shell) if not name.startswith("_")} == {*METHODS, "close"}
+    public = {name for name in vars(shell) if not name.startswith("_")}
+    assert public == {*METHODS, "cached", "close"}
+    assert inspect.signature(Client.cached) == inspect.signature(AsyncClient.cached)
 
 
 def test_a_password_opens_the_conversation(daemon: FakeDaemon, connect: Connect) -> None:
