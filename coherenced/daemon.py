@@ -53,6 +53,9 @@ JOIN_PATIENCE_S: Final = 2.0
 DRAIN_MS: Final = 5_000.0
 """How long a stopping daemon waits for what is in flight."""
 LEAVE_MS: Final = 1_000.0
+CLOSE_S: Final = 1.0
+"""How long a client may take to fetch its last answer, or to finish a request that can only be
+refused: everything accepted was answered before the node left."""
 SPOOL_NAME: Final = "spool.journal"
 
 
@@ -139,12 +142,12 @@ class Daemon:
             await self._check_server(settings)
             host = self._open_node(opened, settings)
             http = await serve_http(host, sockets.http, http_limits(config))
-            opened.push_async_callback(http.close)
+            opened.push_async_callback(http.close, CLOSE_S)
             await self._join(host)
             resp = await serve_resp(
                 host, sockets.resp, self._resp_settings(host, settings), host.hit_latency.observe
             )
-            opened.push_async_callback(resp.close)
+            opened.push_async_callback(resp.close, CLOSE_S)
             host.fronts = partial(_fill_fronts, resp, http)
             await self._live(opened, host, paths)
             self._notify.stopping()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import socketserver
@@ -189,6 +190,24 @@ def test_ten_thousand_idle_connections(daemon: Daemon) -> None:
             sock.close()
     with client(daemon) as c:
         wait_until(lambda: c.info("clients")["connected_clients"] < 100, 10)
+
+
+def test_clients_that_never_finish_do_not_hold_up_the_end(server: Server) -> None:
+    """Half a body over HTTP, and answers that nobody fetches: one short grace for both."""
+    daemon = Daemon("slowpoke", server.unix_url).start()
+    with contextlib.ExitStack() as open_sockets:
+        half = open_sockets.enter_context(socket.socket(socket.AF_UNIX))
+        half.connect(str(daemon.http_socket))
+        half.sendall(b"PUT /v1/keys/k HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\nhalf")
+        deaf = open_sockets.enter_context(socket.socket(socket.AF_UNIX))
+        deaf.connect(str(daemon.socket))
+        deaf.sendall(b"SET big " + b"v" * 60_000 + b"\r\n" + b"GET big\r\n" * 1_000)
+        with client(daemon) as c:
+            wait_until(lambda: c.info("clients")["connected_clients"] > 1)
+            wait_until(lambda: c.get("big"), what="the value is there")
+        begun = time.monotonic()
+        daemon.stop()
+        assert time.monotonic() - begun < 4.5
 
 
 # -- places and servers -------------------------------------------------------------------
