@@ -23,7 +23,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
-from coherenced.core.requests import Fault, FaultKind, Outcome, ReadResult, Request
+from coherenced.core.requests import (
+    Fault,
+    FaultKind,
+    Outcome,
+    Read,
+    ReadResult,
+    Request,
+    WriteResult,
+)
 from coherenced.errors import UsageError
 from coherenced.serve import resp_local, resp_transaction
 from coherenced.serve.resp_flow import ReplyFlow, Slot
@@ -31,8 +39,16 @@ from coherenced.wire import resp
 from coherenced.wire.answers import answer
 from coherenced.wire.commands import CROSS_PROTOCOL, Access, Command, lookup
 from coherenced.wire.extensions import keep_terms
-from coherenced.wire.framing import PLAIN_GETS, PLAIN_HEAD, RequestReader, malformed
-from coherenced.wire.plan import Plan
+from coherenced.wire.framing import (
+    PLAIN_GETS,
+    PLAIN_HEAD,
+    PLAIN_SET_HEAD,
+    PLAIN_SETS,
+    RequestReader,
+    malformed,
+)
+from coherenced.wire.plan import OK, Plan, is_usable, status_shape
+from coherenced.wire.strings import plain_set
 
 if TYPE_CHECKING:
     from coherenced.core.l1 import Entry
@@ -46,8 +62,14 @@ SLICE_BYTES: Final = 2048
 
 _HEAD: Final = slice(0, PLAIN_HEAD)
 _KEY: Final = slice(PLAIN_HEAD, -2)
+_SET_HEAD: Final = slice(0, PLAIN_SET_HEAD)
 _GETS: Final = (b"GET", b"get")
 _MGETS: Final = (b"MGET", b"mget")
+
+_GET: Final = Plan(())
+_SET: Final = Plan((), status_shape)
+"""What becomes of the replies of a plain GET and SET."""
+_DONE: Final = (OK,)
 
 Hit = Callable[[bytes, float], "Entry | None"]
 
@@ -63,7 +85,6 @@ class RespConnection(ReplyFlow):
         "library",
         "name",
         "number",
-        "quick",
         "resp3",
         "since_ms",
         "transaction",
@@ -82,7 +103,6 @@ class RespConnection(ReplyFlow):
         self.watched = resp_transaction.Watched()
         self.since_ms = 0.0
         self.quick = self.authenticated
-        """Whether GET and MGET may be answered by the short path; see `settle_mode`."""
         self._hit = front.port.hit
         self._now_ms = front.port.now_ms
         self._reader = RequestReader(front.settings.frame, self.authenticated)
@@ -109,7 +129,13 @@ class RespConnection(ReplyFlow):
         # Whatever waits in the queue waits for a slot, or for the client to read.
         if self.quick and not self._slots and not self._paused and reader.idle:
             if PLAIN_GETS.get(data[_HEAD]) == len(data):
-                if self._lone_hit(data[_KEY]):
+                key = data[_KEY]
+                if self._lone_hit(key) or self._lone_miss(key):
+                    return
+            elif data[_SET_HEAD] in PLAIN_SETS:
+                if (request := reader.lone(data)) is not None:
+                    if not self._lone_set(request):
+                        self._take([request])
                     return
             elif done := self._leading_hits(data):
                 if done == len(data):
@@ -165,6 +191,42 @@ class RespConnection(ReplyFlow):
         if requests >= front.sample_at:
             front.sample(now_ms)
         return True
+
+    def _lone_miss(self, key: bytes) -> bool:
+        """Ask the node for the one GET that a chunk is; False: it goes the general way."""
+        front = self.front
+        if not is_usable(key, front.settings.bounds):
+            return False
+        front.requests += 1
+        front.port.submit(Read((key,)), partial(self._read, self.open(Access.READ)))
+        return True
+
+    def _read(self, slot: Slot, outcome: Outcome) -> None:
+        if outcome.__class__ is ReadResult:
+            (found,) = outcome.values
+            if (value := found.value) is not None:
+                self.fill(slot, b"$%d\r\n%b\r\n" % (len(value), value))
+                return
+        self._answered(slot, _GET, self.resp3, outcome)
+
+    def _lone_set(self, request: list[bytes]) -> bool:
+        """Have the node carry out the one SET that a chunk is; False: it goes the general way."""
+        _, key, value = request
+        front = self.front
+        if not is_usable(key, front.settings.bounds):
+            return False
+        front.requests += 1
+        slot = self.open(Access.WRITE, len(key) + len(value))
+        front.port.submit(plain_set(key, value), partial(self._stored, slot))
+        return True
+
+    def _stored(self, slot: Slot, outcome: Outcome) -> None:
+        if outcome.__class__ is WriteResult:
+            done = outcome
+            if done.satisfied and done.replies == _DONE:
+                self.fill(slot, resp.OK)
+                return
+        self._answered(slot, _SET, self.resp3, outcome)
 
     def _leading_hits(self, data: bytes) -> int:
         """Answer the GETs that a chunk begins with, as long as they hit; where the rest begins.

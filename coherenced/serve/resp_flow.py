@@ -11,6 +11,8 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Final, cast
 
+import msgspec
+
 from coherenced.wire import resp
 from coherenced.wire.commands import Access
 
@@ -23,17 +25,14 @@ FEWEST_PENDING: Final = 16
 _MINUS: Final = ord("-")
 
 
-class Slot:
+class Slot(msgspec.Struct, gc=False, eq=False):
     """The place of a reply that is not there yet, and the replies behind it that are."""
 
-    __slots__ = ("access", "after", "data", "size")
-
-    def __init__(self, access: int, size: int) -> None:
-        self.access = access
-        self.size = size
-        """Bytes of the request that are kept until it is answered."""
-        self.data: bytes | None = None
-        self.after: list[bytes] = []
+    access: int
+    size: int
+    """Bytes of the request that are kept until it is answered."""
+    data: bytes | None = None
+    after: list[bytes] = []
 
 
 class ReplyFlow(asyncio.Protocol):
@@ -59,12 +58,15 @@ class ReplyFlow(asyncio.Protocol):
         "_writes",
         "front",
         "lost",
+        "quick",
     )
 
     def __init__(self, front: RespFront) -> None:
         self.front = front
         self.lost = False
         """Nobody is there any more."""
+        self.quick = False
+        """Whether GET and MGET may be answered by the short path; see `settle_mode`."""
         self._slots: deque[Slot] = deque()
         self._queue: deque[list[bytes]] = deque()
         """Requests that must wait; while there are any, nothing is read."""
@@ -151,34 +153,57 @@ class ReplyFlow(asyncio.Protocol):
         slot = Slot(access, size)
         self._slots.append(slot)
         self._tail = slot.after
-        self._flying_bytes += size
         if access & Access.READ:
             self._reads += 1
         if access & Access.WRITE:
+            self._flying_bytes += size
             self._writes += 1
-            self.settle_mode()
+            self.quick = False  # a read may be about what is being written
         return slot
 
     def fill(self, slot: Slot, data: bytes) -> None:
         """The reply has come. Possibly before the request's execution returns."""
         if self.lost:
             return
-        self._flying_bytes -= slot.size
-        if slot.access & Access.READ:
+        access = slot.access
+        if access & Access.READ:
             self._reads -= 1
-        if slot.access & Access.WRITE:
+        if access & Access.WRITE:
+            self._flying_bytes -= slot.size
             self._writes -= 1
-            self.settle_mode()
-        slot.data = data
+            if not self._writes:
+                self.settle_mode()
         if data[0] == _MINUS:
             self.front.errors += 1
-        self._reply_bytes += (len(data) - self._reply_bytes) >> 3
-        self._held_bytes += len(data)
-        if slot is self._slots[0]:
-            self._release()
+        if change := (len(data) - self._reply_bytes) >> 3:
+            self._reply_bytes += change
             self._resize_window()
+        slots = self._slots
+        if slot is slots[0] and len(slots) == 1 and not self._crowded:
+            # The usual case: nothing else of this client is under way.
+            slots.clear()
+            self._tail = self._out
+            self._transport.write(data)
+            return
+        slot.data = data
+        self._held_bytes += len(data)
+        if slot is slots[0]:
+            self._release()
         if not self._running:
             self.proceed()
+
+    @property
+    def _crowded(self) -> bool:
+        """Whether more is to be done with a reply than to write it."""
+        return bool(
+            self._tail
+            or self._out
+            or self._queue
+            or self._running
+            or self._paused
+            or self._ending
+            or not self._reading
+        )
 
     def _release(self) -> None:
         """The first replies that are there have nothing before them any more."""

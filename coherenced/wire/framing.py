@@ -55,6 +55,10 @@ PLAIN_GETS: Final[dict[bytes, int]] = {
 The key is what follows the beginning, without the last two bytes.
 """
 
+PLAIN_SETS: Final = (b"*3\r\n$3\r\nSET\r\n", b"*3\r\n$3\r\nset\r\n")
+"""How a SET without options begins."""
+PLAIN_SET_HEAD: Final = len(PLAIN_SETS[0])
+
 
 class FrameLimits(msgspec.Struct, frozen=True, kw_only=True):
     """The bounds of one request."""
@@ -147,9 +151,42 @@ class RequestReader:
         except (hiredis.HiredisError, MemoryError, UnicodeError):
             self._renew()
             return self._careful(data)
+        if len(data) > self._limits.max_bulk_bytes and self._has_oversized(requests):
+            return self._careful(data)
         if len(requests) == stars:
             return requests
         return self._split(data, requests, stars)
+
+    def _has_oversized(self, requests: list[list[bytes]]) -> bool:
+        """Whether an argument is larger than allowed: that can only be where a chunk is."""
+        bound = self._limits.max_bulk_bytes
+        words = (word for request in requests if request.__class__ is list for word in request)
+        if any(word.__class__ is bytes and len(word) > bound for word in words):
+            self._renew()
+            return True
+        return False
+
+    def lone(self, data: bytes) -> list[bytes] | None:
+        """The words of the one small request that `data` is, as far as its beginning shows; None:
+        `feed` it. For a trusted client, at a request's start."""
+        if (
+            data.count(b"*") != 1
+            or b">" in data
+            or b"~" in data
+            or len(data) > self._limits.max_bulk_bytes
+        ):
+            return None
+        try:
+            self._feed(data)
+            request = self._gets()
+            if request.__class__ is list and self._gets() is _MORE and len(request) == 3:
+                verb, key, value = request
+                if value.__class__ is bytes and key.__class__ is bytes and verb.__class__ is bytes:
+                    return cast("list[bytes]", request)
+        except (hiredis.HiredisError, MemoryError, UnicodeError):
+            pass
+        self._renew()
+        return None
 
     def _split(self, data: bytes, requests: list[list[bytes]], stars: int) -> list[list[bytes]]:
         """The chunk ends inside a request, or there are asterisks in arguments.

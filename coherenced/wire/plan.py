@@ -83,6 +83,11 @@ def in_transaction(plan: Plan, argv: Sequence[bytes]) -> tuple[Mutation, ...]:
 # -- what planners are made of ---------------------------------------------------------
 
 
+def is_usable(key: bytes, bounds: Bounds) -> bool:
+    """Whether a client may use `key`; `checked` tells why not."""
+    return len(key) <= bounds.max_key_bytes and key[:4] != RESERVED_PREFIX
+
+
 def checked(key: bytes, bounds: Bounds) -> bytes:
     """`key`, if a client may use it; UsageError else."""
     if key.startswith(RESERVED_PREFIX):

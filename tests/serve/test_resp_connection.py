@@ -556,3 +556,99 @@ async def test_stopping_does_not_wait_for_ever() -> None:
     await front.close(0.01)
     assert stuck.wire.aborted
     assert front.connections == {}
+
+
+# -- the lone SET, and the lone GET that misses --------------------------------------------
+
+
+@pytest.mark.parametrize("verb", [b"SET", b"set", b"SeT"])
+def test_a_lone_set_is_the_write_that_the_general_way_makes_of_it(
+    client: Client, verb: bytes
+) -> None:
+    data = packed((verb, b"k", b"v"))
+    client.feed(data)
+    assert client.raw() == b"+OK\r\n"
+    client.feed(data * 2)
+    assert client.raw() == b"+OK\r\n" * 2
+    client.feed(data[:9])
+    client.feed(data[9:])
+    assert client.raw() == b"+OK\r\n"
+    assert len(set(map(repr, client.port.requests))) == 1
+    assert client.front.requests == 4
+
+
+@pytest.mark.parametrize("value", [b"", b"*", b"*1\r\n", b">x", b"~", b"x" * 4_000, b"$3\r\nabc"])
+def test_a_lone_set_of_any_bytes(client: Client, value: bytes) -> None:
+    client.feed(packed((b"SET", b"k", value)))
+    client.feed(packed((b"GET", b"k")))
+    assert client.replies() == [b"OK", value]
+
+
+@pytest.mark.parametrize(
+    ("data", "answer"),
+    [
+        (b"*3\r\n$3\r\nSET\r\n$5\r\ncoh:x\r\n$1\r\nv\r\n", b"-ERR keys that start with coh:"),
+        (b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n:5\r\n", b"-ERR Protocol error: expected '$', got ':'"),
+        (b"*3\r\n$3\r\nSET\r\n$-1\r\n$1\r\nv\r\n", b"-ERR Protocol error: invalid bulk length"),
+        (b"*3\r\n$3\r\nSET\r\n$x\r\n", b"-ERR Protocol error: invalid bulk length"),
+        (packed((b"SET", b"k", b"v" * 5_001)), b"-ERR Protocol error: invalid bulk length: 5001"),
+        (
+            packed((b"SET", b"k", b"v")) + packed((b"SET", b"k", b"v" * 5_001)),
+            b"+OK\r\n-ERR Protocol error: invalid bulk length: 5001",
+        ),
+    ],
+)
+async def test_a_lone_set_that_is_none(client: Client, data: bytes, answer: bytes) -> None:
+    client.feed(data)
+    assert client.raw().startswith(answer)
+    assert len(client.port.requests) == answer.count(b"OK")
+
+
+def test_after_a_lone_set_a_read_waits_and_a_write_does_not(client: Client) -> None:
+    client.port.keep(b"a-key-of-some-length", b"old")
+    client.port.hold()
+    client.feed(packed((b"SET", b"a-key-of-some-length", b"new")))
+    client.feed(packed((b"SET", b"other", b"v")))
+    assert len(client.port.requests) == 2
+    client.feed(packed((b"GET", b"a-key-of-some-length")))
+    assert client.raw() == b""
+    client.port.release(1)
+    assert len(client.port.requests) == 2
+    client.port.release()
+    assert len(client.port.requests) == 3, "the read begins when the writes are done"
+    assert client.replies() == [b"OK", b"OK", b"new"]
+
+
+def test_a_lone_set_that_fails(client: Client) -> None:
+    client.port.fault = Fault(FaultKind.UNAVAILABLE, "out of reach")
+    client.feed(packed((b"SET", b"k", b"v")))
+    assert client.raw() == b"-UNAVAILABLE out of reach\r\n"
+    assert client.front.errors == 1
+    client.port.fault = None
+    client.port.changes = {"satisfied": False, "missing": ("b",)}
+    client.feed(packed((b"SET", b"k", b"v")))
+    assert client.raw().startswith(b"-NOACK committed")
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_a_lone_get_that_misses(client: Client, protocol: int) -> None:
+    client.send(f"HELLO {protocol}")
+    client.raw()
+    client.port.fills = False
+    key = b"a-key-of-some-length"
+    client.feed(packed((b"GET", key)))
+    assert client.raw() == (b"_\r\n" if protocol == 3 else b"$-1\r\n")
+    client.send(f"SET {key.decode()} v")
+    client.raw()
+    client.port.l1.clear()
+    client.feed(packed((b"GET", key)))
+    assert client.raw() == b"$1\r\nv\r\n"
+    assert client.port.requests[-1] == Read((key,))
+    client.feed(packed((b"GET", b"coh:" + key)))
+    assert client.raw().startswith(b"-ERR keys that start with coh:")
+    client.port.hold()
+    client.feed(packed((b"GET", key)))
+    client.send("PING")
+    assert client.raw() == b""
+    client.port.release()
+    assert client.raw() == b"$1\r\nv\r\n+PONG\r\n"
