@@ -1,4 +1,4 @@
-"""The L1 store: entries bounded in bytes, evicted by S3-FIFO, expired without being read.
+"""The L1 store: entries bounded in bytes, evicted by use, expired without being read.
 
 The bound is exact to this formula, per entry:
 
@@ -10,12 +10,21 @@ constants are what CPython 3.11 was measured to need for the bookkeeping: the
 entry object, its three numbers, two bytes headers, its share of the hash table.
 The table of lately evicted keys adds GHOST_BYTES for each of its cells.
 
-Eviction: Yang et al., "FIFO queues are all you need for cache eviction", SOSP
-2023: a small FIFO filters one-hit wonders, a main FIFO with re-insertion keeps
+Eviction starts from Yang et al., "FIFO queues are all you need for cache eviction",
+SOSP 2023: a small FIFO filters one-hit wonders, a main FIFO with re-insertion keeps
 what is used, and a ghost table remembers what was evicted lately. A hit only
-increments a two-bit counter. Chosen by replaying traces (tests/core/test_eviction.py):
-a small queue of a twentieth, one hit to pass it, and the first fill of an empty
-cache going straight to the main queue.
+increments a two-bit counter. What differs is who enters the main queue: not whoever
+was asked for twice, but whoever wins a challenge. At the end of the small queue an
+entry looks at the oldest of the main queue, one after the other. The first that was
+not used since it was looked at last is evicted in its favour; the others lose one
+hit and stay; with no look left, it goes itself. Its looks are an estimate of how
+often it would be used while the main queue turns round once: HIT_LOOKS for each hit
+in the small queue, and for one that comes back `age` evictions after it was evicted
+as often as `age` fits into the cache. So the members of a loop that does not fit
+cannot wash each other out (none of them is used more than those that are held), and
+yet what was popular once is soon worn down by the challenges. Chosen by replaying
+traces (tests/core/test_eviction.py), as were the constants below and the
+first fill of an empty cache going straight to the main queue.
 
 The queues are rings threaded through the entries themselves, so an invalidated
 entry leaves at once and whole: no tombstones. Entries are invisible to the
@@ -37,10 +46,17 @@ from coherenced.core.model import FOREVER
 ENTRY_BYTES: Final = 384
 TAG_BYTES: Final = 48
 GHOST_BYTES: Final = 8
-SMALL_SHARE: Final = 0.05
-MAX_FREQUENCY: Final = 3
+SMALL_SHARE: Final = 0.03
+MAX_FREQUENCY: Final = 2
+HIT_LOOKS: Final = 16
+"""Entries of the main queue that one hit in the small queue lets an entry look at."""
+MOST_RETURN_LOOKS: Final = 16
+"""And those that having been evicted lately does, at most."""
+GHOST_SHARE: Final = 0.9
+"""For how many evictions a ghost is of any worth, as a share of the entries there are."""
 SECOND_CHANCES: Final = 100
 """Entries that one eviction may spare because they were used: it must end soon."""
+IN_MAIN: Final = -1
 
 NIL_BULK: Final = b"$-1\r\n"
 
@@ -64,7 +80,9 @@ class Entry(msgspec.Struct, gc=False, eq=False):
     expires_ms: float = FOREVER
     """The local time at which Redis's own time to live ends, counted like the deadline."""
     frequency: int = 0
-    in_main: bool = False
+    """Hits, up to MAX_FREQUENCY, since it was put into its queue or last looked at there."""
+    looks: int = 0
+    """IN_MAIN: it is in the main queue. Else it is in the small one, with so many looks in hand."""
     prev: Entry = _UNLINKED
     """`prev` and `next` are set only while the entry is in a ring: no cycle outlives it."""
     next: Entry = _UNLINKED
@@ -104,6 +122,10 @@ class Entry(msgspec.Struct, gc=False, eq=False):
         if self.tags:
             size += TAG_BYTES + sum(len(tag) + TAG_BYTES for tag in self.tags)
         return size
+
+    @property
+    def in_main(self) -> bool:
+        return self.looks < 0
 
     def covered(self) -> bool:
         """T1: whether one of its tags was invalidated after it was read."""
@@ -153,11 +175,14 @@ class Ghosts:
             place ^= 1
         cells[place] = self._clock << 32 | mark
 
-    def forget(self, key: bytes, window: int) -> bool:
-        """Whether `key` was among the last `window` evicted; it is not any more."""
+    def forget(self, key: bytes, window: int) -> int:
+        """How many evictions ago `key` was evicted, its own counted; then it is forgotten.
+
+        0: it was not among the last `window`.
+        """
         cells = self._cells
         if not cells:
-            return False
+            return 0
         mark = crc32(key)
         too_old = max(self._clock - window, 0)
         place = mark & (len(cells) - 1)
@@ -165,8 +190,8 @@ class Ghosts:
             cell = cells[at]
             if cell & 0xFFFFFFFF == mark and cell >> 32 > too_old:
                 cells[at] = 0
-                return True
-        return False
+                return self._clock + 1 - (cell >> 32)
+        return 0
 
     def clear(self) -> None:
         self._cells = array("Q")
@@ -221,17 +246,17 @@ class L1:
             if old.lane is entry.lane and old.as_of > entry.as_of:
                 return False  # A6: what is already newer stays
             entry.frequency = old.frequency
-            entry.in_main = old.in_main
+            entry.looks = old.looks
             following = old.next  # a new value is no use: it takes the place of the old one
             self._discard(old)
         else:
             # Until something had to be evicted there is nothing to protect from newcomers.
             filling = not self.evictions and self._small_bytes > self.max_bytes * SMALL_SHARE
-            entry.in_main = self._ghosts.forget(entry.key, len(self.entries)) or filling
-            following = self._main if entry.in_main else self._small
+            entry.looks = IN_MAIN if filling else self._looks_of_return(entry.key)
+            following = self._main if filling else self._small
         self.entries[entry.key] = entry
         self.bytes_used += size
-        if not entry.in_main:
+        if entry.looks >= 0:
             self._small_bytes += size
         _link(entry, following)
         if self.bytes_used > self.max_bytes:
@@ -314,7 +339,7 @@ class L1:
         del self.entries[entry.key]
         size = entry.size
         self.bytes_used -= size
-        if not entry.in_main:
+        if entry.looks >= 0:
             self._small_bytes -= size
 
     def _discard_all(self, doomed: list[Entry]) -> int:
@@ -333,6 +358,12 @@ class L1:
         self._hand = None
         return len(doomed)
 
+    def _looks_of_return(self, key: bytes) -> int:
+        """What it is worth that `key` was evicted a while ago and is asked for again."""
+        window = self._ghost_window()
+        age = self._ghosts.forget(key, window)
+        return min(window // age, MOST_RETURN_LOOKS) if age else 0
+
     def _evict(self, newcomer: Entry) -> None:
         """Make room. What has just been put stays in any case: it is there for a reader."""
         small, main = self._small, self._main
@@ -345,29 +376,57 @@ class L1:
             if oldest is newcomer:
                 oldest = newcomer.next
             if first is not small and (oldest is main or self._small_bytes > small_target):
-                entry = first
+                looks = first.looks + first.frequency * HIT_LOOKS if chances > 0 else 0
+                main_bytes = self.bytes_used - self._small_bytes + first.size
+                if looks and (oldest is main or main_bytes <= self.max_bytes - small_target):
+                    chances -= 1  # there is room in the main queue's share: nobody need go
+                    self._promote(first)
+                else:
+                    self._challenge(first, looks, newcomer)
             elif oldest is not main:
-                entry = oldest
+                if oldest.frequency and chances > 0:
+                    chances -= 1
+                    self._spare(oldest)
+                else:
+                    self._evict_one(oldest)
             else:  # nothing is left but the newcomer: even the memory of others gives way
                 self.bytes_used -= GHOST_BYTES * len(self._ghosts)
                 self._ghosts.clear()
-                continue
-            if entry.frequency == 0 or chances == 0:
-                self._evict_one(entry)
-                continue
-            chances -= 1
-            self._unlink(entry)
-            if entry.in_main:
-                entry.frequency -= 1
+
+    def _challenge(self, entry: Entry, looks: int, newcomer: Entry) -> None:
+        """Evict either `entry` or one of the next `looks` of the main queue, which it replaces."""
+        main = self._main
+        for _ in range(looks):
+            oldest = main.next
+            if oldest.frequency or oldest is newcomer:
+                self._spare(oldest)
             else:
-                entry.frequency = 0
-                entry.in_main = True
-                self._small_bytes -= entry.size
-            _link(entry, main)
+                self._evict_one(oldest)
+                self._promote(entry)
+                return
+        self._evict_one(entry)
+
+    def _promote(self, entry: Entry) -> None:
+        """From the small queue to the main one, where its hits count anew."""
+        self._unlink(entry)
+        entry.frequency = 0
+        entry.looks = IN_MAIN
+        self._small_bytes -= entry.size
+        _link(entry, self._main)
+
+    def _spare(self, entry: Entry) -> None:
+        """Once more round the main queue, with one hit less."""
+        self._unlink(entry)
+        if entry.frequency:
+            entry.frequency -= 1
+        _link(entry, self._main)
+
+    def _ghost_window(self) -> int:
+        return int(len(self.entries) * GHOST_SHARE)
 
     def _evict_one(self, entry: Entry) -> None:
-        window = len(self.entries)
-        from_small = not entry.in_main
+        window = self._ghost_window()
+        from_small = entry.looks >= 0
         self._discard(entry)
         self.evictions += 1
         if from_small:

@@ -19,7 +19,7 @@ from typing import Final
 
 from coherenced.core.calls import Failed, Failure, Fetch, FetchedAll
 from coherenced.core.catchup import Catchup
-from coherenced.core.l1 import L1, Entry
+from coherenced.core.l1 import L1, MAX_FREQUENCY, Entry
 from coherenced.core.lane import Lane, Verdict
 from coherenced.core.laws import Laws
 from coherenced.core.model import FOREVER, Fetched, Lineage, Query, Reply, ReplyError, Version
@@ -588,7 +588,7 @@ class Reads:
 
     def _serve(self, want: _Want, entry: Entry) -> None:
         self.hits += 1
-        if entry.frequency < 3:
+        if entry.frequency < MAX_FREQUENCY:
             entry.frequency += 1
         self._give(want, self._value(entry))
 

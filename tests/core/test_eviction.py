@@ -127,7 +127,7 @@ def peer(name: str) -> Callable[[Iterable[int], int], float]:
 def test_a_scan_does_not_wash_out_what_is_used() -> None:
     cache = 500
     trace = scanned(zipf(random.Random(7), 1.0, 20_000, 60_000), cache * 5, cache * 2)
-    assert ours(trace, cache) > lru(trace, cache) + 0.08
+    assert ours(trace, cache) > lru(trace, cache) + 0.075
 
 
 def test_it_beats_lru_where_popularity_is_steady() -> None:
@@ -142,9 +142,11 @@ def test_it_follows_when_popularity_shifts() -> None:
 
 
 def test_a_loop_that_does_not_fit_still_hits() -> None:
-    trace = [at % 600 for at in range(12_000)]
-    assert lru(trace, 500) == 0.0
-    assert ours(trace, 500) > 0.4
+    """Most of what is held stays, whatever the loop's length: room divided by length at best."""
+    for length, least in ((550, 0.7), (600, 0.7), (750, 0.55), (1000, 0.4), (1500, 0.25)):
+        trace = [at % length for at in range(20 * length)]
+        assert lru(trace, 500) == 0.0
+        assert ours(trace, 500) > least
 
 
 def test_the_ratio_is_the_same_every_time() -> None:
@@ -154,11 +156,10 @@ def test_the_ratio_is_the_same_every_time() -> None:
 
 
 def test_no_peer_is_better_by_a_hundredth_on_average() -> None:
-    """Over steady, scanned and shifting popularity. A loop that just does not fit is left out:
-    there policies that never change their mind (WTinyLFU) win, and lose far more on a shift."""
+    """Over steady, scanned and shifting popularity, and a loop that does not fit."""
     cache = 300
     replays = traces(cache, keys=10_000, count=20_000)
-    chosen = [t for name, t in replays.items() if "loop" not in name and name != "zipf 1.2"]
+    chosen = [t for name, t in replays.items() if name != "zipf 1.2"]
     mean = {
         name: sum(peer(name)(trace, cache) for trace in chosen) / len(chosen)
         for name in ("ARC", "S3FIFO", "WTinyLFU")

@@ -17,7 +17,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from coherenced.core.l1 import (
     ENTRY_BYTES,
     GHOST_BYTES,
+    HIT_LOOKS,
     L1,
+    MAX_FREQUENCY,
+    MOST_RETURN_LOOKS,
     NIL_BULK,
     SECOND_CHANCES,
     TAG_BYTES,
@@ -351,13 +354,62 @@ def test_a_key_seen_once_leaves_before_a_key_that_was_hit() -> None:
     assert b"01" not in store.entries
 
 
-def test_an_evicted_key_that_comes_back_soon_goes_straight_to_the_main_queue() -> None:
+def test_an_evicted_key_that_comes_back_soon_may_challenge_the_main_queue() -> None:
     store = full()
     for i in range(60):
         store.put(entry(b"%02d" % i))
     evicted = next(b"%02d" % i for i in range(60) if b"%02d" % i not in store.entries)
     store.put(entry(evicted))
-    assert store.entries[evicted].in_main
+    assert store.entries[evicted].looks > 0
+    store.put(entry(b"new!"))
+    assert store.entries[evicted].in_main  # nobody there had been used
+    assert store.entries[evicted].looks < 0
+    check(store)
+
+
+def test_the_later_it_comes_back_the_less_it_may_do() -> None:
+    looks = []
+    for age in (1, 10, 20, 30, 60):
+        store = full()
+        for i in range(45):
+            store.put(entry(b"%02d" % i))
+        evicted = next(b"%02d" % i for i in range(44, -1, -1) if b"%02d" % i not in store.entries)
+        for i in range(age - 1):
+            store.put(entry(b"%02d" % (100 + i)))
+        store.put(entry(evicted))
+        looks.append(store.entries[evicted].looks)
+    assert looks == sorted(looks, reverse=True)
+    assert looks[0] == MOST_RETURN_LOOKS and looks[-1] == 0
+
+
+def test_who_loses_a_challenge_leaves_and_wears_the_others_down() -> None:
+    store = full()
+    for i in range(45):
+        store.put(entry(b"%02d" % i))
+    challenger = next(ring(store._small))
+    for held in ring(store._main):
+        held.frequency = MAX_FREQUENCY
+    challenger.frequency, challenger.looks = 0, 5
+    store.put(entry(b"new!"))
+    assert challenger.key not in store.entries
+    worn = [e for e in ring(store._main) if e.frequency == MAX_FREQUENCY - 1]
+    assert len(worn) == 5 and worn == list(ring(store._main))[-5:]
+    check(store)
+
+
+def test_where_the_main_queue_has_room_nobody_need_go_for_a_challenger() -> None:
+    store = full()
+    for i in range(45):
+        store.put(entry(b"%02d" % i))
+    for held in list(ring(store._main))[:20]:
+        store.remove(held.key)
+    while store.bytes_used + formula(b"00", b"v") <= store.max_bytes:
+        store.put(entry(b"more%02d" % len(store)))
+    held = list(ring(store._main))
+    first = next(ring(store._small))
+    first.frequency = 1
+    store.put(entry(b"new!"))
+    assert first.in_main and all(e.key in store.entries for e in held)
     check(store)
 
 
@@ -376,13 +428,13 @@ def test_one_eviction_ends_soon_however_hot_everything_is() -> None:
     for i in range(3000):
         store.put(entry(b"%04d" % i))
     for held in store.entries.values():
-        held.frequency = 3
+        held.frequency = MAX_FREQUENCY
     order = [e.key for e in ring(store._main)]
     store.put(entry(b"new!"))
     moved = sum(1 for a, b in zip(order, ring(store._main), strict=False) if a != b.key)
     assert b"new!" in store.entries
-    spared = [e for e in store.entries.values() if e.frequency != 3]
-    assert len(spared) <= SECOND_CHANCES + 1
+    spared = [e for e in store.entries.values() if e.frequency != MAX_FREQUENCY]
+    assert len(spared) <= max(SECOND_CHANCES, MAX_FREQUENCY * HIT_LOOKS + MOST_RETURN_LOOKS) + 1
     assert moved
     check(store)
 
@@ -400,7 +452,7 @@ def test_a_ghost_is_remembered_once_and_for_as_many_evictions_as_asked() -> None
         ghosts.remember(b"a", 1024)
         for i in range(later):
             ghosts.remember(b"%d" % i, 1024)
-        assert ghosts.forget(b"a", 10) is known
+        assert ghosts.forget(b"a", 10) == (10 if known else 0)
 
 
 def test_most_ghosts_are_found_again() -> None:
@@ -482,7 +534,7 @@ class StoreAgainstDict(RuleBasedStateMachine):
     @rule(key=KEYS)
     def hit(self, key: bytes) -> None:
         held = self.store.entries.get(key)
-        if held is not None and held.frequency < 3:
+        if held is not None and held.frequency < MAX_FREQUENCY:
             held.frequency += 1
 
     @rule(key=KEYS)
