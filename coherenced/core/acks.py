@@ -239,7 +239,9 @@ class Acks:
         """K3: one bound after the commit this node can serve nothing older, alive or not."""
         if wait.done or incarnation in wait.acked or wait.members is None:
             return
-        member = wait.members[incarnation]
+        member = wait.members.get(incarnation)
+        if member is None or incarnation in wait.fenced:
+            return  # a later roster (K7) lacks it, or has named it once more
         wait.fenced[incarnation] = member.name
         self.fenced_nodes += 1
         if incarnation not in self._silent:

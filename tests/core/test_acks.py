@@ -463,6 +463,29 @@ def test_K7_a_write_that_waits_goes_on_waiting_when_the_server_changes_and_is_an
     assert d.result(write).satisfied
 
 
+def test_K7_a_node_that_the_roster_of_the_new_server_lacks_is_not_waited_for() -> None:
+    """It was waited for by the roster before: its fence finds it gone."""
+    d = settled((PEER, "peer"))
+    write, tag = commit(d, Level.ALL, timeout_ms=10_000)
+    d.sleep(250)
+    d.prove(Lineage(EPOCH, 11, tag), server=b"s2")
+    d.roster(member(ME, "me"))
+    d.sleep(1270)
+    assert d.result(write).satisfied
+    assert (d.result(write).fenced, d.event("node_fenced")) == ((), [])
+
+
+def test_K7_a_node_that_both_rosters_name_is_fenced_once() -> None:
+    d = settled((PEER, "peer"))
+    write, tag = commit(d, Level.ALL, timeout_ms=10_000)
+    d.sleep(250)
+    d.prove(Lineage(EPOCH, 11, tag), server=b"s2")
+    d.roster(member(ME, "me"), member(PEER, "peer"))
+    d.sleep(1270)
+    assert d.result(write).fenced == ("peer",)
+    assert d.node.acks.fenced_nodes == 1
+
+
 def test_the_first_contact_is_a_lineage_change_too() -> None:
     """A node that has just started cannot know who held what before."""
     d = Driver()

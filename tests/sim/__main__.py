@@ -9,6 +9,7 @@ import time
 import msgspec
 
 from coherenced.core.laws import Laws
+from tests.sim.many import run_many
 from tests.sim.redis_model import ServerLaws
 from tests.sim.run import FLAGS, Config, Failure, by_seed, run, shrink
 
@@ -18,6 +19,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--seed", type=int, help="run this seed and show what it did")
     arguments.add_argument("--from", type=int, default=0, dest="first", help="first of many seeds")
     arguments.add_argument("--count", type=int, default=100, help="how many seeds")
+    arguments.add_argument("--jobs", type=int, help="processes; otherwise one for each core")
     arguments.add_argument("--shrink", action="store_true", help="look for a shorter one")
     arguments.add_argument(
         "--trace", type=int, default=0, metavar="N", help="show the last N lines"
@@ -47,25 +49,32 @@ def config_of(given: argparse.Namespace, seed: int) -> Config:
 
 def main() -> int:
     given = parser().parse_args()
-    seeds = (
-        [given.seed] if given.seed is not None else range(given.first, given.first + given.count)
+    began = time.perf_counter()
+    if given.seed is not None:
+        return show(given)
+    seeds = range(given.first, given.first + given.count)
+    totals = run_many(
+        seeds, lambda seed: config_of(given, seed), shorter=given.shrink, processes=given.jobs
     )
-    began, steps, broken = time.perf_counter(), 0, 0
-    for seed in seeds:
-        try:
-            report = run(config_of(given, seed))
-            steps += report.steps
-            if given.seed is not None:
-                print(msgspec.json.format(msgspec.json.encode(report.checked)).decode())
-        except Failure as failure:
-            broken += 1
-            shown = shrink(failure) if given.shrink else failure
-            for line in shown.trace[-given.trace :] if given.trace else []:
-                print(line)
-            print(f"seed {seed}: {shown}\n")
-    took_s = time.perf_counter() - began
-    print(f"{len(seeds)} runs, {steps} steps, {broken} broken, {took_s:.1f} s")
-    return 1 if broken else 0
+    for broken in totals.broken:
+        print(f"{broken}\n")
+    print(f"{totals}, {time.perf_counter() - began:.1f} s")
+    return 1 if totals.broken else 0
+
+
+def show(given: argparse.Namespace) -> int:
+    """One seed, and what it did."""
+    try:
+        report = run(config_of(given, given.seed))
+    except Failure as failure:
+        shown = shrink(failure) if given.shrink else failure
+        for line in shown.trace[-given.trace :] if given.trace else []:
+            print(line)
+        print(f"seed {given.seed}: {shown}")
+        return 1
+    print(msgspec.json.format(msgspec.json.encode(report.checked)).decode())
+    print(f"{report.steps} steps, {report.operations} operations, all as promised")
+    return 0
 
 
 if __name__ == "__main__":

@@ -25,6 +25,11 @@ class Fault(msgspec.Struct, frozen=True):
     for_ms: float = 0.0
     number: int = 0
 
+    @property
+    def lifted_ms(self) -> float:
+        """When it is over, but for what hosts still have to notice."""
+        return self.at_ms + self.for_ms + LONGEST_AFTERMATH_MS.get(self.kind, 0.0)
+
     def __str__(self) -> str:
         words = [f"{self.at_ms:.1f}", self.kind, self.host, self.role]
         if self.for_ms:
@@ -60,6 +65,14 @@ KINDS: Final[dict[str, tuple[float, float, float]]] = {
     "trim log": (2, 0, 0),
     "out of memory": (1, 10, 500),
 }
+
+
+LONGEST_AFTERMATH_MS: Final = {
+    "leave": 1_400.0,
+    "fail over": 400.0,
+    "fail over by and by": 400.0,
+}
+"""How much longer than `for_ms` a fault may last."""
 
 
 def plan(

@@ -26,6 +26,7 @@ from coherenced.core.calls import (
     Subscribed,
     WaitReplicas,
 )
+from coherenced.core.invariants import Watch
 from coherenced.core.l1 import Entry
 from coherenced.core.model import NEVER, Acknowledgement, Message
 from coherenced.core.node import Input, Node, Settings, Start, Stop, Submit, Tick
@@ -58,8 +59,12 @@ class Host:
         self.offset_ms = offset_ms
         self.rate = rate
         self.node: Node | None = None
+        self.watch: Watch
+        """Checks the node's invariants."""
         self.proved_ms = NEVER
         """The latest verified-at of the node, on its own clock, that has been checked."""
+        self.checked: dict[bytes, tuple[Entry, int]] = {}
+        """key -> the entry of the node that was found right, and at which commit."""
         self.incarnation = 0
         """+1 at each start; the node's own incarnation is random."""
         self.paused = False
@@ -93,8 +98,10 @@ class Host:
         assert self.node is None
         self.incarnation += 1
         self.proved_ms = NEVER
+        self.checked.clear()
         self._settings = self.world.settings_of(self)
         self.node = Node(self._settings, self.world.new_id, self.world.laws)
+        self.watch = Watch(self.node)
         self.world.incarnations[self._settings.incarnation] = self
         self.feed(Start())
 

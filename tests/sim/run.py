@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
+from collections import Counter
+from pathlib import Path
 from random import Random
 from typing import Final
 
@@ -9,15 +12,17 @@ import msgspec
 
 from coherenced.core.laws import Laws
 from coherenced.core.policy import Policy
-from coherenced.core.requests import Level
 from tests.sim.clients import COUNTER, Client, Mix
 from tests.sim.faults import Fault, Nemesis, plan
 from tests.sim.history import Violation
 from tests.sim.redis_model import ServerLaws
 from tests.sim.world import LINEARIZABLE, World
 
-QUIET_MS: Final = 4_000.0
-"""After the last fault is lifted everything must be well again within this time."""
+QUIET_MS: Final = 7_000.0
+"""After the last fault is lifted everything must be well again within this time: a half-open
+connection is noticed, and a write that waits for its acknowledgements has given up."""
+SLICE_MS: Final = 100.0
+READ_PATIENCE_MS: Final = 2_500.0
 MOST_CALLS_OPEN: Final = 8
 """Of a node at rest: probes on a slow path, and the roster."""
 WARM_MS: Final = 60.0
@@ -56,7 +61,8 @@ class Report(msgspec.Struct, kw_only=True):
     events: int
     operations: int
     checked: dict[str, int]
-    faults_struck: int
+    struck: dict[str, int]
+    """Kind of fault -> how often it was tried."""
     client_faults: dict[str, int]
     seen: dict[str, int]
     hits: int
@@ -159,9 +165,16 @@ def run(config: Config) -> Report:
         for client in clients:
             world.at(WARM_MS, client.start)
         world.run_until(WARM_MS + config.run_ms)
-        settle(world, clients, config)
+        settle(world, clients, config, max((f.lifted_ms for f in faults), default=0.0))
     except (Violation, AssertionError) as problem:
         text = f"at {world.now_ms:.2f} ms: {problem}"
+        raise Failure(config, text, faults, list(world.trace)) from problem
+    except Exception as problem:
+        where = traceback.extract_tb(problem.__traceback__)[-1]
+        text = (
+            f"at {world.now_ms:.2f} ms: crash: {type(problem).__name__}: {problem} in "
+            f"{where.name}, line {where.lineno} of {Path(where.filename).name}"
+        )
         raise Failure(config, text, faults, list(world.trace)) from problem
     history = world.history
     return Report(
@@ -170,7 +183,7 @@ def run(config: Config) -> Report:
         events=world.events,
         operations=len(history.reads) + len(history.writes),
         checked=history.checked,
-        faults_struck=len(faults),
+        struck=dict(Counter(fault.kind for fault in faults)),
         client_faults=history.faults,
         seen=world.seen_events,
         hits=sum(op.source in ("hit", "l1") for op in history.reads),
@@ -178,34 +191,52 @@ def run(config: Config) -> Report:
     )
 
 
-def settle(world: World, clients: list[Client], config: Config) -> None:
-    """Eventual: faults end, clients stop, and all nodes and Redis agree."""
+def settle(world: World, clients: list[Client], config: Config, last_fault_ms: float) -> None:
+    """Eventual: faults end, clients stop, and soon all nodes and Redis agree."""
     for client in clients:
         client.stopped = True
     world.loss = 0.0
     world.drops.clear()
-    world.run_until(world.now_ms + QUIET_MS)
+    world.run_until(max(world.now_ms, last_fault_ms))
+    limit_ms = world.now_ms + QUIET_MS
+    while world.history.unanswered and world.now_ms < limit_ms:
+        world.run_until(world.now_ms + SLICE_MS)
     if world.history.unanswered:
         waiting = [str(c.waits_for) for c in clients if c.waits_for is not None]
         raise Violation(f"liveness: never answered: {waiting}")
     world.history.check_claims_again()
     keys = [*world.truth.keys]
-    for round_ms in (2_500.0, 200.0):  # the first may still meet a half-open connection
-        for host in world.hosts.values():
-            if host.node is None or not host.node.ready:
-                raise Violation(f"liveness: node {host.name} is not ready again")
-            reader = Client(world, f"final-{host.name}", host, keys, config.mix)
-            reader.stopped = True
-            for key in keys:
-                reader.read((key,), None)
-        world.run_until(world.now_ms + round_ms)
-        if world.history.unanswered:
-            raise Violation("liveness: a read after the faults was never answered")
+    while True:
+        world.run_until(world.now_ms + SLICE_MS)
+        wrong = _wrong_at_rest(world, keys, config)
+        if not wrong:
+            return
+        if world.now_ms >= limit_ms:
+            raise Violation(wrong)
+
+
+def _wrong_at_rest(world: World, keys: list[bytes], config: Config) -> str:
+    """Read every key on every node; what is not as it should be once nothing happens any more."""
     for host in world.hosts.values():
-        _check_quiet(world, host.name, keys, config)
+        if host.node is None or not host.node.ready:
+            return f"liveness: node {host.name} is not ready again"
+        reader = Client(world, f"final-{host.name}", host, keys, config.mix)
+        reader.stopped = True
+        for key in keys:
+            reader.read((key,), None)
+    limit_ms = world.now_ms + READ_PATIENCE_MS
+    while world.history.unanswered and world.now_ms < limit_ms:
+        world.run_until(world.now_ms + SLICE_MS)
+    if world.history.unanswered:
+        raise Violation("liveness: a read after the faults was never answered")
+    for host in world.hosts.values():
+        wrong = _not_quiet(world, host.name, keys, config)
+        if wrong:
+            return wrong
+    return ""
 
 
-def _check_quiet(world: World, name: str, keys: list[bytes], config: Config) -> None:
+def _not_quiet(world: World, name: str, keys: list[bytes], config: Config) -> str:
     """A node at rest: everything is a hit, equal to Redis, and nothing is left over."""
     host = world.hosts[name]
     node = host.node
@@ -219,18 +250,18 @@ def _check_quiet(world: World, name: str, keys: list[bytes], config: Config) -> 
     }
     left = {what: count for what, count in leftovers.items() if count}
     if left:
-        raise Violation(f"left over on {name}: {left}")
+        return f"left over on {name}: {left}"
     if world.truth.positions.get(node.lane.lineage) != world.truth.index:  # type: ignore[arg-type]
-        raise Violation(f"eventual: node {name} is not at the head of the log")
+        return f"eventual: node {name} is not at the head of the log"
     for key in keys:
         entry = host.hit(key)
         held = world.truth.timeline(key).now(world.now_ms)
         if entry is None:
             if config.l1_max_bytes > 100_000 and node.l1.entries.get(key) is None and held:
-                raise Violation(f"liveness: {key!r} was read on {name} but is not cached")
-            continue
-        if entry.value != held:
-            raise Violation(f"eventual: {key!r} is {entry.value!r} on {name}, {held!r} in Redis")
+                return f"liveness: {key!r} was read on {name} but is not cached"
+        elif entry.value != held:
+            return f"eventual: {key!r} is {entry.value!r} on {name}, {held!r} in Redis"
+    return ""
 
 
 # -- making a failure shorter -----------------------------------------------------------
@@ -307,10 +338,3 @@ def shrink(failure: Failure, tries: int = 60) -> Failure:
             skip = tuple(sorted({*best.config.skip, place}))
             better(msgspec.structs.replace(best.config, skip=skip))
     return best
-
-
-def quick(seed: int, **changes: object) -> Config:
-    return msgspec.structs.replace(by_seed(seed), **changes)
-
-
-LEVELS_WITH_ALL: Final = (Level.ALL,)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 
 import msgspec
 import pytest
@@ -12,11 +13,12 @@ import pytest
 from coherenced.core.laws import Laws
 from coherenced.core.requests import Level
 from tests.sim.clients import Mix
+from tests.sim.faults import KINDS
+from tests.sim.many import CHUNK, Totals, run_many
 from tests.sim.run import Config, Failure, Report, by_seed, command, run, shrink
 
-GROUPS = 4
-RUNS = 60
-"""Seeds in each group of the normal test run; thousands more are under the marker `soak`."""
+SEEDS = 3_000
+"""In the normal test run; many more are under the marker `soak`."""
 ONLY_COUNTS = tuple(n for n in Mix.__struct_fields__ if n not in ("think_ms", "levels"))
 
 
@@ -28,15 +30,30 @@ def checked(config: Config) -> Report:
         raise shrink(failure) from None
 
 
-@pytest.mark.parametrize("group", range(GROUPS))
-def test_seeds(group: int) -> None:
-    totals: dict[str, int] = {}
-    for seed in range(group, GROUPS * RUNS, GROUPS):
-        report = checked(by_seed(seed))
-        for level, count in report.checked.items():
-            totals[level] = totals.get(level, 0) + count
+def none_breaks(totals: Totals) -> None:
+    print(totals)
+    shown = "\n\n".join(totals.broken[:3])
+    assert not totals.broken, f"{len(totals.broken)} of {totals.runs} seeds broke:\n{shown}"
+
+
+@pytest.mark.timeout(300)
+def test_seeds() -> None:
+    totals = run_many(range(SEEDS), by_seed)
+    none_breaks(totals)
     for level in ("bounded", "linearizable", "session", "ack=all", "write", "snapshot"):
-        assert totals.get(level, 0) > 20, f"{level} was hardly checked"
+        assert totals.checked.get(level, 0) > SEEDS, f"{level} was hardly checked"
+    assert set(totals.struck) == set(KINDS)
+
+
+def test_a_seed_does_the_same_in_any_process() -> None:
+    seeds = range(2 * CHUNK)
+    alone = run_many(seeds, partial(shortened, run_ms=200.0), processes=1)
+    shared = run_many(seeds, partial(shortened, run_ms=200.0), processes=2)
+    assert alone == shared
+
+
+def shortened(seed: int, **changes: object) -> Config:
+    return msgspec.structs.replace(by_seed(seed), **changes)
 
 
 def test_without_faults_nothing_fails_and_most_reads_are_hits() -> None:
@@ -76,7 +93,7 @@ def test_a_run_does_not_depend_on_the_order_of_sets() -> None:
 
 def test_a_failure_says_how_to_see_it_again() -> None:
     """With a law off a run fails; what it prints replays it, and it shrinks."""
-    off = msgspec.structs.replace(by_seed(0), laws=Laws(gap_check=False))
+    off = msgspec.structs.replace(by_seed(2), laws=Laws(gap_check=False))
     with pytest.raises(Failure) as caught:
         run(off)
     short = shrink(caught.value, tries=15)
@@ -89,11 +106,10 @@ def test_a_failure_says_how_to_see_it_again() -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(3_600)
-@pytest.mark.parametrize("first", range(1_000, 21_000, 1_000))
-def test_a_thousand_seeds(first: int) -> None:
-    for seed in range(first, first + 1_000):
-        checked(by_seed(seed))
+@pytest.mark.timeout(36_000)
+@pytest.mark.parametrize("first", range(SEEDS, SEEDS + 200_000, 20_000))
+def test_twenty_thousand_seeds(first: int) -> None:
+    none_breaks(run_many(range(first, first + 20_000), by_seed))
 
 
 @pytest.mark.soak
