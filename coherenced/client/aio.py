@@ -124,6 +124,23 @@ class AsyncClient:
             )
         )
 
+    async def add(
+        self,
+        key: Key,
+        value: Any,
+        *,
+        ttl: float | None = None,
+        tags: Iterable[Key] = (),
+        ack: str | int | None = None,
+        timeout: float | None = None,
+    ) -> bool:
+        return await self._run(
+            self._calls.add(key, value, ttl=ttl, tags=tags, ack=ack, timeout=timeout)
+        )
+
+    async def execute(self, *words: Key | int | float, write: bool = True) -> Any:
+        return await self._run(self._calls.execute(*words, write=write))
+
     async def set_many(
         self,
         items: Mapping[Any, Any],

@@ -18,6 +18,7 @@ from coherenced.client.replies import (
     Invalidation,
     Version,
     checked,
+    decode_added,
     decode_deleted,
     decode_document,
     decode_invalidation,
@@ -28,7 +29,7 @@ from coherenced.client.replies import (
 )
 from coherenced.client.stream import Request, batch_of, batches_of, parts
 from coherenced.client.values import RAW, Serializer, keeping_absent
-from coherenced.errors import CommandError, NotAcknowledged, UsageError
+from coherenced.errors import CommandError, Conflict, NotAcknowledged, UsageError
 
 T = TypeVar("T")
 K = TypeVar("K", bound=str | bytes)
@@ -179,6 +180,31 @@ class Calls:
         command = self._set_command(key, value, ttl, _names(tags), options)
         return self._write([command], timeout, decode_version)
 
+    def add(
+        self,
+        key: Key,
+        value: Any,
+        *,
+        ttl: float | None = None,
+        tags: Iterable[Key] = (),
+        ack: str | int | None = None,
+        timeout: float | None = None,
+    ) -> Request[bool]:
+        """Store `value` unless `key` is there already; whether it was stored. Errors: as `set`."""
+        options = (b"NX", *_write_options(ack, timeout))
+        command = self._set_command(key, value, ttl, _names(tags), options)
+        return self._write([command], timeout, decode_added)
+
+    def execute(self, *words: Key | int | float, write: bool = True) -> Request[Any]:
+        """One of Redis's own commands, as the daemon's RESP socket knows it, and its raw reply.
+
+        `write=False`: a read, which is repeated when its connection turns out to be dead.
+        """
+        command = tuple(
+            key_bytes(word if isinstance(word, str | bytes) else str(word)) for word in words
+        )
+        return Request((batch_of([command]),), lambda replies: checked(replies[0]), is_write=write)
+
     def set_many(
         self,
         items: Mapping[Any, Any],
@@ -302,7 +328,7 @@ class Calls:
         for reply in replies:
             if isinstance(reply, NotAcknowledged):
                 late.append(reply)
-            else:
+            elif not (decode is decode_added and isinstance(reply, Conflict)):
                 checked(reply)
         if late:
             version = Version(late[-1].version)

@@ -144,6 +144,12 @@ def decode_version(replies: list[Any]) -> tuple[Version, Version]:
     return version, version
 
 
+def decode_added(replies: list[Any]) -> tuple[bool, Version]:
+    if isinstance(replies[0], Conflict):
+        return False, Version()
+    return True, decode_version(replies)[0]
+
+
 def decode_deleted(replies: list[Any]) -> tuple[int, Version]:
     deleted, version = 0, Version()
     for reply in replies:

@@ -135,6 +135,21 @@ class Client:
             )
         )
 
+    def add(
+        self,
+        key: Key,
+        value: Any,
+        *,
+        ttl: float | None = None,
+        tags: Iterable[Key] = (),
+        ack: str | int | None = None,
+        timeout: float | None = None,
+    ) -> bool:
+        return self._run(self._calls.add(key, value, ttl=ttl, tags=tags, ack=ack, timeout=timeout))
+
+    def execute(self, *words: Key | int | float, write: bool = True) -> Any:
+        return self._run(self._calls.execute(*words, write=write))
+
     def set_many(
         self,
         items: Mapping[Any, Any],

@@ -183,13 +183,14 @@ def _expiry(value: Value) -> bytes:
 
 
 def set_(argv: Sequence[bytes], bounds: Bounds) -> Plan:
-    """COH.SET key value [PX ms] [TAGS n t...] [ACK level] [TIMEOUT ms] [REPLICAS n] [IFVER v]"""
+    """COH.SET key value [PX ms] [TAGS n t...] [ACK level] [TIMEOUT ms] [REPLICAS n] [IFVER v|NX]"""
     key, value = checked(argv[1], bounds), argv[2]
     words = _Words(argv[3:])
     terms = _Terms()
     ttl_ms: int | None = None
     tags: tuple[bytes, ...] = ()
     if_version: Version | None = None
+    only_new = False
     while (option := words.option()) is not None:
         if option == b"PX":
             ttl_ms = whole_number(words.operand(), -MAX_MS, MAX_MS)
@@ -199,9 +200,17 @@ def set_(argv: Sequence[bytes], bounds: Bounds) -> Plan:
             tags = _checked_tags(words.list(), bounds)
         elif option == b"IFVER":
             if_version = _version(words.operand())
+        elif option == b"NX":
+            only_new = True
         elif not terms.take(option, words.operand()):
             raise UsageError(SYNTAX)
     expiry = () if ttl_ms is None else (b"PX", b"%d" % ttl_ms)
+    if only_new:
+        if if_version is not None:
+            raise UsageError(SYNTAX)
+        command = (b"SET", key, value, *expiry, b"NX")
+        new = Mutation(command, keys=(key,), unchanged=b"n", label=tags or None)
+        return Plan((terms.write((new,)),), compose=_version_if_new)
     mutation = Mutation(
         (b"SET", key, value, *expiry),
         keys=(key,),
@@ -316,6 +325,13 @@ def _milliseconds(ms: float) -> bytes:
 @_recorded
 def _version_of(result: WriteResult, version: bytes) -> bytes:
     return version
+
+
+def _version_if_new(outcome: Outcome, resp3: bool) -> bytes:
+    assert isinstance(outcome, WriteResult)
+    if outcome.replies == (None,):
+        return resp.error("CONFLICT the key is there already")
+    return _version_of(outcome, resp3)
 
 
 @_recorded

@@ -185,6 +185,8 @@ class FakeDaemon:
                     self._forget_token(words[0])
                 return b":%d\r\n" % alive
             case b"COH.SET":
+                if b"NX" in words and words[0] in self.values:
+                    return error("CONFLICT the key is there already")
                 self._store(words[0], words[1], words[2:])
                 return bulk(self._next())
             case b"COH.DEL":

@@ -51,6 +51,25 @@ def test_a_round_trip_of_everything(daemon: FakeDaemon, connect: Connect) -> Non
     assert cache.explain("k") == {"asked": ["COH.EXPLAIN", "k"]}
 
 
+def test_add_stores_only_what_is_not_there(daemon: FakeDaemon, connect: Connect) -> None:
+    cache = connect()
+    assert cache.add("k", b"first", ttl=60, tags=["t"]) is True
+    assert cache.add("k", b"second") is False
+    assert cache.get("k") == b"first"
+    assert daemon.commands[0][3:] == [b"PX", b"60000", b"TAGS", b"1", b"t", b"NX"]
+    daemon.script = lambda command: error(f"NOACK committed {EPOCH}:9 missing=b")
+    with pytest.raises(NotAcknowledged):
+        cache.add("k", b"v", ack="all")
+
+
+def test_any_command(daemon: FakeDaemon, connect: Connect) -> None:
+    daemon.script = lambda command: b":7\r\n" if command[0] == b"INCRBY" else None
+    assert connect().execute("INCRBY", "k", 7) == 7
+    assert daemon.commands == [[b"INCRBY", b"k", b"7"]]
+    with pytest.raises(CommandError, match="unknown command 'NONSENSE'"):
+        connect().execute("NONSENSE", write=False)
+
+
 def test_nothing_to_do_opens_nothing(daemon: FakeDaemon, connect: Connect) -> None:
     cache = connect()
     assert cache.get_many([]) == {}

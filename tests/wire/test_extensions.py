@@ -274,3 +274,22 @@ def test_invalidate_answers_who_acknowledged_and_who_did_not() -> None:
     assert tell("COH.INVALIDATE ALL ACK all", late) == (
         b"-NOACK committed 0f1e2d3c4b5a6978:42 missing=c\r\n"
     )
+
+
+# -- COH.SET … NX -------------------------------------------------------------------------
+
+
+def test_set_of_what_is_not_there() -> None:
+    assert write("COH.SET k v PX 500 TAGS 1 t NX").mutations == (
+        Mutation(
+            (b"SET", b"k", b"v", b"PX", b"500", b"NX"),
+            keys=(b"k",),
+            unchanged=b"n",
+            label=(b"t",),
+        ),
+    )
+    assert refused("COH.SET k v NX IFVER 0f1e2d3c4b5a6978:42") == "syntax error"
+    stored = WriteResult((b"OK",), VERSION, {})
+    assert tell("COH.SET k v NX", stored) == TOLD
+    there = WriteResult((None,), None, {})
+    assert tell("COH.SET k v NX", there) == b"-CONFLICT the key is there already\r\n"

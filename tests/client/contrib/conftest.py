@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+from tests.client.nodes import leases, nodes
+
+__all__ = ["leases", "nodes"]
