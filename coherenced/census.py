@@ -16,6 +16,7 @@ from coherenced.observe.stats import (
     Latency,
     NodeSection,
     NodeStats,
+    OriginSection,
     SpoolSection,
     WritesSection,
 )
@@ -30,6 +31,7 @@ def take_stats(host: Host) -> NodeStats:
         node=_node(host),
         l1=_l1(host),
         l2=_l2(host),
+        origin=_origin(host),
         lanes=[_lane(host)],
         writes=_writes(host),
         acks=_acks(host),
@@ -87,6 +89,30 @@ def _l2(host: Host) -> L2Section:
         discarded=host.node.tickets.refused,
         errors=reads.fetch_failures,
         latency=Latency.of(host.fetch_latency),
+    )
+
+
+def _origin(host: Host) -> OriginSection:
+    if host.origins is None:
+        return OriginSection()
+    origins = list(host.origins.origins.values())
+    return OriginSection(
+        hits=sum(o.loaded + o.unchanged for o in origins),
+        misses=sum(o.absent for o in origins),
+        errors=sum(o.errors for o in origins),
+        timeouts=sum(o.timeouts for o in origins),
+        revalidated=sum(o.unchanged for o in origins),
+        early=sum(o.early for o in origins),
+        late=sum(o.late for o in origins),
+        stale_served=sum(o.stale_served for o in origins),
+        coalesced=sum(o.coalesced for o in origins),
+        loading=len(host.origins.loads),
+        in_flight=sum(o.in_flight for o in origins),
+        writes=sum(o.puts + o.deletes for o in origins),
+        write_errors=sum(o.write_errors for o in origins),
+        breakers={name: o.breaker.state for name, o in host.origins.origins.items()},
+        breaker_openings=sum(o.breaker.opened for o in origins),
+        latency=Latency.of(host.origin_latency),
     )
 
 

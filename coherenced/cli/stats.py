@@ -97,6 +97,7 @@ def facts(told: dict[str, Any]) -> list[list[str]]:
         }
     )
     figures = {
+        **_of_origins(told.get("origin") or {}),
         "memory": f"{size(l1['bytes'])} of {size(l1['max_bytes'])} in "
         f"{counted(l1['entries'], 'entry', 'entries')}; "
         f"the process holds {size(process['rss_bytes'])}",
@@ -109,6 +110,24 @@ def facts(told: dict[str, Any]) -> list[list[str]]:
         "connections": number(derived.get("connections")),
     }
     return [[what, figure] for what, figure in figures.items()]
+
+
+def _of_origins(told: dict[str, Any]) -> dict[str, str]:
+    """What loading from origins is like; nothing where no namespace has one."""
+    if not told.get("breakers"):
+        return {}
+    figures = _Figures(told)
+    broken = [f"{name} is {state}" for name, state in told["breakers"].items() if state != "closed"]
+    lines = {
+        "origin": f"{figures:errors}, {figures:timeouts}, {figures:revalidated}, {figures:early}, "
+        f"{figures:late}, {figures:stale_served}; breakers: {', '.join(broken) or 'all closed'}"
+    }
+    for name, behind in (told.get("write_behind") or {}).items():
+        lines[f"behind {name}"[:17]] = (
+            f"{counted(behind.get('waiting'), 'write')} waiting, {number(behind.get('dead'))} dead"
+            + (f"; {behind['error']}" if behind.get("error") else "")
+        )
+    return lines
 
 
 class _Figures:

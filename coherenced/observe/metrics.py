@@ -49,6 +49,7 @@ class Metrics(Collector):
         stats = self._snapshot()
         yield from _node(stats)
         yield from _tiers(stats)
+        yield from _origins(stats)
         yield from _latencies(stats)
         yield from _lanes(stats)
         yield from _writes(stats)
@@ -174,6 +175,62 @@ def _tiers(stats: NodeStats) -> Iterator[Metric]:
         "Fetched values not kept: an invalidation overtook them.",
         l2.discarded,
     )
+
+
+def _origins(stats: NodeStats) -> Iterator[Metric]:
+    origin = stats.origin
+    yield _counters(
+        "origin_loads_total",
+        "Loads from origins that ended in a special way.",
+        "kind",
+        [
+            ("revalidated", origin.revalidated),
+            ("early", origin.early),
+            ("late", origin.late),
+            ("timeout", origin.timeouts),
+            ("coalesced", origin.coalesced),
+        ],
+    )
+    yield _counter(
+        "origin_stale_served_total",
+        "Answers past their time, marked stale.",
+        origin.stale_served,
+    )
+    yield _gauge("origin_loading", "Keys being loaded now.", origin.loading)
+    yield _gauge("origin_requests_in_flight", "Requests to origins now.", origin.in_flight)
+    yield _counter("origin_writes_total", "Writes sent to origins.", origin.writes)
+    yield _counter(
+        "origin_write_errors_total", "Writes that an origin refused.", origin.write_errors
+    )
+    yield _gauges(
+        "origin_breaker_open",
+        "1 while the origin of a namespace is not asked, 0.5 while one request tries.",
+        "namespace",
+        [(n, _BREAKERS.get(state, 0.0)) for n, state in sorted(origin.breakers.items())],
+    )
+    yield _counter("origin_breaker_openings_total", "Times one opened.", origin.breaker_openings)
+    behind = sorted(origin.write_behind.items())
+    yield _gauges(
+        "writebehind_waiting",
+        "Writes that origins have not been sent yet, per namespace.",
+        "namespace",
+        [(n, b.waiting) for n, b in behind],
+    )
+    yield _gauges(
+        "writebehind_dead",
+        "Dead letters, per namespace.",
+        "namespace",
+        [(n, b.dead) for n, b in behind],
+    )
+    yield _counters(
+        "writebehind_sent_total",
+        "Writes sent behind by this node, per namespace.",
+        "namespace",
+        [(n, b.sent) for n, b in behind],
+    )
+
+
+_BREAKERS: Final = {"open": 1.0, "half-open": 0.5}
 
 
 def _latencies(stats: NodeStats) -> Iterator[Metric]:

@@ -89,11 +89,58 @@ class L2Section(msgspec.Struct):
     """Of one fetch: sent until answered."""
 
 
+class WriteBehindSection(msgspec.Struct):
+    """Writes of one namespace that its origin is sent behind, as they stand in Redis."""
+
+    waiting: int = 0
+    """Writes that wait."""
+    keys: int = 0
+    """Keys they are of: of each only the newest write is sent."""
+    dead: int = 0
+    """Dead letters: writes that the origin refused too often."""
+    sent: int = 0
+    """By this node, since it started."""
+    coalesced: int = 0
+    """Overtaken by a newer write of their key before they were sent."""
+    retries: int = 0
+    owner: str = ""
+    """The node that sends."""
+    error: str = ""
+    """Why the last attempt failed; empty: it did not."""
+
+
 class OriginSection(msgspec.Struct):
+    """Loads from the origins of all namespaces."""
+
     hits: int = 0
+    """Values loaded, and values found unchanged (`revalidated`)."""
     misses: int = 0
+    """Loads that found that there is no such thing (404, 410)."""
     errors: int = 0
+    timeouts: int = 0
+    """Of the errors: nothing came in time."""
+    revalidated: int = 0
+    """Of the hits: the origin said that the value is still the same (304)."""
+    early: int = 0
+    """Loads ahead of a value's end (XFetch)."""
+    late: int = 0
+    """Loads that ended after the soft timeout: a stale value was answered, the new one kept."""
+    stale_served: int = 0
+    coalesced: int = 0
+    """Reads that waited for a load already under way on this node."""
+    loading: int = 0
+    """Keys being loaded now."""
+    in_flight: int = 0
+    """Requests under way now."""
+    writes: int = 0
+    write_errors: int = 0
+    breakers: dict[str, str] = msgspec.field(default_factory=dict)
+    """Namespace -> closed, open, half-open."""
+    breaker_openings: int = 0
+    write_behind: dict[str, WriteBehindSection] = msgspec.field(default_factory=dict)
+    """Namespace -> what waits."""
     latency: Latency = msgspec.field(default_factory=Latency)
+    """Of an answered load, retries counted."""
 
 
 class LaneSection(msgspec.Struct):

@@ -122,15 +122,22 @@ class ReadWish(NamedTuple):
     max_staleness_ms: float | None
     min_version: Version | None
     stale_if_error_ms: float | None
+    while_revalidate_ms: float | None
     only_if_cached: bool
     plain: bool
     """Nothing special: the keys' namespaces decide."""
 
     def read(self, keys: tuple[bytes, ...]) -> Read:
-        return Read(keys, self.max_staleness_ms, self.min_version, self.stale_if_error_ms)
+        return Read(
+            keys,
+            self.max_staleness_ms,
+            self.min_version,
+            self.stale_if_error_ms,
+            stale_while_revalidate_ms=self.while_revalidate_ms,
+        )
 
 
-PLAIN: Final = ReadWish(None, None, None, False, True)
+PLAIN: Final = ReadWish(None, None, None, None, False, True)
 
 
 def read_wish(headers: Mapping[str, str]) -> ReadWish:
@@ -145,13 +152,14 @@ def read_wish(headers: Mapping[str, str]) -> ReadWish:
             staleness_ms = max_age_s * 1000.0
     stale_s = _seconds(found, "stale-if-error", 0)
     stale_ms = None if stale_s is None else stale_s * 1000.0
+    while_s = _seconds(found, "stale-while-revalidate", 0)
+    while_ms = None if while_s is None else while_s * 1000.0
     min_version = None
     if (text := headers.get("Coherenced-Min-Version")) is not None:
         min_version = version_of(text, "Coherenced-Min-Version")
     only_if_cached = "only-if-cached" in found
-    if staleness_ms is None and stale_ms is None and min_version is None and not only_if_cached:
-        return PLAIN
-    return ReadWish(staleness_ms, min_version, stale_ms, only_if_cached, False)
+    wish = ReadWish(staleness_ms, min_version, stale_ms, while_ms, only_if_cached, True)
+    return wish if wish == PLAIN else wish._replace(plain=False)
 
 
 def version_of(text: str, pointer: str) -> Version:

@@ -101,13 +101,24 @@ def _answer(request: web.BaseRequest, value: Value, wish: ReadWish) -> web.Strea
 
 
 def _cache_status(value: Value, wish: ReadWish) -> str:
-    """RFC 9211: what this cache did with the request."""
+    """RFC 9211: what this cache did with the request. A stale answer has a negative `ttl`."""
+    if value.source == Source.ORIGIN:
+        return "coherenced; fwd=miss" + ("" if value.ttl_ms is None else "; stored")
+    if value.stale:
+        past = "" if value.ttl_ms is None or value.ttl_ms > 0 else f"; ttl={-_past_s(value.ttl_ms)}"
+        return f'coherenced; hit{past}; detail="stale"'
     if value.source == Source.L1:
-        ttl = "" if value.ttl_ms is None or value.stale else f"; ttl={int(value.ttl_ms // 1000)}"
-        return f"coherenced; hit{ttl}" + ('; detail="stale"' if value.stale else "")
+        return "coherenced; hit" + (
+            "" if value.ttl_ms is None else f"; ttl={int(value.ttl_ms // 1000)}"
+        )
     if not wish.plain:
         return "coherenced; fwd=request"
     return "coherenced; fwd=miss"
+
+
+def _past_s(ttl_ms: float) -> int:
+    """How many seconds past its time: at least one, so that it can be seen."""
+    return max(1, int(-ttl_ms // 1000))
 
 
 async def put(context: Context, request: web.BaseRequest, encoded: str) -> web.StreamResponse:

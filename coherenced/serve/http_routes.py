@@ -86,7 +86,7 @@ _MAX_STALENESS: Final = Parameter(
 _READ_CACHE_CONTROL: Final = Parameter(
     "Cache-Control",
     "header",
-    "max-age, no-cache, only-if-cached, stale-if-error.",
+    "max-age, no-cache, only-if-cached, stale-if-error, stale-while-revalidate.",
     {"type": "string", "examples": ["max-age=5", "no-cache", "stale-if-error=60"]},
 )
 _TTL: Final = Parameter(

@@ -47,6 +47,7 @@ KINDS: Final[dict[str, Kind]] = {
     "head-too-large": Kind(431, "The request line or a header is too long"),
     "internal": Kind(500, "A fault in coherenced"),
     "redis-error": Kind(502, "Redis answered with an error"),
+    "origin": Kind(502, "The origin of this key failed"),
     "unavailable": Kind(503, "Redis cannot be reached and nothing fresh enough is cached"),
     "overloaded": Kind(503, "A bound of this daemon is reached"),
     "stopping": Kind(503, "This daemon is stopping"),
@@ -148,6 +149,8 @@ def of_reply(error: ReplyError, *, conditional: bool = False) -> Problem:
     word, _, rest = error.text.partition(" ")
     if word == "CONFLICT":
         return Problem("precondition-failed" if conditional else "conflict", rest)
+    if word == "ORIGIN":
+        return Problem("origin", rest)
     if word == "OOM":
         return Problem("out-of-memory", error.text)
     if word == "WRONGTYPE":
