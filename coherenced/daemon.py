@@ -269,6 +269,7 @@ class Daemon:
             host.now_ms,
             f"coherenced/{coherenced.__version__}",
             host.origin_latency.observe,
+            host.version,
         )
         opened.push_async_callback(origins.close)
         host.origins = origins

@@ -290,6 +290,11 @@ class Host:
         assert self._server is not None
         self._server.unwatch(watch_id)
 
+    def version(self) -> Version | None:
+        """Where the lane's log stands, as far as this node has applied it."""
+        lane = self.node.lane
+        return None if lane.epoch is None else Version(lane.epoch, lane.applied)
+
     def nodes(self, done: Callable[[dict[str, Any] | Fault], None]) -> None:
         def read(outcome: Outcome) -> None:
             if isinstance(outcome, MembersResult):

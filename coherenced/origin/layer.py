@@ -22,7 +22,7 @@ from typing import Protocol
 
 import msgspec
 
-from coherenced.core.model import ReplyError
+from coherenced.core.model import ReplyError, Version
 from coherenced.core.policy import Namespaces
 from coherenced.core.requests import (
     Fault,
@@ -36,8 +36,9 @@ from coherenced.core.requests import (
 from coherenced.origin.fetcher import Origin
 from coherenced.origin.freshness import EARLY, FRESH, REVALIDATE, STALE, state
 from coherenced.origin.loads import Loads
-from coherenced.origin.marks import marks_of
+from coherenced.origin.marks import is_loaded, marks_of
 from coherenced.origin.rules import BEHIND, THROUGH, Rules
+from coherenced.origin.through import WriteThrough
 
 Done = Callable[[Outcome], None]
 
@@ -61,12 +62,6 @@ class Queue(Protocol):
         """Carry out a write of keys whose origin is written behind."""
 
 
-class Through(Protocol):
-    """Writes that go to the origin first (see `through`)."""
-
-    def take(self, write: Write, done: Done) -> None: ...
-
-
 class Origins:
     """All origins of this node. `submit` asks the node itself."""
 
@@ -78,10 +73,11 @@ class Origins:
         clock: Clock,
         agent: str,
         took: Callable[[float], None],
+        version: Callable[[], Version | None] = lambda: None,
     ) -> None:
+        """`version`: where the lane's log stands, as far as this node has applied it."""
         self.origins: dict[str, Origin] = {}
         self.queue: Queue | None = None
-        self.through: Through | None = None
         self._namespaces = namespaces
         self._submit = submit
         self._clock = clock
@@ -90,6 +86,9 @@ class Origins:
         self._closing: set[asyncio.Task[None]] = set()
         self.replace(rules)
         self.loads = Loads(self.ask, clock.now_ms, clock.chance, self._pending)
+        self.through = WriteThrough(
+            self.origin_of, submit, self.ask, clock.now_ms, clock.chance, version
+        )
 
     def replace(self, rules: Sequence[Rules]) -> None:
         """New rules from now on; an origin whose rules stay keeps its connections and counts."""
@@ -110,10 +109,11 @@ class Origins:
     @property
     def busy(self) -> bool:
         """Whether somebody's request is under way at an origin."""
-        return len(self.loads) > 0
+        return len(self.loads) + len(self.through) > 0
 
     async def close(self) -> None:
         await self.loads.close()
+        await self.through.close()
         for origin in self.origins.values():
             await origin.close()
 
@@ -174,6 +174,8 @@ class Origins:
         while_ms = rules.while_revalidate_ms
         if read.stale_while_revalidate_ms is not None:
             while_ms = read.stale_while_revalidate_ms
+        if not is_loaded(value.labels):
+            return  # an application has written it: it is what it is until it expires
         marks = marks_of(value.labels)
         found = state(
             value.expires_in_ms,
@@ -227,7 +229,7 @@ class Origins:
                 for key in mutation.keys:
                     origin = self.origin_of(key)
                     modes.add(None if origin is None else origin.rules.mode)
-        if THROUGH in modes and self.through is not None:
+        if THROUGH in modes:
             self.through.take(write, done)
             return None
         if BEHIND in modes and self.queue is not None:
@@ -331,6 +333,7 @@ def open_origins(
     now_ms: Callable[[], float],
     agent: str,
     took: Callable[[float], None],
+    version: Callable[[], Version | None],
 ) -> Origins:
     """The origins of a running node; close what is returned."""
-    return Origins(rules, namespaces, submit, SystemClock(now_ms), agent, took)
+    return Origins(rules, namespaces, submit, SystemClock(now_ms), agent, took, version)

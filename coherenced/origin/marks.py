@@ -88,6 +88,11 @@ def renewed(
     return tuple(dict.fromkeys((*own, *rest)))
 
 
+def is_loaded(labels: tuple[bytes, ...]) -> bool:
+    """Whether a value with these labels is an origin's: loaded from it, or written through us."""
+    return any(label.startswith(ORIGIN) for label in labels)
+
+
 def is_mark(label: bytes) -> bool:
     """Whether this label is one of ours and not an application's tag."""
     return label.startswith((ORIGIN, VALIDATORS, CONTENT_TYPE))

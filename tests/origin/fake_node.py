@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from coherenced.core.model import Version
+from coherenced.core.model import Mutation, ReplyError, Version
 from coherenced.core.policy import Namespaces, Policy
 from coherenced.core.requests import (
     Fault,
@@ -54,6 +54,8 @@ class FakeRedis:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.seq = 0
+        self.touched: dict[bytes, int] = {}
+        """Key -> sequence of the last record about it."""
         self.held: dict[bytes, tuple[bytes, tuple[bytes, ...], float]] = {}
         """Key -> value, labels, when it ends."""
         self.leases: dict[bytes, bytes] = {}
@@ -76,6 +78,7 @@ class FakeRedis:
     def changed(self, key: bytes) -> None:
         """A record about the key: leases die, who waits looks again."""
         self.seq += 1
+        self.touched[key] = self.seq
         self.leases.pop(key, None)
         self.absent.pop(key, None)
         self.wake(key)
@@ -143,6 +146,10 @@ class FakeRedis:
             return
         replies: list[Any] = []
         for mutation in request.mutations:
+            since = mutation.if_version
+            if since is not None and self.touched.get(mutation.keys[0], 0) > since.seq:
+                replies.append(ReplyError("CONFLICT the key has changed since that version"))
+                continue
             for key in mutation.keys:
                 if mutation.argv[:1] == (b"SET",):
                     px = mutation.argv.index(b"PX") if b"PX" in mutation.argv else 0
@@ -168,6 +175,7 @@ class Scripted(Origin):
         self.gate: asyncio.Event | None = None
         """While it is not set, nobody is answered."""
         self.took_ms = 10.0
+        self.written: list[tuple[bytes, bytes | None]] = []
 
     async def get(self, key: bytes, conditions: Mapping[str, str] = {}) -> Answer:
         self.asked.append((key, dict(conditions)))
@@ -181,12 +189,40 @@ class Scripted(Origin):
             return Answer(None, self.headers, self.took_ms, unchanged=True)
         return Answer(found, self.headers, self.took_ms)
 
+    async def put(self, key: bytes, value: bytes, headers: Mapping[str, str]) -> Answer:
+        await self._accept(key, value)
+        return Answer(b"", self.headers, self.took_ms)
+
+    async def delete(self, key: bytes, headers: Mapping[str, str]) -> Answer:
+        there = key in self.rows
+        await self._accept(key, None)
+        return Answer(b"" if there else None, {}, self.took_ms)
+
+    async def _accept(self, key: bytes, value: bytes | None) -> None:
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.fails:
+            raise OriginFault(self.fails, refused=True)
+        self.written.append((key, value))
+        if value is None:
+            self.rows.pop(key, None)
+        else:
+            self.rows[key] = value
+
 
 def node(redis: FakeRedis, rules: Rules) -> tuple[Origins, Scripted]:
     """A node's origin layer over `redis`, and its origin."""
     space = Policy(name=rules.name, reserve_ms=rules.grace_ms + rules.early_ms)
     namespaces = Namespaces(Policy(), [(rules.match, space)])
-    layer = Origins([], namespaces, redis.submit, redis.clock, "test", lambda took_ms: None)
+    layer = Origins(
+        [],
+        namespaces,
+        redis.submit,
+        redis.clock,
+        "test",
+        lambda took_ms: None,
+        lambda: Version(EPOCH, redis.seq),
+    )
     origin = Scripted(rules, redis.clock)
     layer.origins[rules.name] = origin
     return layer, origin
@@ -203,3 +239,13 @@ async def read(layer: Origins, *keys: bytes, **wishes: Any) -> Any:
     if isinstance(outcome, ReadResult) and len(keys) == 1:
         return outcome.values[0]
     return outcome
+
+
+async def write(layer: Origins, *mutations: Mutation, **terms: Any) -> Any:
+    """What a client is answered."""
+    answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    request = Write(mutations, **terms)
+    told = layer.guard(request, answered.set_result)
+    if told is not None:
+        layer._submit(request, told)
+    return await asyncio.wait_for(answered, 20.0)
