@@ -23,10 +23,10 @@ pack: Final[Callable[[tuple[Any, ...]], bytes]] = hiredis.pack_command
 class Talk:
     """One connection to a Unix socket. Replies are raw: bytes, int, list, None."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, patience_s: float = PATIENCE_S) -> None:
         self.path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(PATIENCE_S)
+        self._socket.settimeout(patience_s)
         self._reader = hiredis.Reader()
         try:
             self._socket.connect(str(path))

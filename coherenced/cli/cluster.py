@@ -16,6 +16,7 @@ from coherenced.cli.http import Answer
 from coherenced.embedded import EmbeddedServer
 from coherenced.errors import StartError
 from coherenced.lab.daemon import Daemon as ServedDaemon
+from coherenced.lab.server import free_port as free_port
 
 T = TypeVar("T")
 
@@ -85,11 +86,3 @@ class Cluster:
                 last.callback(daemon.stop)
             for daemon in self.daemons:  # all at once, then wait for each
                 daemon.begin_stop()
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
