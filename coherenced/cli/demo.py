@@ -6,6 +6,7 @@ what it says ends the demo with exit code 1.
 
 from __future__ import annotations
 
+import secrets
 import signal
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 import click
 
 from coherenced.cli.cluster import Cluster, Daemon, free_port
+from coherenced.cli.options import duration as a_duration
 from coherenced.cli.output import duration, number, print_json
 from coherenced.client.replies import Version
 from coherenced.errors import CoherencedError
@@ -25,6 +27,8 @@ KEY: Final = "product:1"
 WRITES: Final = 300
 """Written in step 4 while the bus is cut after the first third."""
 CUT_KEYS: Final = 25
+FAULTS_S: Final = 75.0
+"""How long `--faults` takes, about, when nothing else is said."""
 
 
 class Storyteller:
@@ -67,13 +71,31 @@ class Storyteller:
 )
 @click.option("--keep", is_flag=True, help="Leave it running, with a dashboard, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print steps and figures as JSON at the end.")
-def demo(nodes: int, keep: bool, as_json: bool) -> int:
+@click.option("--faults", is_flag=True, help="Instead: every fault there is, every read checked.")
+@click.option("--seed", type=int, metavar="N", help="With --faults: what the clients choose.")
+@click.option(
+    "--duration",
+    type=a_duration,
+    metavar="TIME",
+    help="With --faults: about how long, as 90s or 2m.  [default: 75s]",
+)
+def demo(
+    nodes: int, keep: bool, as_json: bool, faults: bool, seed: int | None, duration: float | None
+) -> int:
     """See it work: a server, some daemons, a story, figures.
 
     Starts a private Valkey and real daemons in a temporary directory, talks to them
     over their sockets, and removes everything at the end. Exit code 1 when a step does
     not show what it says.
+
+    With --faults, clients read and write while daemons, servers and the network between
+    them fail in every way of the protocol's table; each promise is checked over all that
+    they saw, and exit code 1 says which was broken, and by which operations.
     """
+    if faults:
+        return _faults(as_json, secrets.randbelow(10**6) if seed is None else seed, duration)
+    if seed is not None or duration is not None:
+        raise click.UsageError("--seed and --duration belong to --faults")
     tell = Storyteller(as_json)
     address = f"127.0.0.1:{free_port()}" if keep else ""
     with _terminable(), Cluster(nodes, address) as cluster:
@@ -89,6 +111,24 @@ def demo(nodes: int, keep: bool, as_json: bool) -> int:
         tell.plain(f"\neverything held, in {tell.elapsed_s:.1f} s")
         if keep:
             _wait_for_the_end(cluster, address)
+    return 0
+
+
+def _faults(as_json: bool, seed: int, duration_s: float | None) -> int:
+    from coherenced.cli.faults import report
+    from coherenced.cli.faults.table import FAULTS
+    from coherenced.cli.faults.world import World
+
+    teller = report.Teller(as_json, len(FAULTS), _green)
+    with _terminable(), World() as world:
+        walk, levels = report.walk_through(
+            world, FAULTS, teller, seed=seed, duration_s=duration_s or FAULTS_S
+        )
+    if as_json:
+        report.print_document(walk, levels, seed)
+    else:
+        report.tell_levels(levels, walk)
+    report.require_kept(levels)
     return 0
 
 

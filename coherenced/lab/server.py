@@ -96,7 +96,7 @@ class Server:
 
     def _answers(self) -> bool:
         with contextlib.suppress(OSError, CommandError):
-            return self.ask("PING") == b"PONG"
+            return bool(self.ask("PING") == b"PONG")
         return False
 
     def pause(self) -> None:

@@ -23,11 +23,13 @@ from coherenced.errors import CommandError, DaemonUnreachable, StartError
 
 PATIENCE_S: Final = 2.0
 """How long a client waits for an answer before it gives up and connects again."""
+IMPATIENCE_S: Final = 0.12
+"""The same of a reader that looks elsewhere meanwhile: it finds what is served at once."""
 ACK_TIMEOUT_MS: Final = 1500
 RECONNECT_S: Final = 0.05
 STOP_S: Final = 30.0
 TTL_MS: Final = 300
-HOT: Final = 3
+HOT: Final = 6
 """Plain keys of each writer."""
 MEMBERS: Final = 3
 """Keys that one transaction sets together."""
@@ -81,6 +83,7 @@ class Client:
         self._sockets = sockets
         self._ledger = ledger
         self._talk: Talk | None = None
+        self._patience_s = PATIENCE_S
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.clock: Clock
@@ -124,7 +127,7 @@ class Client:
     def _open(self) -> bool:
         if self._talk is None:
             with contextlib.suppress(DaemonUnreachable):
-                self._talk = Talk(self._sockets[self.node], PATIENCE_S)
+                self._talk = Talk(self._sockets[self.node], self._patience_s)
         return self._talk is not None
 
     def ask(self, *words: Word) -> tuple[Any, str]:
@@ -148,7 +151,7 @@ class Writer(Client):
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
-        self.think_s = 0.008
+        self.think_s = 0.014
         self._numbers: Counter[str] = Counter()
         me = self.name
         self._hot = [f"k:{me}:{number}" for number in range(HOT)]
@@ -161,10 +164,10 @@ class Writer(Client):
         steps: list[tuple[int, Callable[[], None]]] = [
             (40, self._set),
             (5, self._delete),
-            (6, self._set_linearizable),
-            (10, self._set_or_untag),
+            (9, self._set_linearizable),
+            (8, self._set_or_untag),
             (8, self._set_expiring),
-            (12, self._set_group),
+            (8, self._set_group),
             (10, self._increment),
         ]
         self._steps = [step for _, step in steps]
@@ -183,7 +186,7 @@ class Writer(Client):
         self.random.choices(self._steps, cum_weights=self._weights)[0]()
 
     def _level(self) -> list[Word]:
-        if self.random.random() < 0.5:
+        if self.random.random() < 0.65:
             return []
         return ["ACK", "all", "TIMEOUT", ACK_TIMEOUT_MS]
 
@@ -265,9 +268,16 @@ class Reader(Client):
     """Reads everybody's keys on its own node; a wanderer on any, with its token."""
 
     def __init__(
-        self, *given: Any, keys: list[str], groups: list[list[str]], wanders: bool = False
+        self,
+        *given: Any,
+        keys: list[str],
+        groups: list[list[str]],
+        wanders: bool = False,
+        impatient: bool = False,
     ) -> None:
         super().__init__(*given)
+        if impatient:
+            self._patience_s = IMPATIENCE_S
         self.keys = keys
         self.groups = groups
         self._wanders = wanders

@@ -199,9 +199,11 @@ class Ledger:
                 if fair and judge.is_after(shown, operation):
                     level.broken(f"{_tell(operation)}, after {_tell_write(shown)} in that session")
             now = judge.write_of(operation)
-            if now is not None and (before is None or now.number > before[0].number):
-                newest[place] = (now, operation.began_s)
-            elif now is not None and before is not None and judge.may_be_lost(before[0], operation):
+            if now is not None and (
+                before is None
+                or now.number > before[0].number
+                or judge.may_be_lost(before[0], operation)
+            ):
                 newest[place] = (now, operation.began_s)
         return level
 

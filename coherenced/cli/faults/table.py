@@ -7,6 +7,7 @@ suffers, unless it does not matter who.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final, NamedTuple
@@ -52,9 +53,9 @@ def silent_bus(world: World) -> Iterator[None]:
         yield
 
 
-@fault("b's bus is late")
+@fault("b's bus is late, and so are its probes and what it reads of the log")
 def late_bus(world: World) -> Iterator[None]:
-    with world.proxies["b"].delay(BOUND_MS * 0.4, role("bus")):
+    with world.proxies["b"].delay(BOUND_MS * 0.2, role("bus", "control")):
         yield
 
 
@@ -65,16 +66,28 @@ def late_fetches(world: World) -> Iterator[None]:
         yield
 
 
-@fault("everything b hears from Redis is late")
+@fault("everything b hears from Redis is late, and then it is cut off", 1.2)
 def late_answers(world: World) -> Iterator[None]:
-    with world.proxies["b"].rule(down=Flow(delay_ms=BOUND_MS * 0.8)):
+    proxy = world.proxies["b"]
+    with proxy.rule(down=Flow(delay_ms=BOUND_MS * 0.84)):
         yield
+        proxy.refuse()
+        proxy.cut()
+        time.sleep(2 * BOUND_MS / 1e3)
+    proxy.accept()
 
 
 @fault("the way to Redis is slow for b, and its bus is silent")
 def slow_and_silent(world: World) -> Iterator[None]:
     proxy = world.proxies["b"]
-    with proxy.delay(BOUND_MS * 0.38, role("control")), proxy.half_open(role("bus")):
+    with proxy.delay(BOUND_MS * 0.42, role("control")), proxy.half_open(role("bus")):
+        yield
+
+
+@fault("b's bus loses messages and breaks off, again and again, and its log is slow")
+def lossy_bus(world: World) -> Iterator[None]:
+    proxy = world.proxies["b"]
+    with proxy.delay(BOUND_MS * 0.3, role("control")), proxy.lose_replies(role("bus"), every=6):
         yield
 
 
@@ -82,6 +95,15 @@ def slow_and_silent(world: World) -> Iterator[None]:
 def cut(world: World) -> Iterator[None]:
     world.proxies["b"].cut()
     yield
+
+
+@fault("b is cut off: its connections are reset, new ones refused", 1.2)
+def refused(world: World) -> Iterator[None]:
+    proxy = world.proxies["b"]
+    proxy.refuse()
+    proxy.cut()
+    yield
+    proxy.accept()
 
 
 @fault("b is black-holed: connections stay, nothing arrives")

@@ -14,7 +14,7 @@ from coherenced.cli.faults.world import BOUND_MS, NODES, World
 from coherenced.lab.server import wait_until
 
 READERS: Final = 2
-"""On each node, beside its writer."""
+"""On each node, beside its writer; the first of them is impatient."""
 WANDERERS: Final = 2
 WARM_UP_S: Final = 0.5
 SHARE: Final = 0.55
@@ -29,8 +29,8 @@ class Passed(NamedTuple):
 
     name: str
     lasted_s: float
-    recovered_s: float
-    """From its end until every node was current and served from L1 again."""
+    recovered_s: float | None
+    """From its end until every node was current and served from L1 again; None: it never was."""
     noticed: Counter[str]
     """What the nodes counted meanwhile."""
 
@@ -38,13 +38,21 @@ class Passed(NamedTuple):
 class Walk:
     """One run over a started world."""
 
-    def __init__(self, world: World, seed: int, say: Callable[[Passed], None]) -> None:
+    def __init__(
+        self,
+        world: World,
+        seed: int,
+        passed: Callable[[Passed], None] = lambda one: None,
+        striking: Callable[[Fault], None] = lambda one: None,
+    ) -> None:
+        """`striking` and `passed` are told of each fault as it begins, and when it is over."""
         self.ledger = Ledger(BOUND_MS / 1e3)
         self.passed: list[Passed] = []
         self.errors: Counter[str] = Counter()
         self._world = world
         self._seed = seed
-        self._say = say
+        self._tell_passed = passed
+        self._tell_striking = striking
         self._clock = Clock()
         self._clients: list[Client] = []
         self._writers: list[Writer] = []
@@ -64,10 +72,11 @@ class Walk:
         finally:
             self._stop()
         self._finish()
-        return self.ledger.judge()
+        return [self._recovery(), *self.ledger.judge()]
 
     def _pass(self, one: Fault, each_s: float, until_s: float) -> None:
         world, losses = self._world, len(self.ledger.losses)
+        self._tell_striking(one)
         before = world.counts()
         tally = Tally(f"count:{len(self.passed)}")
         for writer in self._writers:
@@ -80,7 +89,7 @@ class Walk:
         noticed = _difference(before, world.counts())
         passed = Passed(one.name, ended_s - began_s, recovered_s, noticed)
         self.passed.append(passed)
-        self._say(passed)
+        self._tell_passed(passed)
         time.sleep(max(QUIET_S, until_s - self._clock()))
         if len(self.ledger.losses) == losses:
             self._count(tally)
@@ -93,6 +102,13 @@ class Walk:
         stands_at = self._world.value_of(tally.name)
         self.ledger.counters[tally.name] = (tally.acknowledged, tally.unknown, stands_at)
 
+    def _recovery(self) -> Level:
+        level = Level(f"current again within {self._world.recover_s:g} s", len(self.passed))
+        for one in self.passed:
+            if one.recovered_s is None:
+                level.broken(f"after '{one.name}' not every node was")
+        return level
+
     # -- the clients -----------------------------------------------------------------------------
 
     def _start(self) -> None:
@@ -103,7 +119,7 @@ class Walk:
         groups = [group for writer in self._writers for group in writer.groups]
         seen = {"keys": keys, "groups": groups}
         readers = [
-            self._new(Reader, f"r{name}{number}", name, given, **seen)
+            self._new(Reader, f"r{name}{number}", name, given, **seen, impatient=number == 0)
             for name in NODES
             for number in range(READERS)
         ]
@@ -135,9 +151,7 @@ class Walk:
         self.ledger.final = self._world.await_equal(keys, AGREE_S)
 
 
-def _difference(
-    before: dict[str, Counter[str]], after: dict[str, Counter[str]]
-) -> Counter[str]:
+def _difference(before: dict[str, Counter[str]], after: dict[str, Counter[str]]) -> Counter[str]:
     """What was counted in between, by all nodes; a node that was started again counts anew."""
     total: Counter[str] = Counter()
     for node, counts in after.items():
