@@ -70,3 +70,5 @@ class Laws(msgspec.Struct, frozen=True, kw_only=True):
     """S2: a snapshot is all of one position, or all of one script."""
     tags_cover: bool = True
     """T1: a tag's invalidation kills entries and fills older than it."""
+    lease_voided: bool = True
+    """L1: what was loaded is stored only under a token that lives, and that nothing has voided."""

@@ -34,6 +34,7 @@ from coherenced.core.catchup import Catchup
 from coherenced.core.l1 import L1, MAX_FREQUENCY, Entry
 from coherenced.core.lane import Lane
 from coherenced.core.laws import Laws
+from coherenced.core.leases import Leases
 from coherenced.core.model import EVERYTHING, Acknowledgement, Member, Mutation, Op, Record
 from coherenced.core.outbox import Effect, Event, Outbox
 from coherenced.core.page import NoPage, Page
@@ -46,6 +47,8 @@ from coherenced.core.requests import (
     Audit,
     Fault,
     FaultKind,
+    Fill,
+    Lease,
     MembersResult,
     Read,
     Request,
@@ -189,6 +192,10 @@ class Node:
         )
         self.phases = TwoPhase(self.box, self.laws, self.writes.write, namespaces, new_id)
         self.audits = Audits(self.lane, self.box, self.l1, new_id, self._forget)
+        self.leases = Leases(
+            self.lane, self.box, self.laws, self.tickets, self.reads, new_id, self._write
+        )
+        self._lines = self.leases.lines
         self._two_phased = any(policy.linearizable for policy in namespaces.all())
 
     # -- the short path ---------------------------------------------------------------
@@ -245,7 +252,8 @@ class Node:
 
     @property
     def waiting(self) -> int:
-        return self.reads.waiting + self.writes.waiting + self.phases.waiting + self.audits.waiting
+        reads = self.reads.waiting + self.audits.waiting + self.leases.waiting
+        return reads + self.writes.waiting + self.phases.waiting
 
     def _submit(self, given: Submit) -> None:
         request = given.request
@@ -264,6 +272,12 @@ class Node:
             self._members(given.request_id)
         elif isinstance(request, Audit):
             self.audits.start(given.request_id, request)
+        elif isinstance(request, Lease):
+            self.leases.lease(given.request_id, request)
+        elif isinstance(request, Fill):
+            self.leases.fill(given.request_id, request)
+        else:
+            self.leases.release(given.request_id, request)
 
     def _write(self, request_id: int, write: Write) -> None:
         if self._two_phased:
@@ -343,6 +357,7 @@ class Node:
         self.stopped = True
         self.catchup.stop()
         self.roster.stop()
+        self.leases.stop()
 
         def left(answer: Left | Failed) -> None:
             self.box.emit(Event("left", {"clean": isinstance(answer, Left)}))
@@ -387,6 +402,11 @@ class Node:
                 self.tickets.hit(key, seq)
         if record.flags & EVERYTHING or record.prefixes or record.tags:
             self._cover_many(lane, record)
+        if self._lines:
+            for key in record.keys:
+                self.leases.on_covered(key, seq)
+            if record.everything or record.prefixes:
+                self.leases.on_wide((b"",) if record.everything else record.prefixes, seq)
 
     def _cover_many(self, lane: Lane, record: Record) -> None:
         """T1: what covers keys that it does not list."""
@@ -431,6 +451,7 @@ class Node:
         self.roster.forget()
         self.acks.on_dropped(lane)
         self.reads.on_dropped()
+        self.leases.on_dropped()
 
     def let_go(self) -> None:
         """Forget all copies, here and in the clients: they carry rules that have changed."""

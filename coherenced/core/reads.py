@@ -138,6 +138,19 @@ class _Question:
         self.tries = 0
 
 
+class Errand:
+    """Something else that must not be asked before this node's own writes to `key` are there."""
+
+    __slots__ = ("key", "send")
+
+    def __init__(self, key: bytes, send: Callable[[], None]) -> None:
+        self.key = key
+        self.send = send
+
+
+_Item = _Flight | _Bundle | _Question | Errand
+
+
 class Reads:
     """The read side of one lane."""
 
@@ -168,10 +181,10 @@ class Reads:
         self._catchup = catchup
         self._new_epoch = new_epoch
         self._flights: dict[bytes, _Flight] = {}
-        self.queue: deque[_Flight | _Bundle | _Question] = deque()
+        self.queue: deque[_Item] = deque()
         self._open = 0
         self._unproved: list[_Want] = []
-        self._parked: dict[bytes, list[_Flight | _Bundle | _Question]] = {}
+        self._parked: dict[bytes, list[_Item]] = {}
         self._unsettled: dict[bytes, int] = {}
         self._unsettled_all = 0
 
@@ -222,6 +235,29 @@ class Reads:
     def ask(self, request_id: int, ask: Ask) -> None:
         self.waiting += 1
         self._enqueue(_Question(request_id, ask.query))
+
+    def run(self, errand: Errand) -> None:
+        """Have it sent at the end of this step, or when what it must wait for is over."""
+        self._enqueue(errand)
+
+    def provable(self, key: bytes, max_staleness_ms: float | None) -> Entry | None:
+        """What is held of `key`, if it may be served now (V3). Counted as a hit."""
+        entry, now_ms = self._l1.entries.get(key), self._box.now_ms
+        if entry is None or (entry.tags and self._laws.tags_cover and entry.covered()):
+            return None
+        bound_ms = self.namespaces.for_key(key).max_staleness_ms
+        if max_staleness_ms is not None:
+            bound_ms = min(max_staleness_ms, self.namespaces.largest_bound_ms)
+        if not self._laws.staleness_bound:
+            bound_ms = FOREVER
+        if bound_ms <= 0 or now_ms - self.lane.verified_at_ms > bound_ms:
+            return None
+        if now_ms >= entry.deadline_ms and self._laws.entry_deadline:
+            return None
+        self.hits += 1
+        if entry.frequency < MAX_FREQUENCY:
+            entry.frequency += 1
+        return entry
 
     def _look(self, want: _Want) -> None:
         entry = None if want.skip_l1 else self._usable(want)
@@ -337,10 +373,10 @@ class Reads:
             return False
         return want.bound_ms > 0 and want.arrived_ms - flight.sent_ms <= want.bound_ms
 
-    def _enqueue(self, item: _Flight | _Bundle | _Question) -> None:
+    def _enqueue(self, item: _Item) -> None:
         self.queue.append(item)
 
-    def _park(self, item: _Flight | _Bundle | _Question) -> bool:
+    def _park(self, item: _Item) -> bool:
         """A write accepted with ack=none is not in Redis yet: its node's readers wait for it."""
         for key in _keys(item):
             if key in self._unsettled:
@@ -381,6 +417,8 @@ class Reads:
                     continue
                 if isinstance(item, _Bundle):
                     batch.extend(item.flights)  # never split: one script shows one moment
+                elif isinstance(item, Errand):
+                    item.send()
                 else:
                     batch.append(item)
             if batch:
@@ -406,13 +444,13 @@ class Reads:
                 self._on_failed(batch, answer)
             else:
                 if generation == self.lane.generation:
-                    self._suspect(answer.lineage, reliance)
+                    self.suspect(answer.lineage, reliance)
                 self._on_fetched(batch, answer, sent_ms)
 
         number = self._box.new_call_id(answered)
         self._box.emit(Fetch(number, self.lane.index, self._new_epoch(), tuple(items)))
 
-    def _suspect(self, lineage: Lineage, reliance: int) -> None:
+    def suspect(self, lineage: Lineage, reliance: int) -> None:
         """A fetch that is not of this chain proves nothing, but it is a reason to probe."""
         lane = self.lane
         if lineage.seq < reliance or lane.contradicts(lineage, self._laws):
@@ -441,18 +479,40 @@ class Reads:
         """A fetched value: store it if the fence allows (F2), give it to all who waited."""
         self.fetched += 1
         self._end(flight)
-        policy = flight.wants[0].policy
+        assert flight.ticket is not None
+        value = self.store(flight.key, got, lineage, flight.ticket, sent_ms)
+        for want in flight.wants:
+            wrong = self._session_fault(want, lineage)
+            if wrong is None:
+                self._give(want, value)
+            else:
+                self._fault(want, wrong)
+
+    def store(
+        self,
+        key: bytes,
+        got: Fetched,
+        lineage: Lineage,
+        ticket: Ticket,
+        sent_ms: float,
+        absent_ms: float | None = None,
+    ) -> Value:
+        """What Redis has just told of `key`, as an answer; kept in L1 if the fence allows (F2).
+
+        `absent_ms`: for so long a loader has found that there is no such thing (L1).
+        """
+        policy = self.namespaces.for_key(key)
         deadline_ms = self._deadline(got, policy, sent_ms)
-        expires_ms = FOREVER if got.value is None or got.ttl_ms < 0 else sent_ms + got.ttl_ms
-        ticket = flight.ticket
-        assert ticket is not None
+        ttl_ms = got.ttl_ms if got.value is not None else absent_ms or -1
+        expires_ms = FOREVER if ttl_ms < 0 else sent_ms + ttl_ms
+        deadline_ms = min(deadline_ms, expires_ms)
         stored = False
         keep_ms = 0.0
         if got.error is None and not (got.pending and self._laws.pending_not_cached):
             may = self._tickets.may_store(ticket, lineage, got.labels)
             if may and deadline_ms > self._box.now_ms:
                 entry = Entry(
-                    flight.key,
+                    key,
                     got.value,
                     self.lane,
                     lineage.seq,
@@ -467,10 +527,10 @@ class Reads:
                 # Seen from ahead of the position, it is news: the page is about to say so.
                 if stored and lineage.seq <= self.lane.applied:
                     keep_ms = self._keep_ms(entry)
-        self.shown((flight.key,), lineage, stored=stored)
+        self.shown((key,), lineage, stored=stored)
         if got.value is None:
             self.negative += 1
-        value = Value(
+        return Value(
             got.value,
             Version(lineage.epoch, lineage.seq),
             Source.L2,
@@ -482,12 +542,6 @@ class Reads:
             bound_ms=policy.hit_bound_ms,
             expires_in_ms=until(expires_ms, self._box.now_ms),
         )
-        for want in flight.wants:
-            wrong = self._session_fault(want, lineage)
-            if wrong is None:
-                self._give(want, value)
-            else:
-                self._fault(want, wrong)
 
     def shown(self, keys: Collection[bytes], lineage: Lineage, *, stored: bool = False) -> None:
         """Redis has answered about these keys as of `lineage`: a client that has seen that must
@@ -579,7 +633,7 @@ class Reads:
             old_ms = now_ms - entry.deadline_ms
             if age_ms <= want.bound_ms + want.stale_ms and old_ms < want.stale_ms:
                 self.stale_served += 1
-                value = self._value(entry, stale=True)
+                value = self.value_of(entry, stale=True)
                 self._give(want, value)
                 return
         self._fault(want, Fault(FaultKind.UNAVAILABLE, detail))
@@ -590,9 +644,9 @@ class Reads:
         self.hits += 1
         if entry.frequency < MAX_FREQUENCY:
             entry.frequency += 1
-        self._give(want, self._value(entry))
+        self._give(want, self.value_of(entry))
 
-    def _value(self, entry: Entry, *, stale: bool = False) -> Value:
+    def value_of(self, entry: Entry, *, stale: bool = False) -> Value:
         lane, now_ms = self.lane, self._box.now_ms
         return Value(
             entry.value,
@@ -631,8 +685,8 @@ class Reads:
         self._box.settle(gather.request_id, fault)
 
 
-def _keys(item: _Flight | _Bundle | _Question) -> tuple[bytes, ...]:
-    if isinstance(item, _Flight):
+def _keys(item: _Item) -> tuple[bytes, ...]:
+    if isinstance(item, _Flight | Errand):
         return (item.key,)
     if isinstance(item, _Question):
         return item.query.keys

@@ -296,6 +296,7 @@ NOTHING_DONE: Final = frozenset(
         FaultKind.UNAVAILABLE,
         FaultKind.OUT_OF_MEMORY,
         FaultKind.CONFLICT,
+        FaultKind.LOST,
         FaultKind.OVERLOADED,
         FaultKind.STOPPING,
     }

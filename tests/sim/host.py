@@ -14,6 +14,7 @@ from coherenced.core.calls import (
     AckReceived,
     Answer,
     BusLost,
+    Claim,
     Delivered,
     Failed,
     Failure,
@@ -47,7 +48,7 @@ KEEPALIVE_MS: Final = 2_500.0
 """How long a half-open bus connection can go unnoticed."""
 MOST_STEPS_AT_ONCE: Final = 2_000
 """More steps of one node at one instant than this is a node that spins."""
-ROLE_OF: Final = {Fetch: READS, Mutate: WRITES, WaitReplicas: WRITES}
+ROLE_OF: Final = {Fetch: READS, Claim: READS, Mutate: WRITES, WaitReplicas: WRITES}
 QUIET: Final = (SendAck, Reap)
 """Calls that want no answer."""
 

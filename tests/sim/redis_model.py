@@ -163,7 +163,7 @@ class Server:
 
     def trim(self, keep: int) -> None:
         """XTRIM: only the last `keep` records stay."""
-        self.log = self.log[len(self.log) - keep :] if keep else []
+        del self.log[: max(0, len(self.log) - keep)]
 
     # -- the calls -------------------------------------------------------------------
 

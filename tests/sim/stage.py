@@ -61,6 +61,8 @@ class Stage:
         self._last_read: tuple[str, str] = ("", "")
         self._versions: dict[str, Version] = {}
         self._held: dict[tuple[str, str], Connection] = {}
+        self._tokens: dict[str, bytes] = {}
+        """node -> the last token that its user was given."""
 
     @property
     def world(self) -> World:

@@ -29,9 +29,10 @@ from coherenced.core.calls import BusLost
 from coherenced.core.laws import Laws
 from coherenced.core.model import Version
 from tests.sim.history import Violation
+from tests.sim.loaders import Loaders
 from tests.sim.redis_model import ServerLaws
 from tests.sim.stage import Broken
-from tests.sim.users import Users, text_of
+from tests.sim.users import text_of
 
 SEPARATOR: Final = "----"
 KNOWN_TO_BREAK: Final[dict[str, str]] = {}
@@ -65,7 +66,7 @@ def write_out(paragraphs: list[Paragraph]) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-class Story(Users):
+class Story(Loaders):
     """Runs the commands of one file."""
 
     def run(self, commands: list[str]) -> list[str]:
@@ -273,6 +274,9 @@ COMMANDS: Final[list[tuple[re.Pattern[str], Callable[..., None]]]] = [
             rf"invalidate {NODE} (key|tag|prefix|everything)(?: ([\w:,]+))??((?: \w+=[\w,]+)*)",
             Story.invalidate,
         ),
+        (rf"(start )?lease {NODE} ([\w:]+)((?: \w+=\d+)*)", Story.lease),
+        (rf"fill {NODE} ([\w:]+) (\w+)((?: \w+=[\w,]+)*)", Story.fill),
+        (rf"give back {NODE} ([\w:]+)(?: as absent for {MS})?", Story.give_back),
         (rf"drop next (?:(\d+) )?bus messages? to {NODE}", Story.drop),
         (rf"(cut|drain|half-open) {NODE} {ROLE}", Story.cut),
         (rf"hold {NODE} {ROLE}", Story.hold),
