@@ -6,25 +6,31 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar, Unpack
+from typing import Any, Final, ParamSpec, Self, TypeVar, Unpack
 
 from coherenced.client.address import parse_address
 from coherenced.client.awaiting import Driver
 from coherenced.client.core import Calls, K, Key, Session, documented
 from coherenced.client.faults import Lost, TimedOut, indeterminate, silent
 from coherenced.client.freshness import USUAL, LoadOptions, LoadPolicy
+from coherenced.client.l0 import BOOTTIME, L0, MAX_BYTES, MAX_ENTRIES, Copy, Values
 from coherenced.client.link import Line, Spare
 from coherenced.client.loading import Tags
 from coherenced.client.patterns import NOWHERE, Patterns, draw
 from coherenced.client.replies import Entry, Invalidation, Version
 from coherenced.client.stream import Request
-from coherenced.client.values import ABSENT, MSGPACK, RAW, Serializer
+from coherenced.client.values import ABSENT, MSGPACK, RAW, Serializer, serializer_of
 from coherenced.client.warming import Progress, Warmed
 from coherenced.errors import Unreachable, UsageError
+from coherenced.page.layout import GENERATION_AT
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+
+_clock_s: Final = time.clock_gettime
+_BOOTTIME: Final = BOOTTIME
+_GENERATION_AT: Final = GENERATION_AT
 
 
 @documented(Calls, Patterns)
@@ -49,6 +55,10 @@ class AsyncClient:
         session: bool = False,
         on_unavailable: str = "raise",
         load_policy: LoadPolicy = USUAL,
+        l0: bool = True,
+        l0_max_entries: int = MAX_ENTRIES,
+        l0_max_bytes: int = MAX_BYTES,
+        l0_values: Values = "copy",
     ) -> None:
         if not timeout > 0:
             raise UsageError("timeout is a number of seconds above 0")
@@ -56,8 +66,22 @@ class AsyncClient:
         self._timeout_s = timeout
         shared = Session() if session else None
         forgives = on_unavailable != "raise"
-        self._calls = Calls(serializer, max_staleness_ms, shared, misses_when_unavailable=forgives)
-        exacting = Calls(serializer, max_staleness_ms, shared)
+        self._l0 = None
+        if l0:
+            self._l0 = L0(
+                serializer_of(serializer).loads,
+                max_entries=l0_max_entries,
+                max_bytes=l0_max_bytes,
+                values=l0_values,
+                bound_ms=max_staleness_ms,
+                token=str if shared is None else lambda: shared.token,
+            )
+        self._hot: Mapping[Any, Copy] = {} if self._l0 is None or session else self._l0.copies
+        """Where `get` looks first. With a session each copy's version counts too."""
+        self._calls = Calls(
+            serializer, max_staleness_ms, shared, misses_when_unavailable=forgives, l0=self._l0
+        )
+        exacting = Calls(serializer, max_staleness_ms, shared, l0=self._l0)
         self._patterns = Patterns(exacting, load_policy, on_unavailable, time.monotonic, draw)
         self._driver = Driver(self._run)
         self._is_raw = self._calls.serializer is RAW
@@ -76,6 +100,25 @@ class AsyncClient:
         max_staleness_ms: float | None = None,
         min_version: str | None = None,
     ) -> Any:
+        if max_staleness_ms is None and min_version is None:
+            # L0.find, shortened to what is left to see while its last proof lasts.
+            try:
+                copy = self._hot[key]
+            except (KeyError, TypeError):
+                pass
+            else:
+                words = copy.words
+                if (
+                    _clock_s(_BOOTTIME) < copy.until_s
+                    and words[copy.slot] == copy.count
+                    and words[_GENERATION_AT] == copy.generation
+                    and (not copy.tags or copy.holds())
+                ):
+                    copy.hits += 1
+                    fresh = copy.fresh
+                    if fresh is not None:
+                        return fresh(copy.value)
+                    return copy.value if copy.found else default
         return await self._run(
             self._calls.get(
                 key, default, max_staleness_ms=max_staleness_ms, min_version=min_version
@@ -268,6 +311,8 @@ class AsyncClient:
     async def close(self) -> None:
         """Close the connections; calls after it raise."""
         self._closed = True
+        if self._l0 is not None:
+            self._l0.close()
         await self._driver.close()
         for line in (self._reads, self._writes, self._waits):
             await line.close()
@@ -305,6 +350,8 @@ class AsyncClient:
         while True:
             link = await line.link()
             was_used = link.used
+            if not was_used and self._l0 is not None:
+                self._l0.connected(link.address.path)
             replies: list[Any] = []
             try:
                 for batch in request.batches:

@@ -13,6 +13,7 @@ from functools import partial
 from threading import Lock
 from typing import Any, Final, TypeVar
 
+from coherenced.client.l0 import L0, Note
 from coherenced.client.replies import (
     Entry,
     Invalidation,
@@ -27,9 +28,9 @@ from coherenced.client.replies import (
     text_of,
     unexpected,
 )
-from coherenced.client.stream import Request, batch_of, batches_of, parts
-from coherenced.client.values import RAW, Serializer, keeping_absent
-from coherenced.errors import CommandError, Conflict, NotAcknowledged, UsageError
+from coherenced.client.stream import Batch, Request, batch_of, batches_of, parts
+from coherenced.client.values import Serializer, serializer_of
+from coherenced.errors import CoherencedError, CommandError, Conflict, NotAcknowledged, UsageError
 
 T = TypeVar("T")
 K = TypeVar("K", bound=str | bytes)
@@ -77,11 +78,13 @@ class Calls:
         session: Session | None = None,
         *,
         misses_when_unavailable: bool = False,
+        l0: L0 | None = None,
     ) -> None:
-        self.serializer = RAW if serializer is None else keeping_absent(serializer)
+        self.serializer = serializer_of(serializer)
         self._max_staleness_ms = max_staleness_ms
         self._session = session
         self._misses_when_unavailable = misses_when_unavailable
+        self._l0 = l0
 
     # -- reads ----------------------------------------------------------------
 
@@ -99,13 +102,20 @@ class Calls:
         `min_version` serves nothing older than a version that a write returned.
         Raises `RedisUnreachable` when no value within the bound can be had.
         """
+        l0 = self._l0
+        if l0 is not None and (held := l0.held(key, max_staleness_ms, min_version)) is not None:
+            return _answered(held.given(default))
         options = self._read_options(max_staleness_ms, min_version)
         name = key_bytes(key)
-        command = (b"COH.GET", name, *options) if options else (b"GET", name)
         otherwise = (lambda: default) if self._misses_when_unavailable else None
-        return Request(
-            (batch_of([command]),), partial(self._decode_get, default), otherwise=otherwise
-        )
+        note = None if l0 is None else l0.note(key, name)
+        if note is not None:
+            command = (b"COH.GET", name, *options, b"KEEP", note.page.incarnation.encode())
+            decode = partial(self._decode_kept, note, default)
+            return Request((batch_of([command]),), decode, otherwise=otherwise)
+        command = (b"COH.GET", name, *options) if options else (b"GET", name)
+        decode = partial(self._decode_get, default)
+        return self._read_request((batch_of([command]),), decode, otherwise)
 
     def get_entry(
         self,
@@ -116,13 +126,19 @@ class Calls:
         min_version: str | None = None,
     ) -> Request[Entry]:
         """Like `get`, with how it was answered: version, source, age, staleness, what is left."""
+        l0 = self._l0
+        if l0 is not None and (held := l0.held(key, max_staleness_ms, min_version)) is not None:
+            return _answered(l0.entry(held, default))
         options = self._read_options(max_staleness_ms, min_version)
-        command = (b"COH.GET", key_bytes(key), *options, b"META", b"TTL")
+        name = key_bytes(key)
+        note = None if l0 is None else l0.note(key, name)
+        kept = (b"META", b"TTL")
+        if note is not None:
+            kept = (b"KEEP", note.page.incarnation.encode())
         missing = Entry(default, False, Version(), "none", 0.0, False)
         otherwise = (lambda: missing) if self._misses_when_unavailable else None
-        return Request(
-            (batch_of([command]),), partial(self._decode_entry, default), otherwise=otherwise
-        )
+        batch = batch_of([(b"COH.GET", name, *options, *kept)])
+        return self._read_request((batch,), partial(self._decode_entry, note, default), otherwise)
 
     def get_many(
         self,
@@ -132,19 +148,36 @@ class Calls:
         min_version: str | None = None,
     ) -> Request[dict[K, Any]]:
         """Those of `keys` that are there, with their values; many keys share a round trip."""
-        wanted = list(dict.fromkeys(keys))
+        l0 = self._l0
+        order = list(dict.fromkeys(keys))
+        held: dict[K, Any] = {}
+        wanted = []
+        for key in order:
+            copy = None if l0 is None else l0.held(key, max_staleness_ms, min_version)
+            if copy is None:
+                wanted.append(key)
+            elif copy.found:
+                held[key] = copy.given(None)
         names = [key_bytes(key) for key in wanted]
         options = self._read_options(max_staleness_ms, min_version)
+        otherwise = dict[K, Any] if self._misses_when_unavailable else None
+        notes = [] if l0 is None else [l0.note(*pair) for pair in zip(wanted, names, strict=True)]
+        noted = [note for note in notes if note is not None]
+        if names and len(noted) == len(names):
+            word = noted[0].page.incarnation.encode()
+            asked = ((b"COH.GET", name, *options, b"KEEP", word) for name in names)
+            keep = partial(self._decode_many_kept, order, noted, held)
+            return Request(tuple(batches_of(asked)), keep, otherwise=otherwise)
         if options:
             batches = tuple(batches_of((b"COH.GET", name, *options) for name in names))
         else:
             batches = tuple(batch_of([(b"MGET", *part)]) for part in parts(names))
-        otherwise = dict[K, Any] if self._misses_when_unavailable else None
-        return Request(batches, partial(self._decode_many, wanted), otherwise=otherwise)
+        decode = partial(self._decode_many, order, wanted, held)
+        return self._read_request(batches, decode, otherwise)
 
     def stats(self) -> Request[dict[str, Any]]:
-        """The daemon's counters: hits, misses and bytes of each tier."""
-        return Request((batch_of([(b"COH.STATS",)]),), decode_document)
+        """Hits, misses and bytes of each tier: `l0` is this client's own, the rest the daemon's."""
+        return Request((batch_of([(b"COH.STATS",)]),), self._decode_stats)
 
     def nodes(self) -> Request[dict[str, Any]]:
         """The nodes of the roster as this daemon sees them, and its recent events."""
@@ -361,23 +394,70 @@ class Calls:
             return self.serializer.loads(reply)
         raise unexpected("a value", self._read(reply))
 
-    def _decode_entry(self, default: Any, replies: list[Any]) -> Entry:
+    def _decode_kept(self, note: Note, default: Any, replies: list[Any]) -> Any:
+        return self._decode_entry(note, default, replies).value
+
+    def _decode_entry(self, note: Note | None, default: Any, replies: list[Any]) -> Entry:
         reply = self._read(replies[0])
         if not isinstance(reply, list) or len(reply) < 5:
             raise unexpected("a value with its version", reply)
-        value, version, source, age_ms, stale = reply[:5]
+        stored, version, source, age_ms, stale = reply[:5]
         left_ms = float(reply[5]) if len(reply) > 5 else -1.0
-        return Entry(
-            default if value is None else self.serializer.loads(value),
-            value is not None,
+        entry = Entry(
+            default if stored is None else self.serializer.loads(stored),
+            stored is not None,
             Version(text_of(version)),
             text_of(source),
             float(age_ms),
             bool(int(stale)),
             None if left_ms < 0 else left_ms,
         )
+        if note is not None and self._l0 is not None and len(reply) > 6:
+            self._l0.keep(note, stored, entry, reply[6])
+        return entry
 
-    def _decode_many(self, wanted: list[K], replies: list[Any]) -> dict[K, Any]:
+    def _decode_many_kept(
+        self, order: list[K], notes: list[Note], held: dict[K, Any], replies: list[Any]
+    ) -> dict[K, Any]:
+        if len(replies) != len(notes):
+            raise unexpected(f"{len(notes)} values", len(replies))
+        for note, reply in zip(notes, replies, strict=True):
+            entry = self._decode_entry(note, None, [reply])
+            if entry.found:
+                held[note.key] = entry.value  # type: ignore[index]  # the caller's own key
+        return {key: held[key] for key in order if key in held}
+
+    def _read_request(
+        self,
+        batches: tuple[Batch, ...],
+        decode: Callable[[list[Any]], T],
+        otherwise: Callable[[], T] | None,
+    ) -> Request[T]:
+        """A read that goes to the daemon: on its way, ask where the page is, if that is wanted."""
+        l0 = self._l0
+        if l0 is None or not batches or not l0.wants_page():
+            return Request(batches, decode, otherwise=otherwise)
+        batches = (batch_of([(b"COH.PAGE",)]), *batches)
+        return Request(batches, partial(self._decode_opening, decode), otherwise=otherwise)
+
+    def _decode_opening(self, decode: Callable[[list[Any]], T], replies: list[Any]) -> T:
+        """Where the page is, and then what was asked for."""
+        assert self._l0 is not None
+        try:
+            document = decode_document(replies[:1])
+        except CoherencedError:
+            document = {}  # a daemon that knows of no such thing
+        self._l0.open(document)
+        return decode(replies[1:])
+
+    def _decode_stats(self, replies: list[Any]) -> dict[str, Any]:
+        document = decode_document(replies)
+        l0 = {"on": False, "because": "l0=False"} if self._l0 is None else self._l0.stats()
+        return {"l0": l0, **document}
+
+    def _decode_many(
+        self, order: list[K], wanted: list[K], held: dict[K, Any], replies: list[Any]
+    ) -> dict[K, Any]:
         values: list[Any] = []
         for reply in replies:
             if isinstance(reply, list):
@@ -387,11 +467,10 @@ class Calls:
         if len(values) != len(wanted):
             raise unexpected(f"{len(wanted)} values", len(values))
         loads = self.serializer.loads
-        return {
-            key: loads(value)
-            for key, value in zip(wanted, values, strict=True)
-            if value is not None
-        }
+        for key, value in zip(wanted, values, strict=True):
+            if value is not None:
+                held[key] = loads(value)
+        return {key: held[key] for key in order if key in held}
 
 
 def documented(*described: type) -> Callable[[type[C]], type[C]]:
@@ -406,6 +485,11 @@ def documented(*described: type) -> Callable[[type[C]], type[C]]:
         return shell
 
     return describe
+
+
+def _answered(answer: T) -> Request[T]:
+    """A call that nobody has to be asked for."""
+    return Request((), lambda replies: answer)
 
 
 def key_bytes(key: Key) -> bytes:

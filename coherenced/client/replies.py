@@ -43,7 +43,7 @@ class Entry(NamedTuple):
     version: Version
     """At which this value is known to be right."""
     source: str
-    """`l1` (this host's memory), `l2` (Redis) or `origin`."""
+    """`l0` (this process's), `l1` (this host's memory), `l2` (Redis) or `origin`."""
     age_ms: float
     """How long ago the daemon last proved it current."""
     stale: bool

@@ -6,25 +6,31 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar, Unpack
+from typing import Any, Final, ParamSpec, Self, TypeVar, Unpack
 
 from coherenced.client.address import parse_address
 from coherenced.client.blocking import Driver
 from coherenced.client.core import Calls, K, Key, Session, documented
 from coherenced.client.faults import Lost, TimedOut, indeterminate, silent
 from coherenced.client.freshness import USUAL, LoadOptions, LoadPolicy
+from coherenced.client.l0 import BOOTTIME, L0, MAX_BYTES, MAX_ENTRIES, Copy, Values
 from coherenced.client.loading import Tags
 from coherenced.client.patterns import NOWHERE, Patterns, draw
 from coherenced.client.replies import Entry, Invalidation, Version
 from coherenced.client.stream import Request
 from coherenced.client.transport import Pool
-from coherenced.client.values import ABSENT, MSGPACK, RAW, Serializer
+from coherenced.client.values import ABSENT, MSGPACK, RAW, Serializer, serializer_of
 from coherenced.client.warming import Progress, Warmed
 from coherenced.errors import Unreachable, UsageError
+from coherenced.page.layout import GENERATION_AT
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+
+_clock_s: Final = time.clock_gettime
+_BOOTTIME: Final = BOOTTIME
+_GENERATION_AT: Final = GENERATION_AT
 
 
 @documented(Calls, Patterns)
@@ -44,6 +50,9 @@ class Client:
     `serializer`: an object with `dumps` and `loads`, None for bytes only; the default
     stores bytes as they are and everything else as msgpack.
     `max_staleness_ms`: the bound of all reads that give none.
+    `l0`: keep decoded objects in this process (client/l0.py), at most `l0_max_entries` and
+    `l0_max_bytes`; a hit is proved from the daemon's shared page, with the same promises as any
+    read. Callers are given objects of their own; `l0_values="shared"` gives all the same one.
     `session`: reads never show anything older than this client's own last write, on
     whichever node it is answered.
     """
@@ -59,6 +68,10 @@ class Client:
         max_connections: int = 16,
         on_unavailable: str = "raise",
         load_policy: LoadPolicy = USUAL,
+        l0: bool = True,
+        l0_max_entries: int = MAX_ENTRIES,
+        l0_max_bytes: int = MAX_BYTES,
+        l0_values: Values = "copy",
     ) -> None:
         if not timeout > 0:
             raise UsageError("timeout is a number of seconds above 0")
@@ -69,8 +82,22 @@ class Client:
         self._max_connections = max_connections
         shared = Session() if session else None
         forgives = on_unavailable != "raise"
-        self._calls = Calls(serializer, max_staleness_ms, shared, misses_when_unavailable=forgives)
-        exacting = Calls(serializer, max_staleness_ms, shared)
+        self._l0 = None
+        if l0:
+            self._l0 = L0(
+                serializer_of(serializer).loads,
+                max_entries=l0_max_entries,
+                max_bytes=l0_max_bytes,
+                values=l0_values,
+                bound_ms=max_staleness_ms,
+                token=str if shared is None else lambda: shared.token,
+            )
+        self._hot: Mapping[Any, Copy] = {} if self._l0 is None or session else self._l0.copies
+        """Where `get` looks first. With a session each copy's version counts too."""
+        self._calls = Calls(
+            serializer, max_staleness_ms, shared, misses_when_unavailable=forgives, l0=self._l0
+        )
+        exacting = Calls(serializer, max_staleness_ms, shared, l0=self._l0)
         self._patterns = Patterns(exacting, load_policy, on_unavailable, time.monotonic, draw)
         self._driver = Driver(self._run)
         self._is_raw = self._calls.serializer is RAW
@@ -87,6 +114,25 @@ class Client:
         max_staleness_ms: float | None = None,
         min_version: str | None = None,
     ) -> Any:
+        if max_staleness_ms is None and min_version is None:
+            # L0.find, shortened to what is left to see while its last proof lasts.
+            try:
+                copy = self._hot[key]
+            except (KeyError, TypeError):
+                pass
+            else:
+                words = copy.words
+                if (
+                    _clock_s(_BOOTTIME) < copy.until_s
+                    and words[copy.slot] == copy.count
+                    and words[_GENERATION_AT] == copy.generation
+                    and (not copy.tags or copy.holds())
+                ):
+                    copy.hits += 1
+                    fresh = copy.fresh
+                    if fresh is not None:
+                        return fresh(copy.value)
+                    return copy.value if copy.found else default
         return self._run(
             self._calls.get(
                 key, default, max_staleness_ms=max_staleness_ms, min_version=min_version
@@ -267,6 +313,8 @@ class Client:
     def close(self) -> None:
         """Close the connections; calls after it raise."""
         self._driver.close()
+        if self._l0 is not None:
+            self._l0.close()
         self._pool.close()
         self._waits.close()
 
@@ -298,6 +346,8 @@ class Client:
             for inherited in (self._pool, self._waits):
                 inherited.abandon()
             self._pool, self._waits = self._new_pool(), self._new_pool()
+            if self._l0 is not None:
+                self._l0.forked()
         if not request.batches:
             return request.decode([])
         pool = self._waits if request.waits else self._pool
@@ -307,6 +357,8 @@ class Client:
                 pool.discard(connection)  # it died while idle: nothing was sent on it
                 continue
             was_used = connection.used
+            if not was_used and self._l0 is not None:
+                self._l0.connected(connection.address.path)
             replies: list[Any] = []
             try:
                 for batch in request.batches:

@@ -118,5 +118,10 @@ def keeping_absent(serializer: Serializer) -> Serializer:
     return serializer if isinstance(serializer, Msgpack | Raw) else KeepingAbsent(serializer)
 
 
+def serializer_of(given: Serializer | None) -> Serializer:
+    """What a client uses for `serializer=`."""
+    return RAW if given is None else keeping_absent(given)
+
+
 MSGPACK: Final = Msgpack()
 RAW: Final = Raw()

@@ -18,7 +18,6 @@ with SIGBUS.)
 from __future__ import annotations
 
 import os
-import platform
 import struct
 from typing import Final
 from zlib import crc32
@@ -56,7 +55,7 @@ MAX_SLOTS: Final = 1 << 26
 TAG_SEED: Final = 0x7A6
 """A tag and a key of the same name are not in the same slot."""
 
-ORDERED: Final = platform.machine() in ("x86_64", "AMD64")
+ORDERED: Final = os.uname().machine in ("x86_64", "AMD64")
 
 
 def file_bytes(slots: int) -> int:

@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
+from coherenced.core.model import FOREVER
 from coherenced.core.requests import (
     Fault,
     FaultKind,
@@ -407,9 +408,10 @@ class RespConnection(ReplyFlow):
         version = b"%b:%d" % (lane.epoch or b"", entry.as_of)
         age = b"%.3f" % max(0.0, now_ms - lane.verified_at_ms)
         terms = keep_terms(entry.deadline_ms - now_ms, entry.bound_ms, entry.tags)
-        return b"*6\r\n%b$%d\r\n%b\r\n$2\r\nl1\r\n$%d\r\n%b\r\n:0\r\n%b" % (
+        left_ms = -1 if entry.expires_ms == FOREVER else max(0, int(entry.expires_ms - now_ms))
+        return b"*7\r\n%b$%d\r\n%b\r\n$2\r\nl1\r\n$%d\r\n%b\r\n:0\r\n:%d\r\n%b" % (
             *(bulk, len(version), version),
-            *(len(age), age, terms),
+            *(len(age), age, left_ms, terms),
         )
 
     def _begin(self, command: Command, request: list[bytes]) -> bool:

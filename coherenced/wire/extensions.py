@@ -2,9 +2,9 @@
 
     COH.GET         bulk or nil; META: [value, version, source, age in ms, stale 0 or 1];
                     TTL: the same and, sixth, the ms until Redis lets it expire (integer), or -1
-                    KEEP: the same and, last, [ms, bound in ms, tag...]: how long a client that
-                    reads the shared page of this incarnation may keep a copy; 0: not at all;
-                    -1: that is not this daemon's page (COH.PAGE tells where it is)
+                    KEEP: these six and, seventh, [ms, bound in ms, tag...]: how long a client
+                    that reads the shared page of this incarnation may keep a copy; 0: not at
+                    all; -1: that is not this daemon's page (COH.PAGE tells where it is)
     COH.SET         version; nil with ACK none
     COH.DEL         [version or nil, how many keys were there]
     COH.INVALIDATE  [version, [[node, ms until it had acknowledged], ...], [nodes missing]]
@@ -124,24 +124,18 @@ def get(argv: Sequence[bytes], bounds: Bounds) -> Plan:
     request = Read((key,), max_staleness_ms=max_staleness_ms, min_version=min_version)
     if keep is not None:
         is_ours = keep == bounds.page and bool(keep)
-        return Plan((request,), compose=partial(_with_terms, ttl, is_ours))
+        return Plan((request,), compose=partial(_with_terms, is_ours))
     return Plan((request,), compose=_with_expiry if ttl else _with_meta if meta else None)
 
 
-def _with_terms(ttl: bool, is_ours: bool, outcome: Outcome, resp3: bool) -> bytes:
-    """What META (or TTL) says, and the terms on which a client may keep a copy (§8)."""
+def _with_terms(is_ours: bool, outcome: Outcome, resp3: bool) -> bytes:
+    """What TTL says, and the terms on which a client may keep a copy (§8)."""
     assert isinstance(outcome, ReadResult)
     value = outcome.values[0]
     if isinstance(value.error, ReplyError):
         return resp.error(value.error.text)
-    told = _described(value, resp3)
-    if ttl:
-        told.append(_expiry(value))
-    if is_ours:
-        told.append(keep_terms(value.keep_ms, value.bound_ms, value.labels))
-    else:
-        told.append(NOT_OURS)
-    return resp.array(told)
+    terms = keep_terms(value.keep_ms, value.bound_ms, value.labels) if is_ours else NOT_OURS
+    return resp.array([*_described(value, resp3), _expiry(value), terms])
 
 
 def keep_terms(keep_ms: float, bound_ms: float, tags: Sequence[bytes]) -> bytes:

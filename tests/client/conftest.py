@@ -47,7 +47,7 @@ def connect(request: pytest.FixtureRequest, daemon: FakeDaemon) -> Iterator[Call
     if request.param == "sync":
 
         def make(**options: Any) -> Any:
-            clients.append(Client(daemon.path, **options))
+            clients.append(Client(daemon.path, **{"l0": False, **options}))
             return clients[-1]
 
         yield make
@@ -58,7 +58,7 @@ def connect(request: pytest.FixtureRequest, daemon: FakeDaemon) -> Iterator[Call
     with asyncio.Runner(loop_factory=factory) as runner:
 
         def make(**options: Any) -> Any:
-            clients.append(Awaited(runner, AsyncClient(daemon.path, **options)))
+            clients.append(Awaited(runner, AsyncClient(daemon.path, **{"l0": False, **options})))
             return clients[-1]
 
         yield make

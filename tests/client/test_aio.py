@@ -22,7 +22,7 @@ def echo(command: list[bytes]) -> bytes | None:
 async def test_concurrent_calls_share_a_connection_in_order(daemon: FakeDaemon) -> None:
     daemon.script = echo
     keys = [f"k{n}" for n in range(500)]
-    async with AsyncClient(daemon.path) as cache:
+    async with AsyncClient(daemon.path, l0=False) as cache:
         values = await asyncio.gather(*(cache.get(key) for key in keys))
     assert values == [key.encode() for key in keys]
     assert [command[1] for command in daemon.commands] == values
@@ -31,7 +31,7 @@ async def test_concurrent_calls_share_a_connection_in_order(daemon: FakeDaemon) 
 
 async def test_a_slow_write_does_not_hold_up_reads(daemon: FakeDaemon) -> None:
     daemon.script = lambda command: SILENCE if command[0] == b"COH.SET" else None
-    async with AsyncClient(daemon.path) as cache:
+    async with AsyncClient(daemon.path, l0=False) as cache:
         write = asyncio.create_task(cache.set("k", 1, ack="all", timeout=60))
         assert await cache.get("k") is None
         assert not write.done()
@@ -50,7 +50,7 @@ async def test_a_cancelled_calls_reply_is_counted_off(daemon: FakeDaemon) -> Non
         return echo(command)
 
     daemon.script = hold
-    async with AsyncClient(daemon.path) as cache:
+    async with AsyncClient(daemon.path, l0=False) as cache:
         slow = asyncio.create_task(cache.get("slow"))
         assert await asyncio.to_thread(entered.wait, 10)
         behind = asyncio.create_task(cache.get("behind"))
@@ -67,7 +67,7 @@ async def test_calls_in_flight_are_bounded(
 ) -> None:
     monkeypatch.setattr(link_module, "MAX_IN_FLIGHT", 4)
     daemon.script = echo
-    async with AsyncClient(daemon.path) as cache:
+    async with AsyncClient(daemon.path, l0=False) as cache:
         calls = [asyncio.create_task(cache.get(f"k{n}")) for n in range(60)]
         await asyncio.sleep(0)
         for cancelled in calls[20:30]:
@@ -83,13 +83,13 @@ async def test_no_room_in_time_is_an_error(
 ) -> None:
     monkeypatch.setattr(link_module, "MAX_IN_FLIGHT", 1)
     daemon.script = lambda command: SILENCE
-    async with AsyncClient(daemon.path, timeout=0.05) as cache:
+    async with AsyncClient(daemon.path, l0=False, timeout=0.05) as cache:
         done = await asyncio.gather(cache.get("a"), cache.get("b"), return_exceptions=True)
     assert all(isinstance(error, DaemonUnreachable) for error in done)
 
 
 async def test_many_callers_open_one_connection(daemon: FakeDaemon) -> None:
-    async with AsyncClient(daemon.path) as cache:
+    async with AsyncClient(daemon.path, l0=False) as cache:
         await asyncio.gather(*(cache.get("k") for _ in range(20)))
         daemon.drop_connections()
         await asyncio.gather(*(cache.get("k") for _ in range(20)))
@@ -99,7 +99,7 @@ async def test_many_callers_open_one_connection(daemon: FakeDaemon) -> None:
 async def test_a_call_is_not_late_before_those_ahead_of_it(daemon: FakeDaemon) -> None:
     leave = threading.Event()
     daemon.script = lambda command: leave.wait(10) and None  # type: ignore[func-returns-value]
-    async with AsyncClient(daemon.path, timeout=0.05) as cache:
+    async with AsyncClient(daemon.path, l0=False, timeout=0.05) as cache:
         patient = asyncio.create_task(cache.set("a", 1, ack="all", timeout=5))
         await asyncio.sleep(0)
         behind = asyncio.create_task(cache.set("b", 1))
@@ -117,7 +117,7 @@ def test_under_another_loop_it_opens_connections_of_its_own(
     daemon: FakeDaemon, factory: type[asyncio.AbstractEventLoop]
 ) -> None:
     daemon.script = echo
-    cache = AsyncClient(daemon.path)
+    cache = AsyncClient(daemon.path, l0=False)
     for _ in range(2):
         with asyncio.Runner(loop_factory=factory) as runner:
             assert runner.run(cache.get("k")) == b"k"

@@ -301,11 +301,11 @@ def test_a_shell_has_no_other_methods(shell: type) -> None:
 
 def test_a_password_opens_the_conversation(daemon: FakeDaemon, connect: Connect) -> None:
     daemon.password = "secret"
-    with Client(f"unix://:secret@{daemon.path}") as cache:
+    with Client(f"unix://:secret@{daemon.path}", l0=False) as cache:
         assert cache.get("k") is None
     assert verbs(daemon) == ["AUTH", "GET"]
     with (
-        Client(f"unix://:wrong@{daemon.path}") as cache,
+        Client(f"unix://:wrong@{daemon.path}", l0=False) as cache,
         pytest.raises(CommandError, match="WRONGPASS"),
     ):
         cache.get("k")

@@ -25,14 +25,17 @@ def test_threads_share_a_bounded_number_of_connections(daemon: FakeDaemon) -> No
             cache.get(f"{thread}:{call}") == f"{thread}:{call}".encode() for call in range(100)
         )
 
-    with Client(daemon.path, max_connections=3) as cache, ThreadPoolExecutor(8) as threads:
+    with (
+        Client(daemon.path, l0=False, max_connections=3) as cache,
+        ThreadPoolExecutor(8) as threads,
+    ):
         assert all(threads.map(work, range(8)))
     assert 1 <= daemon.connections <= 3
     assert len(daemon.commands) == 800
 
 
 def test_one_thread_uses_one_connection(daemon: FakeDaemon) -> None:
-    with Client(daemon.path) as cache:
+    with Client(daemon.path, l0=False) as cache:
         for _ in range(10):
             cache.set("k", 1)
             cache.get("k")
@@ -51,7 +54,7 @@ def test_waiting_for_a_connection_ends_in_an_error_that_says_what_to_do(
 
     daemon.script = hold
     with (
-        Client(daemon.path, max_connections=1, timeout=0.2) as cache,
+        Client(daemon.path, l0=False, max_connections=1, timeout=0.2) as cache,
         ThreadPoolExecutor(1) as pool,
     ):
         slow = pool.submit(cache.set, "slow", b"", timeout=10)
@@ -72,7 +75,7 @@ def test_a_waiting_thread_gets_the_connection_that_is_given_back(daemon: FakeDae
             leave.wait(10)
 
     daemon.script = hold
-    with Client(daemon.path, max_connections=1) as cache, ThreadPoolExecutor(2) as pool:
+    with Client(daemon.path, l0=False, max_connections=1) as cache, ThreadPoolExecutor(2) as pool:
         slow = pool.submit(cache.get, "slow")
         assert entered.wait(10)
         quick = pool.submit(cache.get, "quick")
@@ -84,7 +87,7 @@ def test_a_waiting_thread_gets_the_connection_that_is_given_back(daemon: FakeDae
 
 def test_a_forked_child_opens_its_own_connection(daemon: FakeDaemon) -> None:
     daemon.values[b"k"] = b"v"
-    with Client(daemon.path) as cache:
+    with Client(daemon.path, l0=False) as cache:
         assert cache.get("k") == b"v"
         with warnings.catch_warnings():
             # From 3.12 on Python warns of a fork beside threads: here those of the fake daemon.
@@ -109,7 +112,7 @@ def test_an_interrupted_call_does_not_poison_the_connection(
 ) -> None:
     from coherenced.client.stream import Conversation
 
-    with Client(daemon.path) as cache:
+    with Client(daemon.path, l0=False) as cache:
         cache.get("k")
         with monkeypatch.context() as patch:
 
@@ -139,7 +142,8 @@ def test_starting_a_client_loads_no_server_code() -> None:
     modules = set(loaded.stdout.split())
     ours = {name for name in modules if name.startswith("coherenced")}
     assert all(
-        name in ("coherenced", "coherenced.errors") or name.startswith("coherenced.client")
+        name in ("coherenced", "coherenced.errors")
+        or name.startswith(("coherenced.client", "coherenced.page"))
         for name in ours
     )
     assert not modules & {"asyncio", "aiohttp", "redis", "click", "structlog", "msgspec", "uvloop"}
