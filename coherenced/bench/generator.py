@@ -43,6 +43,10 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     """How the reply to a batch ends, and nothing before its end."""
     seconds: float = 0.0
     """How long to go on; 0: until every batch was sent once."""
+    rate: float = 0.0
+    """Batches a second, by all connections together and evenly spaced. What then counts is the
+    time from when a batch was *due*: who is slow for a moment is not excused from what would have
+    been asked meanwhile. 0: each connection sends again as soon as it was answered."""
 
 
 class Connection:
@@ -68,7 +72,10 @@ def drive(task: Task) -> dict[str, float]:
         poller.register(number, select.EPOLLIN)
     try:
         cpu_s = _own_cpu_s()
-        count, seconds, took_s = _exchange(task, connections, poller)
+        if task.rate:
+            count, seconds, took_s = _exchange_paced(task, list(connections.values()))
+        else:
+            count, seconds, took_s = _exchange(task, connections, poller)
         cpu_s = _own_cpu_s() - cpu_s
     finally:
         poller.close()
@@ -124,6 +131,44 @@ def _exchange(
             connection.missing, connection.sent_s = reply_bytes, now_s
             connection.link.sendall(batches[sent % len(batches)])
             sent += 1
+    return answered, now_s - started_s, took_s
+
+
+def _exchange_paced(
+    task: Task, connections: list[Connection]
+) -> tuple[int, float, array.array[float]]:
+    """The same at `task.rate`. `select` waits for microseconds, where epoll knows milliseconds."""
+    batches, clock = task.batches, time.perf_counter
+    took_s: array.array[float] = array.array("d")
+    idle, busy = list(connections), dict[socket.socket, Connection]()
+    started_s = now_s = heard_s = clock()
+    count = max(1, int(task.rate * task.seconds)) if task.seconds else len(batches)
+    sent = answered = 0
+    while answered < count:
+        while idle and sent < count and started_s + sent / task.rate <= now_s:
+            connection = idle.pop()
+            connection.missing = task.reply_bytes
+            connection.sent_s = started_s + sent / task.rate  # when it was due
+            connection.link.sendall(batches[sent % len(batches)])
+            busy[connection.link] = connection
+            sent += 1
+        wait_s = STALLED_S
+        if idle and sent < count:
+            wait_s = max(0.0, started_s + sent / task.rate - clock())
+        ready, _, _ = select.select(list(busy), (), (), wait_s)
+        now_s = clock()
+        if not ready and busy and now_s - heard_s > STALLED_S:
+            give_up(f"no reply for {STALLED_S:g} s")
+        for link in ready:
+            heard_s = now_s
+            connection = busy[link]
+            if not _complete(task, connection, link.recv(CHUNK)):
+                continue
+            answered += 1
+            if answered <= MOST_SAMPLES:
+                took_s.append(now_s - connection.sent_s)
+            del busy[link]
+            idle.append(connection)
     return answered, now_s - started_s, took_s
 
 

@@ -64,6 +64,23 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     pipeline: int = 1
     keys: int = 1000
     value_bytes: int = 100
+    dialect: Literal["RESP", "memcached"] = "RESP"
+    """memcached: only GET, and only by our own generator."""
+    rate: float = 0.0
+    """Requests a second of all connections together, only by our own generator; 0: as many as
+    there are, each connection sending again when it was answered."""
+
+
+def exchanges(load: Load) -> tuple[list[bytes], bytes]:
+    """A request for each key, mixed, and how long and alike a reply is."""
+    value = b"x" * load.value_bytes
+    names = [key(number) for number in shuffled(load.keys)]
+    if load.dialect == "memcached":
+        reply = b"VALUE %b 0 %d\r\n%b\r\nEND\r\n" % (key(0), len(value), value)
+        return [b"get %b\r\n" % name for name in names], reply
+    if load.verb == "SET":
+        return [pack((b"SET", name, value)) for name in names], b"+OK\r\n"
+    return [pack((b"GET", name)) for name in names], b"$%d\r\n%b\r\n" % (len(value), value)
 
 
 def key(number: int) -> bytes:
@@ -132,14 +149,7 @@ class Loader:
         }
 
     def _generate(self, place: Place, load: Load, seconds: float) -> Sample:
-        value = b"x" * load.value_bytes
-        set_, reply = load.verb == "SET", b"+OK\r\n"
-        if not set_:
-            reply = b"$%d\r\n%b\r\n" % (len(value), value)
-        requests: list[bytes] = []
-        for number in shuffled(load.keys):
-            words = (b"SET", key(number), value) if set_ else (b"GET", key(number))
-            requests.append(pack(words))
+        requests, reply = exchanges(load)
         task = Task(
             socket=str(place.socket),
             connections=load.connections,
@@ -147,6 +157,7 @@ class Loader:
             pipeline=load.pipeline,
             begins=reply[:1],
             reply_bytes=len(reply) * load.pipeline,
+            rate=load.rate,
             seconds=seconds,
         )
         return self.task(place, task)

@@ -49,6 +49,19 @@ def duel(rounds: int, ours: Callable[[], Sample], peer: str, theirs: Callable[[]
     return Duel(peer, [mine for mine, _ in samples], [other for _, other in samples])
 
 
+def contest(
+    rounds: int, ours: Callable[[], Sample], peers: Mapping[str, Callable[[], Sample]]
+) -> list[Duel]:
+    """The same with several peers: in each round ours is measured once, and each of them once."""
+    mine: list[Sample] = []
+    others: dict[str, list[Sample]] = {name: [] for name in peers}
+    for _ in range(rounds):
+        mine.append(ours())
+        for name, theirs in peers.items():
+            others[name].append(theirs())
+    return [Duel(name, mine, samples) for name, samples in others.items()]
+
+
 def compare(
     name: str,
     unit: Unit,

@@ -52,6 +52,23 @@ def test_it_counts_what_the_server_has_answered(
     assert 0 < told["p50"] <= told["p99"] <= told["p99.9"] <= told["max"]
 
 
+def test_a_pace_is_kept_and_lateness_is_counted(server: Server) -> None:
+    told = drive(gets(server, 1, 4, seconds=0.3, rate=500.0))
+    assert told["requests"] == 150
+    assert 0.29 <= told["seconds"] < 5
+    assert 0 < told["p50"] <= told["max"]
+    server.pause()
+    timer = threading.Timer(0.3, server.resume)
+    timer.start()
+    try:
+        late = drive(gets(server, 1, 2, seconds=0.4, rate=500.0))
+    finally:
+        timer.cancel()
+        server.resume()
+    assert late["requests"] == 200  # all that were due, though nobody answered for a while
+    assert late["p50"] > 50  # ms: most of them had to wait, and all of those are counted
+
+
 def test_without_a_time_every_batch_is_sent_once(server: Server) -> None:
     server.command("CONFIG", "RESETSTAT")
     told = drive(gets(server, 2, 10))  # more connections than there are batches
