@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Final, Self
 
 from coherenced.bench.load import Place, key
-from coherenced.lab.daemon import STOP_S
 from coherenced.bench.talk import Talk
 from coherenced.embedded import die_with_parent
 from coherenced.errors import CommandError, StartError
+from coherenced.lab.daemon import STOP_S
 
 START_S: Final = 10.0
 MEMORY_MIB: Final = 1024

@@ -16,6 +16,7 @@ from coherenced.bench.suites import SUITES, eviction, lookup, run
 
 ROWS = {
     "resp": ["GET, 50 connections", "GET, 50 connections, pipelined by 16: CPU each"],
+    "busy": ["hits, 10,000 invalidations a second: p99"],
     "http": ["GET /v1/keys/…, 16 connections", "GET /v1/keys/…, 16 connections: p99"],
     "miss": [
         "cold reads, 50 connections",

@@ -8,7 +8,8 @@ from typing import Final
 from coherenced.bench.model import Context, Row
 
 SUITES: Final = {
-    "resp": "GET hits over the Unix socket, beside Valkey's own",
+    "resp": "GET hits over the Unix socket, beside Valkey, Redis and memcached",
+    "busy": "latency of hits while 10,000 invalidations a second are applied",
     "http": "HTTP hits over the Unix socket, beside a bare aiohttp handler",
     "miss": "reads of keys that are not cached, and how many reads they make upstream",
     "write": "SET, and SET acknowledged by all of 3 nodes",

@@ -58,7 +58,7 @@ def run(context: Context) -> list[Row]:
         receiver = rig.program("peers", {"peer": "receive", "with": [str(rig.server.socket)]})
         daemon = rig.daemons(1, {**LASTING, "redis.log_length": LOG_LENGTH})[0]
         receiver.hear()
-        published = _file(rig, "published", publications(count))
+        published = packed_file(rig, "published", publications(count))
         for name, held, framing in (
             ("keys not held", False, BATCH),
             ("keys held", True, BATCH),
@@ -66,7 +66,7 @@ def run(context: Context) -> list[Row]:
         ):
             context.say(f"{count} invalidations of {name}")
             # Each round sends the same: only a record's place in the log must be its own.
-            recorded = _file(rig, f"recorded-{framing}", scripts(count, framing))
+            recorded = packed_file(rig, f"recorded-{framing}", scripts(count, framing))
             write = partial(_flood, rig, recorded, IN_FLIGHT // framing)
             found = duel(
                 context.rounds,
@@ -87,13 +87,14 @@ def run(context: Context) -> list[Row]:
 # -- what is sent --------------------------------------------------------------------------
 
 
-def scripts(count: int, framing: int) -> list[bytes]:
-    """The commands of `count` records of one key each, `framing` records in a command."""
+def scripts(count: int, framing: int, first_key: int = 0) -> list[bytes]:
+    """The commands of `count` records of one key each, `framing` records in a command; before
+    them the one that loads the script."""
     names, writer = lane_names(0, 0), new_id()
     packed = [pack((b"SCRIPT", b"LOAD", MUTATE_FREEING.text))]
     for first in range(0, count, framing):
         mutations = tuple(
-            Mutation((), op=Op.INVALIDATE, keys=(key(number),), frees_memory=True)
+            Mutation((), op=Op.INVALIDATE, keys=(key(first_key + number),), frees_memory=True)
             for number in range(first, min(first + framing, count))
         )
         want_ack = (False,) * len(mutations)
@@ -111,7 +112,8 @@ def publications(count: int) -> list[bytes]:
     return [*[one] * count, pack((b"PUBLISH", FLOOD, LAST))]
 
 
-def _file(rig: Rig, name: str, commands: list[bytes]) -> Path:
+def packed_file(rig: Rig, name: str, commands: list[bytes]) -> Path:
+    """Commands as `flood` wants them."""
     path = rig.directory / name
     path.write_bytes(msgspec.msgpack.encode(commands))
     return path

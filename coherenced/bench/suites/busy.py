@@ -1,0 +1,91 @@
+"""Latency of hits while 10,000 invalidations a second are being applied, beside the same at rest.
+
+The hits are asked for at a steady pace, so that what is compared is waiting, not who gets the
+processor; one that had to wait counts from when it was due. The invalidations are of other
+keys, ten to a message, by a writer process that appends to the log as a node does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from coherenced.bench.load import GENERATOR, Load, Loader, Place, fill, warm
+from coherenced.bench.model import Context, Figure, Row, at_most
+from coherenced.bench.processes import Program, cpu_s
+from coherenced.bench.rig import LASTING, Daemon, Rig
+from coherenced.bench.rounds import Sample, Wanted, duel
+from coherenced.bench.suites.apply import packed_file, scripts
+from coherenced.bench.talk import Talk
+from coherenced.errors import CommandError
+
+INVALIDATIONS_A_SECOND: Final = 10_000
+FRAMING: Final = 10
+RECORDS: Final = 20_000
+"""As many different ones; they are sent again and again."""
+LOAD: Final = Load(connections=10, rate=5_000.0)
+LOG_LENGTH: Final = 100_000
+ENOUGH: Final = 0.8
+"""Of the pace: where the machine cannot keep it, the row says so."""
+TARGET: Final = at_most(2.0)
+AT_REST: Final = "the same at rest"
+
+
+def run(context: Context) -> list[Row]:
+    """See the module."""
+    context.say(f"hits while {INVALIDATIONS_A_SECOND} invalidations a second are applied")
+    with Rig(context.directory) as rig:
+        daemon = rig.daemons(1, {**LASTING, "redis.log_length": LOG_LENGTH})[0]
+        with rig.talk_to_server() as upstream, Talk(daemon.socket) as talk:
+            fill(upstream, LOAD.keys, LOAD.value_bytes)
+            warm(talk, LOAD.keys)
+        commands = packed_file(rig, "recorded", scripts(RECORDS, FRAMING, LOAD.keys))
+        loader = Loader(rig.directory, "")
+        hits = partial(loader.run, Place(daemon.socket, daemon.pid), LOAD, context.seconds / 4)
+        found = duel(
+            max(2, context.rounds // 2) if not context.quick else 1,
+            partial(_busy, rig, daemon, commands, context.seconds / 4, hits),
+            AT_REST,
+            hits,
+        )
+    wanted = (
+        Wanted("p50", "p50", "ms"),
+        Wanted("p99", "p99", "ms", TARGET),
+        Wanted("p99.9", "p99.9", "ms"),
+    )
+    name = f"hits, {INVALIDATIONS_A_SECOND:,} invalidations a second"
+    return found.rows(name, wanted, _note(found.ours))
+
+
+def _busy(
+    rig: Rig, daemon: Daemon, commands: Path, seconds: float, hits: partial[Sample]
+) -> Sample:
+    told = {
+        "socket": str(rig.server.socket),
+        "commands": str(commands),
+        "in_flight": 1,
+        "per_s": INVALIDATIONS_A_SECOND / FRAMING,
+        "seconds": seconds + 0.5,  # the generator takes a moment to start
+    }
+    with Talk(daemon.socket) as talk, Program("flood", told, rig.log) as flood:
+        flood.hear()
+        before, spent_s = talk.stats()["lanes"][0], cpu_s(daemon.pid)
+        sample = hits()
+        spent_s = cpu_s(daemon.pid) - spent_s
+        sent = flood.hear()
+        after = talk.stats()["lanes"][0]
+    if after["drops"] > before["drops"]:
+        raise CommandError("the node lost its place in the log, and dropped what it held")
+    applied = (after["applied"] - before["applied"]) / sent["seconds"]
+    return {**sample, "applied": applied, "sent": sent["sent"] * FRAMING / sent["seconds"]}
+
+
+def _note(turns: Sequence[Sample]) -> str:
+    applied = Figure.of("/s", [turn["applied"] for turn in turns]).value
+    note = f"{LOAD.rate:,.0f} hits a second over {LOAD.connections} connections, by {GENERATOR}; "
+    note += f"{applied:,.0f} invalidations a second were applied"
+    if applied < ENOUGH * INVALIDATIONS_A_SECOND:
+        note += ": this machine cannot keep the pace"
+    return note
