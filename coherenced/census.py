@@ -37,6 +37,7 @@ def take_stats(host: Host) -> NodeStats:
         acks=_acks(host),
         bus=_bus(host),
         audit=_audit(host),
+        events=dict(host.events.counts),
         spool=_spool(host),
         process=process_figures.read(host.started_unix_s),
     )

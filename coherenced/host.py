@@ -25,6 +25,7 @@ from coherenced.core.calls import (
     Fetch,
     FetchedAll,
     Mutated,
+    Probed,
 )
 from coherenced.core.l1 import Entry
 from coherenced.core.model import FOREVER, Record, Version
@@ -115,6 +116,7 @@ class Host:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms = FOREVER
         self._listeners: list[Callable[[Record, str], None]] = []
+        self._event_listeners: list[Callable[[dict[str, Any]], None]] = []
         self._fetch_sent: dict[int, float] = {}
         self._own_commits: dict[bytes, float] = {}
         self._left = asyncio.Event()
@@ -195,6 +197,10 @@ class Host:
             self._time_fetch(answer)
         elif isinstance(answer, Mutated):
             self._note_commit(answer)
+        elif isinstance(answer, Probed) and self.outbound is not None:
+            # The server answers: whatever waits in the journal can be sent, also when its
+            # absence was too short for a probe to fail.
+            self._loop.call_soon(self.outbound.replay)
         self.give(answer)
         if isinstance(answer, AckReceived):
             for took_ms in self.node.acks.latencies_ms:
@@ -208,8 +214,6 @@ class Host:
             self.report(effect.name, effect.fields)
             if effect.name == "left":
                 self._left.set()
-            elif effect.name == "redis_reachable" and self.outbound is not None:
-                self._loop.call_soon(self.outbound.replay)
         elif isinstance(effect, Applied):
             version = str(Version(effect.epoch, effect.record.seq))
             for listener in tuple(self._listeners):
@@ -236,9 +240,12 @@ class Host:
         self.give(Tick())
 
     def report(self, name: str, fields: Mapping[str, Any]) -> None:
-        """Keep an event for `nodes --events`, and log it once."""
+        """Keep an event for `nodes --events`, log it once, and tell those who listen."""
         at = datetime.now().astimezone().isoformat(timespec="milliseconds")
-        log_event(self._log, self.events.add(at, name, fields))
+        entry = self.events.add(at, name, fields)
+        log_event(self._log, entry)
+        for listener in tuple(self._event_listeners):
+            listener(entry.as_json())
 
     # -- measuring --------------------------------------------------------------------
 
@@ -437,6 +444,10 @@ class Host:
                 self.node.stream(False)
 
         return stop
+
+    def stream_events(self, listener: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
+        self._event_listeners.append(listener)
+        return lambda: self._event_listeners.remove(listener)
 
     @property
     def listeners(self) -> int:

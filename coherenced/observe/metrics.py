@@ -54,6 +54,8 @@ class Metrics(Collector):
         yield from _lanes(stats)
         yield from _writes(stats)
         yield from _bus(stats)
+        yield from _spool(stats)
+        yield from _events(stats)
         yield from _fronts(stats)
 
 
@@ -364,6 +366,30 @@ def _bus(stats: NodeStats) -> Iterator[Metric]:
     yield _counter("bus_messages_total", "Messages received on the bus.", bus.messages)
     yield _counter("bus_bytes_total", "Bytes received on the bus.", bus.bytes)
     yield _gauge("event_listeners", "Open event streams.", bus.listeners)
+
+
+def _spool(stats: NodeStats) -> Iterator[Metric]:
+    spool = stats.spool
+    if spool is None:
+        return
+    yield _gauge("spool_waiting", "Journaled invalidations that wait for Redis.", spool.waiting)
+    yield _gauge("spool_bytes", "Bytes of the journal.", spool.bytes)
+    yield _gauge("spool_max_bytes", "The bound of spool_bytes.", spool.max_bytes)
+    yield _counter("spool_sent_total", "Journaled invalidations that were sent.", spool.sent)
+    yield _counter(
+        "spool_refused_total",
+        "Invalidations not accepted: the journal was full or could not be written.",
+        spool.refused,
+    )
+
+
+def _events(stats: NodeStats) -> Iterator[Metric]:
+    yield _counters(
+        "events_total",
+        "Changes of state, by the name they have in the log and in `nodes --events`.",
+        "event",
+        sorted(stats.events.items()),
+    )
 
 
 def _fronts(stats: NodeStats) -> Iterator[Metric]:

@@ -263,6 +263,8 @@ class NodeStats(msgspec.Struct):
     acks: AcksSection = msgspec.field(default_factory=AcksSection)
     bus: BusSection = msgspec.field(default_factory=BusSection)
     audit: AuditSection = msgspec.field(default_factory=AuditSection)
+    events: dict[str, int] = msgspec.field(default_factory=dict)
+    """How often each event happened, by its name."""
     spool: SpoolSection | None = None
     """None: no namespace journals invalidations."""
     fronts: dict[str, FrontSection] = msgspec.field(default_factory=dict)

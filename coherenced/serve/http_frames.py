@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import msgspec
 
 from coherenced.core.model import Record
@@ -16,6 +19,11 @@ class Framer:
     def __init__(self) -> None:
         self._record: Record | None = None
         self._frame = b""
+
+    @staticmethod
+    def event(event: Mapping[str, Any]) -> bytes:
+        """Something that happened on this node. It has no id: who resumes, resumes the records."""
+        return b"event: node\ndata: %b\n\n" % msgspec.json.encode(event)
 
     def frame(self, record: Record, version: str) -> bytes:
         if record is not self._record:

@@ -232,7 +232,8 @@ ROUTES: Final[tuple[Route, ...]] = (
         "/v1/invalidations",
         http_stream.listen,
         "Listen to invalidations",
-        "Server-Sent Events. `invalidation`: one record, its id is the version. `reset`: what came "
+        "Server-Sent Events. `invalidation`: one record, its id is the version. `node`: something "
+        "that happened on this node (a gap, a drop, a fencing…), without an id. `reset`: what came "
         "after Last-Event-ID is no longer held. `overflow`: this listener was too slow; the "
         "stream ends.",
         {200: Answer("The stream.", "text/event-stream")},

@@ -2,7 +2,8 @@
 
 Each applied record is one event, its version is the event's id: a client that was
 cut off says `Last-Event-ID` and goes on where it was, or is told by `event: reset`
-that what came in between is no longer held. A listener has a bounded queue; one
+that what came in between is no longer held. Beside them stands what happened on this
+node (`event: node`: gaps, drops, fencings…), without an id. A listener has a bounded queue; one
 that does not keep up gets `event: overflow` and the end of its stream, never a
 stream with a hole, and never slows anybody else down.
 """
@@ -11,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import msgspec
 from aiohttp import web
@@ -32,7 +33,8 @@ BURST: Final = 256
 
 
 class Listener:
-    """One stream's queue. `offer` is called for every record and never waits."""
+    """One stream's queue. It is offered every record and every event of the node, and never
+    waits."""
 
     __slots__ = (
         "_framer",
@@ -58,9 +60,14 @@ class Listener:
         self.wake = asyncio.Event()
 
     def offer(self, record: Record, version: str) -> None:
-        if self.overflowed:
-            return
-        frame = self._framer.frame(record, version)
+        if not self.overflowed:
+            self._put(self._framer.frame(record, version))
+
+    def offer_event(self, event: Mapping[str, Any]) -> None:
+        if not self.overflowed:
+            self._put(self._framer.event(event))
+
+    def _put(self, frame: bytes) -> None:
         if len(self._queue) >= self._max_events or self._size + len(frame) > self._max_bytes:
             self._queue.clear()
             self._size = 0
@@ -98,6 +105,7 @@ async def listen(context: Context, request: web.BaseRequest, _: str) -> web.Stre
     listener = Listener(context.framer, limits.listener_queue, limits.listener_bytes, overflowed)
     context.listeners.add(listener.wake)
     stop = context.port.stream(listener.offer)
+    stop_events = context.port.stream_events(listener.offer_event)
     try:
         # No await since `stream`: no record falls between the backlog and the live ones.
         start = _backlog(context, after)
@@ -109,6 +117,7 @@ async def listen(context: Context, request: web.BaseRequest, _: str) -> web.Stre
         await response.write_eof()
     finally:
         stop()
+        stop_events()
         context.listeners.discard(listener.wake)
         if cut_off is not None:
             cut_off.cancel()

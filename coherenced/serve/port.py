@@ -69,6 +69,10 @@ class NodePort(Protocol):
     def stream(self, listener: Callable[[Record, str], None]) -> Callable[[], None]:
         """Call `listener(record, version)` for every applied record; returns the way to stop it."""
 
+    def stream_events(self, listener: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
+        """Call `listener({at, event, text, ...})` for every event of this node (those of
+        `nodes`); returns the way to stop it."""
+
     def backlog(self, after: str) -> list[tuple[Record, str]] | None:
         """Recent records after version `after`, oldest first; None when they are no longer held."""
 

@@ -45,6 +45,7 @@ class FakePort:
         self.held: list[Callable[[], None]] | None = None
         self.requests: list[Request] = []
         self.listeners: list[Callable[[Record, str], None]] = []
+        self.event_listeners: list[Callable[[dict[str, Any]], None]] = []
         self.history: list[tuple[Record, str]] = []
         self.hits = 0
 
@@ -115,6 +116,10 @@ class FakePort:
     def stream(self, listener: Callable[[Record, str], None]) -> Callable[[], None]:
         self.listeners.append(listener)
         return lambda: self.listeners.remove(listener)
+
+    def stream_events(self, listener: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
+        self.event_listeners.append(listener)
+        return lambda: self.event_listeners.remove(listener)
 
     def backlog(self, after: str) -> list[tuple[Record, str]] | None:
         versions = [version for _, version in self.history]

@@ -74,6 +74,22 @@ async def test_records_are_events_in_order(tmp_path: Path) -> None:
         assert http.front.stats()["listeners"] == 0
 
 
+async def test_what_happens_on_the_node_stands_between_and_moves_no_id(tmp_path: Path) -> None:
+    async with rig(tmp_path) as http:
+        stream = await Stream.open(http)
+        await stream.event()
+        version = http.port.record(Op.WRITE, (b"a",))
+        told = {"lane": 0, "at": "now", "event": "gap_found", "text": "line\nbreak"}
+        http.port.event_listeners[0](told)
+        last = http.port.record(Op.WRITE, (b"b",))
+        events = [await stream.event() for _ in range(3)]
+        assert [event["event"] for event in events] == ["invalidation", "node", "invalidation"]
+        assert [event.get("id") for event in events] == [version, None, last]
+        assert json.loads(events[1]["data"]) == told
+        stream.close()
+        await until(lambda: not http.port.event_listeners)
+
+
 async def test_a_listener_goes_on_where_it_was(tmp_path: Path) -> None:
     async with rig(tmp_path) as http:
         versions = [http.port.record(Op.WRITE, (b"k%d" % i,)) for i in range(4)]
