@@ -1,0 +1,208 @@
+"""Real daemons, a real server, a real HTTP origin: each pattern, and each failure it is for."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.cluster.daemons import Cluster, Daemon, UnixHTTPConnection
+from tests.origin.server import OriginServer
+from tests.servers import wait_until
+
+
+@pytest.fixture(scope="module")
+def origin() -> Iterator[OriginServer]:
+    with OriginServer() as origin:
+        yield origin
+
+
+def namespace(origin: OriginServer, name: str, **settings: Any) -> dict[str, Any]:
+    given = {"match": f"{name}:*", "origin": origin.url(f"{name}-{{rest}}")} | settings
+    return {f"namespace.{name}.{key}": value for key, value in given.items()}
+
+
+@pytest.fixture(scope="module")
+def cluster(origin: OriginServer) -> Iterator[Cluster]:
+    settings = {
+        **namespace(origin, "plain", ttl_ms=60_000, negative_max_age_ms=400),
+        **namespace(origin, "swr", ttl_ms=300, stale_while_revalidate_ms=60_000),
+        **namespace(
+            origin,
+            "sie",
+            ttl_ms=300,
+            stale_if_error_ms=60_000,
+            soft_timeout_ms=50,
+            hard_timeout_ms=800,
+            origin_retries=0,
+            breaker_failures=3,
+            breaker_open_ms=700,
+        ),
+        **namespace(origin, "wt", origin_mode="write-through", ttl_ms=60_000),
+    }
+    with Cluster(3, settings=settings) as cluster:
+        yield cluster
+
+
+@pytest.fixture(autouse=True)
+def in_a_good_mood(origin: OriginServer) -> None:
+    origin.status, origin.delay_s, origin.etags = 0, 0.0, False
+    origin.headers.clear()
+    origin.statuses.clear()
+
+
+def get(daemon: Daemon, key: str, **headers: str) -> tuple[int, http.client.HTTPMessage, bytes]:
+    return ask(daemon, "GET", key, **headers)
+
+
+def ask(
+    daemon: Daemon, method: str, key: str, body: bytes | None = None, **headers: str
+) -> tuple[int, http.client.HTTPMessage, bytes]:
+    connection = UnixHTTPConnection(daemon.http_socket, 20.0)
+    try:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, f"/v1/keys/{key}", body, named)
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read()
+    finally:
+        connection.close()
+
+
+def test_a_hundred_readers_on_each_of_three_daemons_are_one_request(
+    cluster: Cluster, origin: OriginServer
+) -> None:
+    origin.rows["plain-herd"] = b"Ada"
+    origin.delay_s = 0.3
+    with contextlib.ExitStack() as open_:
+        readers = []
+        for daemon in cluster.daemons:
+            for _ in range(100):
+                reader = open_.enter_context(socket.socket(socket.AF_UNIX))
+                reader.settimeout(20.0)
+                reader.connect(str(daemon.socket))
+                readers.append(reader)
+        for reader in readers:
+            reader.sendall(b"*2\r\n$3\r\nGET\r\n$10\r\nplain:herd\r\n")
+        assert {reader.recv(100) for reader in readers} == {b"$3\r\nAda\r\n"}
+    assert origin.count(name="plain-herd") == 1
+
+
+def test_a_loaded_value_is_told_where_it_came_from(cluster: Cluster, origin: OriginServer) -> None:
+    a, b, _ = cluster.daemons
+    origin.rows["plain-1"] = b"Ada"
+    origin.headers |= {"Coherenced-Tags": "team:7"}
+    status, headers, body = get(a, "plain:1")
+    assert (status, body, headers["Content-Type"]) == (200, b"Ada", "text/plain")
+    assert headers["Coherenced-Source"] == "origin"
+    assert headers["Cache-Status"] == "coherenced; fwd=miss; stored"
+    status, headers, body = get(a, "plain:1")
+    assert headers["Cache-Status"].startswith("coherenced; hit; ttl=5")
+    assert get(b, "plain:1")[1]["Coherenced-Source"] == "l2"
+    assert a.command("COH.GET", "plain:1", "META")[2] == b"l1"
+    # An update at the origin, and the invalidation that tells of it, by tag, on another node.
+    origin.rows["plain-1"] = b"Grace"
+    b.command("COH.INVALIDATE", "TAGS", "1", "team:7", "ACK", "all")
+    meta = a.command("COH.GET", "plain:1", "META")
+    assert (meta[0], meta[2], meta[4]) == (b"Grace", b"origin", 0)
+    b.command("COH.INVALIDATE", "TAGS", "1", "origin=plain", "ACK", "all")
+    assert get(a, "plain:1")[1]["Coherenced-Source"] == "origin"
+
+
+def test_not_there_is_asked_once_by_all_for_a_while(cluster: Cluster, origin: OriginServer) -> None:
+    for daemon in cluster.daemons * 2:
+        assert daemon.command("GET", "plain:none") is None
+        assert get(daemon, "plain:none")[0] == 404
+    assert origin.count(name="plain-none") == 1
+    origin.rows["plain-none"] = b"born"
+    wait_until(lambda: cluster.daemons[0].command("GET", "plain:none") == b"born", 10.0)
+    origin.rows["plain-told"] = b"x"
+    assert cluster.daemons[0].command("MGET", "plain:told", "other", "plain:none") == [
+        b"x", None, b"born",
+    ]  # fmt: skip
+
+
+def test_stale_is_answered_marked_while_it_is_loaded_anew(
+    cluster: Cluster, origin: OriginServer
+) -> None:
+    daemon = cluster.daemons[0]
+    origin.rows["swr-1"], origin.etags = b"one", True
+    assert get(daemon, "swr:1")[2] == b"one"
+    time.sleep(0.35)
+    status, headers, body = get(daemon, "swr:1")
+    assert (status, body, headers["Coherenced-Stale"]) == (200, b"one", "1")
+    assert headers["Cache-Status"] == 'coherenced; hit; ttl=-1; detail="stale"'
+    # The same value again: a 304 gave it new time.
+    wait_until(lambda: get(daemon, "swr:1")[1]["Coherenced-Stale"] == "0", 10.0)
+    assert daemon.stats()["origin"]["revalidated"] >= 1
+    assert origin.requests[-1].headers["If-None-Match"]
+
+
+def test_a_failing_origin_is_bridged_left_alone_and_tried_again(
+    cluster: Cluster, origin: OriginServer
+) -> None:
+    daemon = cluster.daemons[1]
+    origin.rows |= {f"sie-{i}": b"one" for i in range(9)}
+    for i in range(9):
+        assert daemon.command("GET", f"sie:{i}") == b"one"
+    origin.status = 500
+    time.sleep(0.35)
+    for i in range(9):
+        meta = daemon.command("COH.GET", f"sie:{i}", "META")
+        assert (meta[0], meta[4]) == (b"one", 1)
+    assert daemon.stats()["origin"]["breakers"]["sie"] == "open"
+    assert origin.count(name="sie-8") == 1, "the ninth did not ask any more"
+    error = str(daemon.command("GET", "sie:unknown"))
+    assert error.startswith("ORIGIN ") and "failed too often" in error
+    status, _, body = get(daemon, "sie:unknown2")
+    assert status == 502 and b"urn:coherenced:problem:origin" in body
+    origin.status = 0
+    wait_until(lambda: daemon.command("COH.GET", "sie:8", "META")[4] == 0, 20.0)
+    assert daemon.stats()["origin"]["breakers"]["sie"] == "closed"
+    metrics = daemon.http("/metrics")[1].decode()
+    assert 'coherenced_origin_breaker_open{namespace="sie"} 0.0' in metrics
+
+
+def test_past_the_soft_timeout_stale_and_past_the_hard_one_an_error(
+    cluster: Cluster, origin: OriginServer
+) -> None:
+    daemon = cluster.daemons[2]
+    origin.rows["sie-slow"] = b"one"
+    assert daemon.command("GET", "sie:slow") == b"one"
+    time.sleep(0.35)
+    origin.rows["sie-slow"], origin.delay_s = b"two", 0.4
+    began = time.monotonic()
+    meta = daemon.command("COH.GET", "sie:slow", "META")
+    took_s = time.monotonic() - began
+    assert (meta[0], meta[4]) == (b"one", 1) and 0.04 < took_s < 0.39
+    # The late result is kept: the next answer is it, and fresh or marked.
+    wait_until(lambda: daemon.command("GET", "sie:slow") == b"two", 20.0)
+    assert daemon.stats()["origin"]["late"] >= 1
+    origin.delay_s = 3.0
+    error = str(daemon.command("GET", "sie:never"))
+    assert error.startswith("ORIGIN ") and "within 800 ms" in error
+
+
+def test_write_through_is_seen_everywhere_and_refused_as_a_whole(
+    cluster: Cluster, origin: OriginServer
+) -> None:
+    a, b, _ = cluster.daemons
+    assert a.command("SET", "wt:1", "one") == b"OK"
+    assert origin.rows["wt-1"] == b"one" and b.command("GET", "wt:1") == b"one"
+    status, headers, _ = ask(b, "PUT", "wt:1", b"{}", Content_Type="application/json")
+    assert status == 200 and headers["ETag"]
+    assert origin.requests[-1].headers["Content-Type"] == "application/json"
+    assert get(a, "wt:1")[1]["Content-Type"] == "application/json"
+    origin.status = 409
+    assert str(a.command("SET", "wt:1", "no")) == "ORIGIN the origin answered 409"
+    assert ask(a, "PUT", "wt:1", b"no")[0] == 502
+    assert str(a.command("INCR", "wt:1")).startswith("ORIGIN INCR cannot")
+    assert b.command("GET", "wt:1") == b"{}"
+    origin.status = 0
+    assert a.command("DEL", "wt:1") == 1 and "wt-1" not in origin.rows
+    assert b.command("GET", "wt:1") is None
+    assert origin.count("GET", "wt-1") == 1, "only to learn that it is gone"
