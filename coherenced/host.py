@@ -110,6 +110,8 @@ class Host:
         self._inbox: deque[Input] = deque()
         self._busy = False
         self._flushing = False
+        self._submitted: list[Submit] = []
+        """This turn's requests: the node takes them all in one step."""
         self._waiting: dict[int, Callable[[Outcome], None]] = {}
         self._next_request = 1
         self._loop = asyncio.get_running_loop()
@@ -187,7 +189,8 @@ class Host:
     def _flush(self) -> None:
         """Once a turn of the loop: what its requests asked for leaves together."""
         self._flushing = False
-        self.give(Flush())
+        submitted, self._submitted = self._submitted, []
+        self.give(Flush(submitted))
 
     def answer(self, answer: Answer) -> None:
         """What the server said."""
@@ -285,7 +288,10 @@ class Host:
         request_id = self._next_request
         self._next_request = request_id + 1
         self._waiting[request_id] = done
-        self.give(Submit(request_id, request))
+        self._submitted.append(Submit(request_id, request))
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
 
     def watch(
         self, watch_id: int, keys: tuple[bytes, ...], done: Callable[[int | Fault], None]

@@ -194,7 +194,15 @@ class Catchup:
         lane = self.lane
         early = []
         for record in records:
-            if lane.judge_record(epoch, record, self._laws) is Verdict.NEXT:
+            if (
+                record.seq == lane.applied + 1
+                and record.prev == lane.tag
+                and epoch == lane.epoch
+                and not (self.streaming or lane.relied)
+            ):
+                lane.advance(record)  # the common case, as in `on_delivered`
+                self._apply(lane, record)
+            elif lane.judge_record(epoch, record, self._laws) is Verdict.NEXT:
                 self._step(record)
             elif epoch == lane.epoch and record.seq > lane.applied:
                 early.append(record)

@@ -237,11 +237,12 @@ class L1:
 
     def put(self, entry: Entry) -> bool:
         """Store it, replacing an older entry of its key; False if it is too large or outdated."""
-        size = entry.size
-        if len(entry.bulk) > self._max_bulk_bytes or size > self.max_bytes:
-            self.remove(entry.key)
+        key, bulk_bytes = entry.key, len(entry.bulk)
+        size = entry.size if entry.tags else len(key) + bulk_bytes + ENTRY_BYTES
+        if bulk_bytes > self._max_bulk_bytes or size > self.max_bytes:
+            self.remove(key)
             return False
-        old = self.entries.get(entry.key)
+        old = self.entries.get(key)
         if old is not None:
             if old.lane is entry.lane and old.as_of > entry.as_of:
                 return False  # A6: what is already newer stays
@@ -252,13 +253,17 @@ class L1:
         else:
             # Until something had to be evicted there is nothing to protect from newcomers.
             filling = not self.evictions and self._small_bytes > self.max_bytes * SMALL_SHARE
-            entry.looks = IN_MAIN if filling else self._looks_of_return(entry.key)
+            entry.looks = IN_MAIN if filling else self._looks_of_return(key)
             following = self._main if filling else self._small
-        self.entries[entry.key] = entry
+        self.entries[key] = entry
         self.bytes_used += size
         if entry.looks >= 0:
             self._small_bytes += size
-        _link(entry, following)
+        last = following.prev
+        last.next = entry
+        entry.prev = last
+        entry.next = following
+        following.prev = entry
         if self.bytes_used > self.max_bytes:
             self._evict(entry)
         return True
@@ -334,10 +339,14 @@ class L1:
         following.prev = entry.prev
 
     def _discard(self, entry: Entry) -> None:
-        self._unlink(entry)
+        following, preceding, key = entry.next, entry.prev, entry.key
+        if entry is self._hand:
+            self._hand = following
+        preceding.next = following
+        following.prev = preceding
         entry.prev = entry.next = _UNLINKED
-        del self.entries[entry.key]
-        size = entry.size
+        del self.entries[key]
+        size = entry.size if entry.tags else len(key) + len(entry.bulk) + ENTRY_BYTES
         self.bytes_used -= size
         if entry.looks >= 0:
             self._small_bytes -= size

@@ -11,9 +11,13 @@ where in that log a value was read or written.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TAG_BYTES: Final = 16
 """Length of an epoch and of a tag: 64 random bits written as 16 hex digits."""
@@ -56,6 +60,13 @@ class Lineage(NamedTuple):
     epoch: bytes
     seq: int
     tag: bytes
+
+
+version_of: Final = cast("Callable[[tuple[bytes, int]], Version]", partial(tuple.__new__, Version))
+lineage_of: Final = cast(
+    "Callable[[tuple[bytes, int, bytes]], Lineage]", partial(tuple.__new__, Lineage)
+)
+"""The same values from tuples, three times as fast: for what is made once a key."""
 
 
 class Op:

@@ -12,7 +12,7 @@ no socket and no random number: the daemon and the simulator drive the same code
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -107,7 +107,9 @@ class Forget(msgspec.Struct, frozen=True, gc=False):
 
 
 class Flush(msgspec.Struct, frozen=True, gc=False):
-    """Send what has gathered (see `Settings.gathers`)."""
+    """Take these requests, then send what has gathered (see `Settings.gathers`)."""
+
+    submits: Sequence[Submit] = ()
 
 
 class Stop(msgspec.Struct, frozen=True, gc=False):
@@ -230,7 +232,10 @@ class Node:
             self.catchup.on_delivered(given)  # type: ignore[arg-type]
         elif kind is Submit:
             self._submit(given)  # type: ignore[arg-type]
-        elif kind is not Tick and kind is not Flush:
+        elif kind is Flush:
+            for submitted in given.submits:  # type: ignore[union-attr]
+                self._submit(submitted)
+        elif kind is not Tick:
             self._other(given)
         self._after()
         if kind is Flush:

@@ -10,25 +10,24 @@ Memcache at Facebook", NSDI 2013, solve the same race with leases.)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
+
+import msgspec
 
 from coherenced.core.lane import Lane, Verdict
 from coherenced.core.laws import Laws
 from coherenced.core.model import Lineage
 
 
-class Ticket:
-    __slots__ = ("asked_applied", "generation", "hit_seq", "key", "void")
-
-    def __init__(self, key: bytes, lane: Lane) -> None:
-        self.key = key
-        self.generation = lane.generation
-        self.asked_applied = lane.reliance
-        """F2: what this node had applied when it asked; a value older than that is not stored."""
-        self.hit_seq = 0
-        """F2: the newest record that covered the key since the ticket was opened."""
-        self.void = False
-        """A write of this node to the key is accepted or lost: whatever comes is not stored."""
+class Ticket(msgspec.Struct, gc=False, eq=False):
+    key: bytes
+    generation: int
+    asked_applied: int
+    """F2: what this node had applied when it asked; a value older than that is not stored."""
+    hit_seq: int = 0
+    """F2: the newest record that covered the key since the ticket was opened."""
+    void: bool = False
+    """A write of this node to the key is accepted or lost: whatever comes is not stored."""
 
 
 class Tickets:
@@ -46,8 +45,13 @@ class Tickets:
         return sum(len(tickets) for tickets in self.by_key.values())
 
     def open(self, key: bytes) -> Ticket:
-        ticket = Ticket(key, self._lane)
-        self.by_key.setdefault(key, []).append(ticket)
+        lane = self._lane
+        ticket = Ticket(key, lane.generation, lane.reliance)
+        others = self.by_key.get(key)
+        if others is None:
+            self.by_key[key] = [ticket]
+        else:
+            others.append(ticket)
         return ticket
 
     def close(self, ticket: Ticket) -> None:
@@ -81,14 +85,24 @@ class Tickets:
         for key in self.by_key:
             self.void(key)
 
-    def may_store(self, ticket: Ticket, as_of: Lineage, tags: Iterable[bytes]) -> bool:
+    def may_store(self, ticket: Ticket, as_of: Lineage, tags: Collection[bytes]) -> bool:
         """F2, all of it but the pending mark. A refusal is counted."""
+        lane, (epoch, seq, tag) = self._lane, as_of
+        if (
+            epoch == lane.epoch
+            and ticket.asked_applied <= seq <= lane.applied
+            and ticket.generation == lane.generation
+            and ticket.hit_seq <= seq
+            and lane.recent.get(seq) == tag
+            and not (ticket.void or tags)
+        ):
+            return True  # the usual case, which no law refuses
         allowed = self._judge(ticket, as_of, tags)
         if not allowed:
             self.refused += 1
         return allowed
 
-    def _judge(self, ticket: Ticket, as_of: Lineage, tags: Iterable[bytes]) -> bool:
+    def _judge(self, ticket: Ticket, as_of: Lineage, tags: Collection[bytes]) -> bool:
         lane, laws = self._lane, self._laws
         if lane.epoch is None:
             return False

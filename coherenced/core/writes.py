@@ -26,13 +26,14 @@ from coherenced.core.model import (
     FOREVER,
     WANT_ACK,
     Done,
-    Lineage,
     Mutation,
     Op,
     Record,
     Reply,
     ReplyError,
     Version,
+    lineage_of,
+    version_of,
 )
 from coherenced.core.outbox import Outbox
 from coherenced.core.page import Page
@@ -54,33 +55,20 @@ LABELLED_MS: Final = 2_592_000_000.0
 NO_VALUE: Final = ReplyError("ERR the write is committed, but its reply was lost")
 
 
-class _Pending:
+class _Pending(msgspec.Struct, gc=False, eq=False):
     """One write request."""
 
-    __slots__ = (
-        "answered",
-        "finished",
-        "first",
-        "level",
-        "parked",
-        "request_id",
-        "timeout_ms",
-        "tries",
-        "write",
-    )
-
-    def __init__(self, request_id: int, write: Write, level: int, timeout_ms: float) -> None:
-        self.request_id = request_id
-        self.write = write
-        self.level = level
-        self.timeout_ms = timeout_ms
-        self.first = 0
-        self.tries = 0
-        self.answered = False
-        """The caller has its answer: with ack=none at acceptance, else when it is known."""
-        self.parked = False
-        """Reads of its keys are waiting for it (ack=none)."""
-        self.finished = False
+    request_id: int
+    write: Write
+    level: int
+    timeout_ms: float
+    first: int = 0
+    tries: int = 0
+    answered: bool = False
+    """The caller has its answer: with ack=none at acceptance, else when it is known."""
+    parked: bool = False
+    """Reads of its keys are waiting for it (ack=none)."""
+    finished: bool = False
 
 
 class _Batch:
@@ -101,18 +89,12 @@ class _Batch:
         "want_ack",
     )
 
-    def __init__(self, pending: list[_Pending], lane: Lane, sent_ms: float) -> None:
-        self.pending = pending
+    def __init__(self, lane: Lane, sent_ms: float) -> None:
+        self.pending: list[_Pending] = []
         self.mutations: list[Mutation] = []
-        for request in pending:
-            request.first = len(self.mutations)
-            self.mutations.extend(request.write.mutations)
+        self.want_ack: list[bool] = []
         self.tags: tuple[bytes, ...] = ()
         self.tickets: dict[int, Ticket] = {}
-        self.want_ack: list[bool] = []
-        for request in pending:
-            asks = request.level not in (Level.NONE, Level.REDIS)
-            self.want_ack.extend([asks] * len(request.write.mutations))
         self.told = False
         """The callers have been told that it is indeterminate."""
         self.call_id = 0
@@ -121,6 +103,21 @@ class _Batch:
         self.generation = lane.generation
         self.sent_ms = sent_ms
         self.started_ms = sent_ms
+
+    def has_room(self, write: Write) -> bool:
+        """A transaction that WATCHes goes alone; any other write may be the first."""
+        size = len(self.mutations)
+        if not size:
+            return True
+        return size + len(write.mutations) <= BATCH_MUTATIONS and not write.watch_id
+
+    def add(self, pending: _Pending) -> None:
+        mutations = pending.write.mutations
+        pending.first = len(self.mutations)
+        self.pending.append(pending)
+        self.mutations += mutations
+        asks = pending.level != Level.REDIS and pending.level != Level.NONE
+        self.want_ack += (asks,) * len(mutations)
 
 
 class Writes:
@@ -251,29 +248,26 @@ class Writes:
         """Send the next batch; called at the end of every step."""
         if self._batch is not None or not self.queue:
             return
-        taken: list[_Pending] = []
-        count = 0
-        while self.queue:
-            pending = self.queue[0]
-            size = len(pending.write.mutations)
-            special = pending.write.watch_id != 0
-            if taken and (count + size > BATCH_MUTATIONS or special):
+        batch = _Batch(self._lane, self._box.now_ms)
+        queue = self.queue
+        while queue and batch.has_room(queue[0].write):
+            pending = queue.popleft()
+            batch.add(pending)
+            if pending.write.watch_id:
                 break
-            taken.append(self.queue.popleft())
-            count += size
-            if special:
-                break
-        self._send(_Batch(taken, self._lane, self._box.now_ms))
+        self._send(batch)
 
     def _send(self, batch: _Batch) -> None:
         self._batch = batch
         self.batches += 1
-        batch.tags = tuple(self._new_tag() for _ in batch.mutations)
-        mutations: list[Mutation] = []
-        for index, mutation in enumerate(batch.mutations):
+        mutations = batch.mutations
+        new_tag, open_ticket = self._new_tag, self._tickets.open
+        batch.tags = tuple([new_tag() for _ in mutations])
+        for index, mutation in enumerate(mutations):
             if mutation.keeps is not None:
-                batch.tickets[index] = self._tickets.open(mutation.keys[0])
-            mutations.append(self._bounded(mutation))
+                batch.tickets[index] = open_ticket(mutation.keys[0])
+            if mutation.if_version is not None:
+                mutations[index] = self._bounded(mutation, mutation.if_version)
 
         def answered(answer: Mutated | Failed) -> None:
             self._on_answer(batch, answer)
@@ -282,7 +276,7 @@ class Writes:
         call = Mutate(
             batch.call_id,
             self._lane.index,
-            self._new_tag(),
+            new_tag(),
             self._incarnation,
             tuple(batch.want_ack),
             tuple(mutations),
@@ -291,11 +285,8 @@ class Writes:
         )
         self._box.emit(call)
 
-    def _bounded(self, mutation: Mutation) -> Mutation:
+    def _bounded(self, mutation: Mutation, version: Version) -> Mutation:
         """Compare-and-set: tell the script from which sequence on it has to look."""
-        version = mutation.if_version
-        if version is None:
-            return mutation
         since = version.seq
         entry = self._l1.entries.get(mutation.keys[0])
         held = entry is not None and not entry.covered() and entry.as_of <= since
@@ -325,79 +316,84 @@ class Writes:
                 self._settle(pending, WriteResult((), None, {}, aborted=True))
             return
         epoch = answer.lineage.epoch
-        records = [
-            self._record(batch, index, done)
-            for index, done in enumerate(answer.done)
-            if done.seq > 0
-        ]
+        records = self._records(batch, answer)
         if self._laws.own_write_drops:
             for record in self._catchup.own_records(epoch, records):
                 self._cover(self._lane, record)
-        self._keep_values(batch, answer)
         known = batch.reliance if batch.generation == self._lane.generation else 0
         self._catchup.own_reply(
             batch.call_id, batch.sent_ms, known, answer.lineage, answer.server_id
         )
-        for mutation, outcome in zip(batch.mutations, answer.done, strict=True):
-            if outcome.seq == 0:
-                self._reads.shown(mutation.keys, answer.lineage)
+        self._keep_values(batch, answer)
+        if len(records) < len(batch.mutations):
+            for mutation, outcome in zip(batch.mutations, answer.done, strict=True):
+                if outcome.seq == 0:
+                    self._reads.shown(mutation.keys, answer.lineage)
         for pending in batch.pending:
             done = answer.done[pending.first : pending.first + len(pending.write.mutations)]
             self._conclude(pending, epoch, done, answer.roster_version)
 
-    def _record(self, batch: _Batch, index: int, done: Done) -> Record:
-        mutation = batch.mutations[index]
-        flags = EVERYTHING if mutation.everything or mutation.op == Op.FLUSH else 0
-        if batch.want_ack[index]:
-            flags |= WANT_ACK
-        return Record(
-            done.seq,
-            done.prev,
-            done.tag,
-            mutation.op,
-            flags,
-            self._incarnation,
-            mutation.keys,
-            mutation.tags,
-            mutation.prefixes,
-        )
+    def _records(self, batch: _Batch, answer: Mutated) -> list[Record]:
+        """What the batch has added to the log."""
+        incarnation, records = self._incarnation, []
+        for mutation, done, asks in zip(batch.mutations, answer.done, batch.want_ack, strict=True):
+            if not done.seq:
+                continue
+            op = mutation.op
+            flags = EVERYTHING if mutation.everything or op == Op.FLUSH else 0
+            if asks:
+                flags |= WANT_ACK
+            record = Record(
+                done.seq,
+                done.prev,
+                done.tag,
+                op,
+                flags,
+                incarnation,
+                mutation.keys,
+                mutation.tags,
+                mutation.prefixes,
+            )
+            records.append(record)
+        return records
 
     def _keep_values(self, batch: _Batch, answer: Mutated) -> None:
         """A6: a node keeps what it wrote, unless something newer came in between."""
+        tickets, lane, now_ms, sent_ms = self._tickets, self._lane, self._box.now_ms, batch.sent_ms
+        epoch, policy_of = answer.lineage.epoch, self.namespaces.for_key
         for index, ticket in batch.tickets.items():
-            self._tickets.close(ticket)
+            tickets.close(ticket)
             mutation, done = batch.mutations[index], answer.done[index]
-            if done.seq == 0 or mutation.keeps is None or isinstance(done.reply, ReplyError):
+            seq, value = done.seq, mutation.keeps
+            if seq == 0 or value is None or done.reply.__class__ is ReplyError:
                 continue
             labels = mutation.label or ()
-            as_of = Lineage(answer.lineage.epoch, done.seq, done.tag)
-            if not self._tickets.may_store(ticket, as_of, labels):
+            if not tickets.may_store(ticket, lineage_of((epoch, seq, done.tag)), labels):
                 continue
             key = mutation.keys[0]
-            policy = self.namespaces.for_key(key)
+            policy = policy_of(key)
             ttl_ms = FOREVER if mutation.keeps_ttl_ms is None else mutation.keeps_ttl_ms
-            if labels:
-                ttl_ms = min(ttl_ms, LABELLED_MS)
-            deadline_ms = batch.sent_ms + min(ttl_ms - policy.reserve_ms, policy.max_age_ms)
-            if deadline_ms > self._box.now_ms:
+            if labels and ttl_ms > LABELLED_MS:
+                ttl_ms = LABELLED_MS
+            deadline_ms = sent_ms + min(ttl_ms - policy.reserve_ms, policy.max_age_ms)
+            if deadline_ms > now_ms:
+                bound_ms = policy.hit_bound_ms
                 entry = Entry(
-                    key,
-                    mutation.keeps,
-                    self._lane,
-                    done.seq,
-                    deadline_ms,
-                    policy.hit_bound_ms,
-                    labels,
-                    batch.sent_ms + ttl_ms,
+                    key, value, lane, seq, deadline_ms, bound_ms, labels, sent_ms + ttl_ms
                 )
                 self._l1.put(entry)
-                self._lane.lend(entry, batch.sent_ms)
+                if seq > lane.proved_seq:
+                    lane.lend(entry, sent_ms)
 
     def _conclude(
         self, pending: _Pending, epoch: bytes, done: tuple[Done, ...], roster_version: int
     ) -> None:
-        replies = tuple(d.reply for d in done)
-        last = max((d.seq for d in done), default=0)
+        replies: tuple[Reply, ...]
+        if len(done) == 1:
+            last, replies = done[0].seq, (done[0].reply,)
+        else:
+            last = max([d.seq for d in done], default=0)
+            replies = tuple([d.reply for d in done])
         if last == 0:
             if any(isinstance(reply, ReplyError) for reply in replies):
                 self.refused += 1
@@ -406,8 +402,9 @@ class Writes:
             self._settle(pending, WriteResult(replies, None, {}))
             return
         self.committed += 1
-        version = Version(epoch, last)
-        waits = pending.level not in (Level.NONE, Level.REDIS) or pending.write.replicas > 0
+        version = version_of((epoch, last))
+        level = pending.level
+        waits = (level != Level.REDIS and level != Level.NONE) or pending.write.replicas > 0
         if waits and not pending.answered:
             self._wait(pending, replies, version, roster_version)
         else:
