@@ -88,6 +88,7 @@ def _l2(host: Host) -> L2Section:
         fetches=reads.fetches,
         coalesced=reads.coalesced,
         discarded=host.node.tickets.refused,
+        refilling=reads.refill.owed,
         errors=reads.fetch_failures,
         latency=Latency.of(host.fetch_latency),
     )

@@ -138,6 +138,8 @@ class L1(Section, frozen=True):
     max_value_bytes: Annotated[int, size(1, GIB)] = MIB
     max_age_ms: Annotated[int, ms(1, 7 * DAY_MS)] = 60_000
     negative_max_age_ms: Annotated[int, ms(0, 7 * DAY_MS)] = 5000
+    refill_keys_per_s: Annotated[int, count(0, 10_000_000)] = 5000
+    """How fast what a lost lane held is fetched again. 0: as fast as it is asked for."""
 
 
 class Coherence(Section, frozen=True):

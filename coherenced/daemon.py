@@ -198,6 +198,7 @@ class Daemon:
                 version=coherenced.__version__,
                 l1_max_bytes=config.l1.max_bytes,
                 l1_max_value_bytes=config.l1.max_value_bytes,
+                refill_keys_per_s=config.l1.refill_keys_per_s,
                 max_waiting=config.limits.max_waiting_requests,
                 gathers=True,
             ),

@@ -41,6 +41,7 @@ from coherenced.core.page import NoPage, Page
 from coherenced.core.phases import TwoPhase
 from coherenced.core.policy import Namespaces
 from coherenced.core.reads import Reads
+from coherenced.core.refill import Refill
 from coherenced.core.requests import (
     Ask,
     AskMembers,
@@ -79,6 +80,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
     l1_max_bytes: int = 256 * 1024 * 1024
     l1_max_value_bytes: int = 1024 * 1024
+    refill_keys_per_s: int = 0
+    """A5: at most so many keys a second are fetched again after a drop. 0: no bound."""
     max_waiting: int = 100_000
     gathers: bool = False
     """What is to be sent waits for a `Flush`, so that one turn of the shell's loop leaves together.
@@ -175,6 +178,7 @@ class Node:
             namespaces,
             new_id,
             self._page,
+            Refill(settings.refill_keys_per_s, settings.incarnation),
         )
         self.acks = Acks(self.box, self.laws, self.roster, self._member(), self._ack_settled)
         self.writes = Writes(
@@ -451,11 +455,12 @@ class Node:
     def _drop(self, lane: Lane) -> None:
         """A5: everything of this lane is void."""
         self._page.drop()
-        self.dropped_entries += self.l1.drop_lane(lane)
+        dropped = self.l1.drop_lane(lane)
+        self.dropped_entries += dropped
         self.tickets.void_all()
         self.roster.forget()
         self.acks.on_dropped(lane)
-        self.reads.on_dropped()
+        self.reads.on_dropped(dropped)
         self.leases.on_dropped()
 
     def let_go(self) -> None:

@@ -26,6 +26,7 @@ from coherenced.core.model import FOREVER, Fetched, Lineage, Query, Reply, Reply
 from coherenced.core.outbox import Outbox
 from coherenced.core.page import Page
 from coherenced.core.policy import Namespaces, Policy
+from coherenced.core.refill import Refill
 from coherenced.core.requests import (
     Ask,
     AskResult,
@@ -165,8 +166,10 @@ class Reads:
         namespaces: Namespaces,
         new_epoch: Callable[[], bytes],
         page: Page,
+        refill: Refill,
     ) -> None:
         self.lane = lane
+        self.refill = refill
         self._page = page
         self.namespaces = namespaces
         self.hits = self.misses = self.fetched = self.stale_served = self.negative = 0
@@ -183,6 +186,8 @@ class Reads:
         self._flights: dict[bytes, _Flight] = {}
         self.queue: deque[_Item] = deque()
         self._open = 0
+        self._held = False
+        """A5: what gathers waits for its budget."""
         self._unproved: list[_Want] = []
         self._parked: dict[bytes, list[_Item]] = {}
         self._unsettled: dict[bytes, int] = {}
@@ -326,8 +331,9 @@ class Reads:
                 self.misses += 1
                 self._join(want)
 
-    def on_dropped(self) -> None:
-        """A5: the entries are gone: what waited for their proof must be fetched."""
+    def on_dropped(self, entries: int) -> None:
+        """A5: so many entries are gone: what waited for their proof must be fetched."""
+        self.refill.dropped(entries, self._box.now_ms)
         waiting, self._unproved = self._unproved, []
         for want in waiting:
             self._join(want)
@@ -405,11 +411,17 @@ class Reads:
 
     @property
     def sendable(self) -> bool:
-        return bool(self.queue) and self._open < FETCHES_OPEN and not self._unsettled_all
+        may = self._open < FETCHES_OPEN and not self._unsettled_all and not self._held
+        return may and bool(self.queue)
 
     def flush(self) -> None:
         """Send what has gathered; called at the end of every step."""
-        while self.queue and self._open < FETCHES_OPEN and not self._unsettled_all:
+        while self.sendable:
+            due_ms = self.refill.due_ms(self._box.now_ms)
+            if due_ms > self._box.now_ms:
+                self._held = True
+                self._box.timers.at(due_ms, self._release)
+                return
             batch: list[_Flight | _Question] = []
             while self.queue and len(batch) < FETCH_BATCH:
                 item = self.queue.popleft()
@@ -422,7 +434,12 @@ class Reads:
                 else:
                     batch.append(item)
             if batch:
+                self.refill.fetching(len(batch), self._box.now_ms)
                 self._send(batch)
+
+    def _release(self) -> None:
+        """A5: the budget allows more; it is sent at the end of this step, or of this turn."""
+        self._held = False
 
     def _send(self, batch: list[_Flight | _Question]) -> None:
         self._open += 1

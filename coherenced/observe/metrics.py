@@ -177,6 +177,9 @@ def _tiers(stats: NodeStats) -> Iterator[Metric]:
         "Fetched values not kept: an invalidation overtook them.",
         l2.discarded,
     )
+    yield _gauge(
+        "l2_refilling", "Keys of a dropped lane still to be fetched on a budget.", l2.refilling
+    )
 
 
 def _origins(stats: NodeStats) -> Iterator[Metric]:

@@ -84,6 +84,8 @@ class L2Section(msgspec.Struct):
     """Reads that waited for a fetch already in flight instead of starting their own."""
     discarded: int = 0
     """F2: fetched values that were answered but not kept, since an invalidation overtook them."""
+    refilling: int = 0
+    """A5: keys of a dropped lane that are still to be fetched on a budget."""
     errors: int = 0
     latency: Latency = msgspec.field(default_factory=Latency)
     """Of one fetch: sent until answered."""
