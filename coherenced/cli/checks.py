@@ -132,7 +132,7 @@ def daemon(address: Address, timeout_s: float = 2.0) -> Iterator[Finding]:
     from coherenced.client.sync import Client
 
     try:
-        with Client(_written(address), timeout=timeout_s, serializer=None) as cache:
+        with Client(_written(address), timeout=timeout_s, serializer=None, l0=False) as cache:
             began = time.perf_counter()
             told = cache.stats()
             took_ms = (time.perf_counter() - began) * 1000

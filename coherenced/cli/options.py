@@ -93,7 +93,7 @@ def daemon_address() -> Address:
 def connect(timeout_s: float = 5.0) -> Client:
     """A client for raw bytes; nothing is opened before its first call."""
     given = click.get_current_context().find_root().obj
-    return Client(given, timeout=timeout_s, serializer=None, max_connections=1)
+    return Client(given, timeout=timeout_s, serializer=None, max_connections=1, l0=False)
 
 
 def http_socket(given: str | None) -> str:

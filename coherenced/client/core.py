@@ -452,8 +452,7 @@ class Calls:
 
     def _decode_stats(self, replies: list[Any]) -> dict[str, Any]:
         document = decode_document(replies)
-        l0 = {"on": False, "because": "l0=False"} if self._l0 is None else self._l0.stats()
-        return {"l0": l0, **document}
+        return document if self._l0 is None else {"l0": self._l0.stats(), **document}
 
     def _decode_many(
         self, order: list[K], wanted: list[K], held: dict[K, Any], replies: list[Any]

@@ -81,7 +81,7 @@ class Daemon:
     @cached_property
     def client(self) -> Client:
         """A client for its socket."""
-        return Client(self.socket)
+        return Client(self.socket, l0=False)  # what it tells is the daemon's
 
     def stats(self) -> dict[str, Any]:
         return self.client.stats()

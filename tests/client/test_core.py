@@ -120,8 +120,7 @@ class TestReads:
         assert sent(calls.stats()) == [[b"COH.STATS"]]
         assert sent(calls.nodes()) == [[b"COH.NODES"]]
         assert sent(calls.explain("k")) == [[b"COH.EXPLAIN", b"k"]]
-        told = calls.stats().decode([json.dumps({"l1": {}}).encode()])
-        assert told == {"l0": {"on": False, "because": "l0=False"}, "l1": {}}
+        assert calls.stats().decode([json.dumps({"l1": {}}).encode()]) == {"l1": {}}
         for wrong in (b"[]", b"{", 3):
             with pytest.raises(ProtocolError):
                 calls.stats().decode([wrong])
