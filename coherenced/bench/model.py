@@ -15,6 +15,8 @@ Unit = Literal["/s", "ms", "µs", "bytes", "s", "count", "percent", "ratio"]
 DEFAULT_SECONDS: Final = 3.0
 DEFAULT_ROUNDS: Final = 5
 QUICK_SECONDS: Final = 0.3
+SKIPPED: Final = "skipped: "
+FAILED: Final = "failed: "
 
 
 class Figure(msgspec.Struct, frozen=True):
@@ -75,6 +77,15 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
             return None
         return self.target.met(figure.value)
 
+    @property
+    def skipped(self) -> str:
+        """Why nothing was measured, when there was nothing to measure."""
+        return self.note.removeprefix(SKIPPED) if self.note.startswith(SKIPPED) else ""
+
+    @property
+    def failed(self) -> bool:
+        return self.note.startswith(FAILED)
+
     def noted(self, note: str) -> Row:
         return msgspec.structs.replace(self, note=note)
 
@@ -85,7 +96,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 def skipped(name: str, why: str) -> Row:
     """A row that was not measured."""
-    return Row(name=name, note=f"skipped: {why}")
+    return Row(name=name, note=SKIPPED + why)
 
 
 def missing(name: str, package: str) -> Row:
@@ -95,7 +106,7 @@ def missing(name: str, package: str) -> Row:
 
 def failed(name: str, error: Exception) -> Row:
     """A suite that could not be measured to its end."""
-    return Row(name=name, note=f"failed: {error}")
+    return Row(name=name, note=f"{FAILED}{error}")
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,6 +122,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     """Only show that it runs: the least of everything."""
     full: bool = False
     """More sizes, more connections, more keys; it may take many minutes."""
+    node_modules: Path = Path()
+    """The directory whose `node_modules` has the peers that are written for Node."""
     say: Callable[[str], None] = lambda text: None
     """One line of progress, for a person who waits."""
 

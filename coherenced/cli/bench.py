@@ -6,7 +6,8 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,15 @@ import click
 
 import coherenced
 from coherenced.bench.suites import SUITES
+from coherenced.cli.bench_table import Table
 from coherenced.cli.options import as_json
-from coherenced.cli.output import duration, number, plain_table, print_json, print_table, size
+from coherenced.cli.output import plain_table, print_json
 from coherenced.errors import CoherencedError
 
 if TYPE_CHECKING:
-    from coherenced.bench.model import Context, Figure, Row
+    from coherenced.bench.model import Context, Row
+
+    MakeContext = Callable[[Path, str], Context]
 
 
 @click.command("bench")
@@ -32,6 +36,14 @@ if TYPE_CHECKING:
 )
 @click.option("--quick", is_flag=True, help="Only show that everything runs.")
 @click.option("--full", is_flag=True, help="More sizes, connections and entries: many minutes.")
+@click.option("--details", is_flag=True, help="Every figure, not only those that have an aim.")
+@click.option(
+    "--node-modules",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    default=Path(),
+    metavar="DIR",
+    help="Where `npm install bentocache ioredis` was run, to measure BentoCache's bus too.",
+)
 @click.option("--list", "lists", is_flag=True, help="Name the suites, measure nothing.")
 @as_json
 def bench(
@@ -39,22 +51,29 @@ def bench(
     seconds: float | None,
     quick: bool,
     full: bool,
+    details: bool,
+    node_modules: Path,
     lists: bool,
     as_json: bool,
 ) -> int:
     """Measure this machine: coherenced beside what you would pick instead.
 
     Everything is started for it and stopped after it: a private Valkey, real daemons, and
-    the peers. What counts is the ratio: each figure is taken in turns with the peer's, and
+    the peers. What counts is the ratio: each figure is taken in turns with the peers', and
     shown as the median of the rounds with the least and the most. Without a SUITE all of
-    them run, about a minute and a half.
+    them run, some four minutes, and one table shows the figures that have an aim; of a SUITE
+    that is named, and with --details, every figure is shown.
     """
     if quick and full:
         raise click.UsageError("--quick and --full are opposites")
     if lists:
         _list(as_json)
         return 0
-    return _run(list(dict.fromkeys(suites)) or list(SUITES), seconds, quick, full, as_json)
+    names = list(dict.fromkeys(suites)) or list(SUITES)
+    context = partial(_context, seconds, quick, full, node_modules)
+    if as_json:
+        return _run_as_json(names, context)
+    return _run(names, context, details=details or bool(suites))
 
 
 def _list(as_json: bool) -> None:
@@ -64,35 +83,54 @@ def _list(as_json: bool) -> None:
         print(plain_table(["suite", "measures"], [list(item) for item in SUITES.items()]))
 
 
-def _run(
-    names: Sequence[str], seconds: float | None, quick: bool, full: bool, as_json: bool
-) -> int:
-    from coherenced.bench.model import failed
-    from coherenced.bench.suites import run
-
-    exit_code = 0
+def _run_as_json(names: Sequence[str], context: MakeContext) -> int:
     told: dict[str, Any] = {**_machine(), "suites": {}}
-    if not as_json:
-        print(" · ".join(f"{what} {fact}" for what, fact in _machine().items()))
-    with tempfile.TemporaryDirectory(prefix="coh-bench-") as directory:
-        context = _context(Path(directory), seconds, quick, full)
-        for name in names:
-            try:
-                rows = run(name, context)
-            except (CoherencedError, OSError) as error:  # the other suites go on
-                rows = [failed(name, error)]
-                exit_code = 1
-            _clear()
-            if as_json:
-                told["suites"][name] = [row.as_json() for row in rows]
-            else:
-                _print(name, rows)
-    if as_json:
-        print_json(told)
+    exit_code = 0
+    for name, rows in _measure(names, context):
+        told["suites"][name] = [row.as_json() for row in rows]
+        exit_code = exit_code or int(any(row.failed for row in rows))
+    print_json(told)
     return exit_code
 
 
-def _context(directory: Path, seconds: float | None, quick: bool, full: bool) -> Context:
+def _run(names: Sequence[str], context: MakeContext, details: bool) -> int:
+    print(" · ".join(f"{what} {fact}" for what, fact in _machine().items()))
+    table = Table()
+    exit_code = 0
+    for name, rows in _measure(names, context):
+        exit_code = exit_code or int(any(row.failed for row in rows))
+        table.add(f"{name}: {SUITES[name]}", rows, everything=details)
+        if details:
+            table.show()
+    table.show()
+    table.show_skipped()
+    return exit_code
+
+
+def _measure(names: Sequence[str], context: MakeContext) -> Iterator[tuple[str, list[Row]]]:
+    """Run them one after the other; each with its rows when it is done."""
+    from coherenced.bench.model import failed
+    from coherenced.bench.suites import run
+
+    with tempfile.TemporaryDirectory(prefix="coh-bench-") as directory:
+        for place, name in enumerate(names, 1):
+            try:
+                rows = run(name, context(Path(directory), f"{place}/{len(names)} {name}"))
+            except (CoherencedError, OSError) as error:  # the other suites go on
+                rows = [failed(name, error)]
+            _clear()
+            yield name, rows
+
+
+def _context(
+    seconds: float | None,
+    quick: bool,
+    full: bool,
+    node_modules: Path,
+    directory: Path,
+    where: str,
+) -> Context:
+    """What a suite is given. `where` it is among those that run, for whoever waits."""
     from coherenced.bench import model
 
     if seconds is None:
@@ -103,7 +141,8 @@ def _context(directory: Path, seconds: float | None, quick: bool, full: bool) ->
         rounds=1 if quick else model.DEFAULT_ROUNDS,
         quick=quick,
         full=full,
-        say=_say,
+        node_modules=node_modules,
+        say=lambda text: _say(f"{where}: {text}"),
     )
 
 
@@ -126,63 +165,3 @@ def _say(text: str) -> None:
 def _clear() -> None:
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-
-# -- the table -----------------------------------------------------------------------------
-
-
-def _print(name: str, rows: Sequence[Row]) -> None:
-    """One suite's table; remarks stand below it."""
-    notes: list[str] = []
-    lines = [_line(row, notes) for row in rows]
-    print()
-    print_table(["", "ours", "peer", "peer's", "ratio", "target"], lines, f"{name}: {SUITES[name]}")
-    for place, note in enumerate(notes, 1):
-        print(f"  {place}) {note}")
-    sys.stdout.flush()
-
-
-def _line(row: Row, notes: list[str]) -> list[str]:
-    name = row.name
-    if row.note:
-        if row.note not in notes:
-            notes.append(row.note)
-        name += f" {notes.index(row.note) + 1})"
-    cells = [name, _figure(row.ours), row.peer, _figure(row.theirs), _figure(row.ratio)]
-    return [*cells, _target(row)]
-
-
-def _figure(figure: Figure | None) -> str:
-    """The median, and in brackets the least and the most."""
-    if figure is None:
-        return "-"
-    low, middle, high = (_value(v, figure.unit) for v in (figure.low, figure.value, figure.high))
-    return middle if low == high else f"{middle} [{low.removesuffix(' /s')} – {high}]"
-
-
-def _value(value: float, unit: str) -> str:
-    if unit == "/s":
-        return f"{number(value)} /s"
-    if unit == "ms":
-        return duration(value)
-    if unit == "s":
-        return duration(value * 1e3)
-    if unit == "bytes":
-        return size(value)
-    if unit == "µs":
-        return f"{value:.1f} µs"
-    if unit == "percent":
-        return f"{value:.1f} %"
-    if unit == "ratio":
-        return f"{value:.2f}" if value < 10 else f"{value:.0f}"
-    return f"{value:g}"
-
-
-def _target(row: Row) -> str:
-    target, met = row.target, row.met
-    if target is None:
-        return ""
-    unit = "ratio" if target.of == "ratio" or row.ours is None else row.ours.unit
-    sign = "≥" if target.kind == "at least" else "≤"
-    bound = f"{sign} {_value(target.bound, unit)}"
-    return bound if met is None else f"{bound} {'met' if met else 'MISSED'}"

@@ -54,8 +54,24 @@ def test_the_table(directories: list[Path], capsys: pytest.CaptureFixture[str]) 
     assert "GET: p99 1)" in table and "  1) loaded by hand" in table
     assert "250 µs" in table and "500 µs" in table
     assert "50.0 MiB" in table and "≤ 60.0 MiB met" in table
-    assert "  2) skipped: lmdb is not installed" in table
+    assert "2)" not in table
+    assert lines[-2:] == ["not measured:", "  lmdb is not installed"]
     assert not directories[0].exists()
+
+
+def test_all_suites_make_one_table_of_what_has_an_aim(
+    directories: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["bench"]) == 1  # for http fails
+    out = capsys.readouterr().out
+    assert sum(line.endswith(" aim") for line in out.splitlines()) == 1
+    assert "resp: GET hits" in out and "startup: how long" in out
+    assert "GET: p99" not in out  # it has no aim
+    assert "failed: daemon a ended at once: no socket" in out
+    assert out.count("lmdb is not installed") == 1
+    assert len(directories) == len(suites.SUITES)
+    assert run(["bench", "--details"]) == 1
+    assert "GET: p99" in capsys.readouterr().out
 
 
 def test_json_holds_the_machine_and_every_row(

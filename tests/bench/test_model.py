@@ -50,6 +50,8 @@ def test_why_a_row_is_empty_is_said() -> None:
     assert "lmdb is not installed" in missing("x", "lmdb").note
     assert "coherenced[bench]" in missing("x", "lmdb").note
     assert failed("x", OSError("no socket")).note == "failed: no socket"
+    assert failed("x", OSError()).failed and not skipped("x", "no time").failed
+    assert skipped("x", "no time").skipped == "no time" and not failed("x", OSError()).skipped
 
 
 def test_the_time_of_a_measurement_is_shared_by_all_its_turns() -> None:

@@ -7,22 +7,26 @@ dropped the old value: measured at the writer, the way back included.
 C, again and again, until both answer with the new value: that includes their fetch of it, and
 the load of being asked all the time.
 
-All three nodes hold the key before each write. The peer is a bare pub/sub round trip between
-two processes, by redis-py, in the same run.
+All three nodes hold the key before each write. Peers, in the same rounds: a bare pub/sub round
+trip between two processes, by redis-py, and, where Node has it, BentoCache's bus: a cache in each
+of three processes, from a write on one until the others have received the message (the way back
+is not counted), or have read the new value because of it.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from itertools import count
-from typing import Final
+from typing import Final, Literal
 
-from coherenced.bench.model import Context, Row, at_most
+from coherenced.bench.bento import NAME, Bento, absence
+from coherenced.bench.model import Context, Row, at_most, skipped
 from coherenced.bench.peers import Echo
 from coherenced.bench.rig import LASTING, Rig
-from coherenced.bench.rounds import Sample, Wanted, duel, latencies
+from coherenced.bench.rounds import Sample, Wanted, contest, latencies
 from coherenced.bench.suites.write import NODES, ROUND_TRIP, round_trips
 from coherenced.bench.talk import Talk
 from coherenced.errors import CommandError
@@ -34,34 +38,43 @@ PATIENCE_S: Final = 5.0
 
 def run(context: Context) -> list[Row]:
     """See the module."""
-    with Rig(context.directory) as rig:
+    why_not = absence(context.node_modules)
+    with Rig(context.directory) as rig, ExitStack() as last:
         peer = rig.program("peers", {"peer": "echo", "with": [str(rig.server.socket)]})
-        talks = [Talk(daemon.socket) for daemon in rig.daemons(NODES, LASTING)]
+        talks = [last.enter_context(Talk(daemon.socket)) for daemon in rig.daemons(NODES, LASTING)]
+        bento = None
+        if not why_not:
+            modules, log = context.node_modules, rig.directory / "bento.log"
+            bento = last.enter_context(Bento(modules, rig.server.socket, log))
         peer.hear()
         watch = Watch(talks[0], talks[1:])
         watch.until_dropped_ms()  # of a new log, `all` is believed only after one staleness bound
-        try:
-            with Echo(rig.server.socket) as echo:
-                dropped = _measure(context, "dropped by", watch.until_dropped_ms, echo)
-                served = _measure(context, "served by", watch.until_served_ms, echo)
-        finally:
-            for talk in talks:
-                talk.close()
+        echo = last.enter_context(Echo(rig.server.socket))
+        dropped = _measure(context, "dropped", watch.until_dropped_ms, echo, bento)
+        served = _measure(context, "served", watch.until_served_ms, echo, bento)
     polls = f"each of the others was asked {watch.polls / watch.served:.1f} times a write"
-    return [*dropped, served[0].noted(polls), *served[1:]]
+    rows = [*dropped, served[0].noted(polls), *served[1:]]
+    return [*rows, skipped(NAME, why_not)] if why_not else rows
 
 
-def _measure(context: Context, what: str, once_ms: Callable[[], float], echo: Echo) -> list[Row]:
-    name = f"write on A until {what} all {NODES} nodes"
+def _measure(
+    context: Context,
+    what: Literal["dropped", "served"],
+    once_ms: Callable[[], float],
+    echo: Echo,
+    bento: Bento | None,
+) -> list[Row]:
+    name = f"write on A until {what} by all {NODES} nodes"
     context.say(name)
-    found = duel(
-        context.rounds,
-        partial(_turn, once_ms, context.round_s),
-        ROUND_TRIP,
-        partial(round_trips, echo, context.round_s),
-    )
-    target = TARGET if what == "dropped by" else None
-    return found.rows(name, [Wanted("p50", "p50", "ms", target), Wanted("p99", "p99", "ms")])
+    peers = {ROUND_TRIP: partial(round_trips, echo, context.round_s)}
+    if bento is not None:
+        peers[NAME] = partial(bento.turn, what, context.round_s)
+    rows: list[Row] = []
+    for found in contest(context.rounds, partial(_turn, once_ms, context.round_s), peers):
+        target = TARGET if what == "dropped" and found.peer == ROUND_TRIP else None
+        wanted = (Wanted("p50", "p50", "ms", target), Wanted("p99", "p99", "ms"))
+        rows += found.rows(name, wanted)
+    return rows
 
 
 def _turn(once_ms: Callable[[], float], seconds: float) -> Sample:
