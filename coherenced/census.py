@@ -14,6 +14,7 @@ from coherenced.observe.stats import (
     L2Section,
     LaneSection,
     Latency,
+    LeasesSection,
     NodeSection,
     NodeStats,
     OriginSection,
@@ -36,6 +37,7 @@ def take_stats(host: Host) -> NodeStats:
         writes=_writes(host),
         acks=_acks(host),
         bus=_bus(host),
+        leases=_leases(host),
         audit=_audit(host),
         events=dict(host.events.counts),
         spool=_spool(host),
@@ -165,6 +167,20 @@ def _acks(host: Host) -> AcksSection:
         sent=host.node.acks_sent,
         received=acks.received,
         latency=Latency.of(host.ack_latency),
+    )
+
+
+def _leases(host: Host) -> LeasesSection:
+    leases = host.node.leases
+    return LeasesSection(
+        claims=leases.claims,
+        granted=leases.granted,
+        filled=leases.filled,
+        lost=leases.lost,
+        released=leases.released,
+        lapsed=leases.lapsed,
+        held=leases.held,
+        waiting=leases.waiting,
     )
 
 

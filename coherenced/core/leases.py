@@ -117,7 +117,7 @@ class Leases:
         self._write = write
 
     @property
-    def open(self) -> int:
+    def held(self) -> int:
         """Tokens that callers of this node hold."""
         return len(self._given)
 
@@ -132,6 +132,7 @@ class Leases:
         if value is not None:
             self._box.settle(request_id, LeaseResult(value))
             return
+        self._reads.misses += 1
         if held_by_other and lease.wait_ms <= 0:
             self._box.settle(request_id, NOTHING)
             return

@@ -494,7 +494,6 @@ class Reads:
 
     def _land(self, flight: _Flight, got: Fetched, lineage: Lineage, sent_ms: float) -> None:
         """A fetched value: store it if the fence allows (F2), give it to all who waited."""
-        self.fetched += 1
         self._end(flight)
         assert flight.ticket is not None
         value = self.store(flight.key, got, lineage, flight.ticket, sent_ms)
@@ -518,6 +517,7 @@ class Reads:
 
         `absent_ms`: for so long a loader has found that there is no such thing (L1).
         """
+        self.fetched += 1
         policy = self.namespaces.for_key(key)
         deadline_ms = self._deadline(got, policy, sent_ms)
         ttl_ms = got.ttl_ms if got.value is not None else absent_ms or -1

@@ -348,6 +348,23 @@ def _writes(stats: NodeStats) -> Iterator[Metric]:
     yield _counter("acks_sent_total", "Acknowledgements sent.", acks.sent)
     yield _counter("acks_received_total", "Acknowledgements received.", acks.received)
 
+    leases = stats.leases
+    yield _counters(
+        "leases_total",
+        "Leases of missing keys, by what became of them.",
+        "outcome",
+        [
+            ("granted", leases.granted),
+            ("filled", leases.filled),
+            ("lost", leases.lost),
+            ("released", leases.released),
+            ("lapsed", leases.lapsed),
+        ],
+    )
+    yield _counter("lease_claims_total", "Times Redis was asked who may load.", leases.claims)
+    yield _gauge("leases_held", "Tokens that clients of this node hold.", leases.held)
+    yield _gauge("leases_waited_for", "Requests that wait for a load elsewhere.", leases.waiting)
+
     audit = stats.audit
     yield _counters(
         "audited_total",

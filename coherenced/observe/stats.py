@@ -210,6 +210,24 @@ class BusSection(msgspec.Struct):
     """A record of this node's own: commit reply until it was seen on the bus."""
 
 
+class LeasesSection(msgspec.Struct):
+    """Who may load a missing value (L1): what this node's clients asked for and did."""
+
+    claims: int = 0
+    """Times Redis was asked who may."""
+    granted: int = 0
+    filled: int = 0
+    lost: int = 0
+    """Fills refused: the token had expired, or the key was changed meanwhile."""
+    released: int = 0
+    lapsed: int = 0
+    """Leases of others whose time ran out while somebody here waited."""
+    held: int = 0
+    """Tokens that clients of this node hold now."""
+    waiting: int = 0
+    """Requests that wait for somebody else's load now."""
+
+
 class AuditSection(msgspec.Struct):
     """Copies compared with Redis by `coherenced audit`."""
 
@@ -264,6 +282,7 @@ class NodeStats(msgspec.Struct):
     writes: WritesSection = msgspec.field(default_factory=WritesSection)
     acks: AcksSection = msgspec.field(default_factory=AcksSection)
     bus: BusSection = msgspec.field(default_factory=BusSection)
+    leases: LeasesSection = msgspec.field(default_factory=LeasesSection)
     audit: AuditSection = msgspec.field(default_factory=AuditSection)
     events: dict[str, int] = msgspec.field(default_factory=dict)
     """How often each event happened, by its name."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from coherenced.serve.resp_connection import RespConnection
+from coherenced.serve.resp_leases import Borrowers
 from coherenced.serve.resp_settings import RespSettings
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class RespFront:
     ) -> None:
         self.port = port
         self.settings = settings or RespSettings()
+        self.borrowers = Borrowers(port)
         self.connections: dict[int, RespConnection] = {}
         """By the number that CLIENT ID tells."""
         self.since_ms = port.now_ms()

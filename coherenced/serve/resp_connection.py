@@ -34,7 +34,7 @@ from coherenced.core.requests import (
     WriteResult,
 )
 from coherenced.errors import UsageError
-from coherenced.serve import resp_local, resp_transaction
+from coherenced.serve import resp_leases, resp_local, resp_transaction
 from coherenced.serve.resp_flow import ReplyFlow, Slot
 from coherenced.wire import resp
 from coherenced.wire.answers import answer
@@ -86,6 +86,7 @@ class RespConnection(ReplyFlow):
         "library",
         "name",
         "number",
+        "peer",
         "resp3",
         "since_ms",
         "transaction",
@@ -95,6 +96,8 @@ class RespConnection(ReplyFlow):
     def __init__(self, front: RespFront) -> None:
         super().__init__(front)
         self.number = 0
+        self.peer = 0
+        """The client's process, where it is known."""
         self.name = b""
         self.library = [b"", b""]
         """What the client says of itself: library name and version."""
@@ -116,6 +119,7 @@ class RespConnection(ReplyFlow):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self.peer = resp_leases.peer_of(transport)
         if not self.front.enter(self) and not self._stopped:
             self.fail("max number of clients reached")
 
@@ -124,6 +128,7 @@ class RespConnection(ReplyFlow):
         self.transaction = None
         self.watched.release(self.front.port)
         self.front.leave(self)
+        self.front.borrowers.gone(self)
 
     def data_received(self, data: bytes) -> None:
         reader = self._reader
@@ -425,8 +430,11 @@ class RespConnection(ReplyFlow):
         except UsageError as error:
             self.reply(resp.error(f"ERR {error}"))
             return True
-        slot = self.open(command.access, size)
         asked = plan.requests
+        if asked[0].__class__ in resp_leases.REQUESTS:
+            resp_leases.begin(self, command, plan, size)
+            return True
+        slot = self.open(command.access, size)
         if self.watched:
             asked = tuple(resp_transaction.past_l1(wanted) for wanted in asked)
         if len(asked) == 1:

@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from coherenced.wire import extensions, strings
+from coherenced.wire import extensions, leasing, multiget, strings
 from coherenced.wire.plan import status_shape
 from coherenced.wire.strings import ZERO, Planner
 
@@ -184,6 +184,15 @@ _TABLE: Final[tuple[Command, ...]] = (
     *_rows(
         *("coherence", Access.READ),
         ("coh.get", -2, "readonly fast", ONE, extensions.get, "GET with a bound of its own."),
+        ("coh.mget", -2, "readonly fast", ALL, multiget.mget, "MGET, of one moment if asked."),
+        (
+            "coh.lease",
+            -2,
+            "write blocking",
+            ONE,
+            leasing.lease,
+            "A value, or the right to load it.",
+        ),
         ("coh.nodes", 1, "readonly", NONE, None, "The nodes, as JSON."),
         ("coh.audit", -1, "readonly", NONE, None, "Compare this cache with Redis, as JSON."),
     ),
@@ -191,6 +200,8 @@ _TABLE: Final[tuple[Command, ...]] = (
         *("coherence", Access.WRITE),
         ("coh.set", -3, "write denyoom", ONE, extensions.set_, "SET with tags and terms."),
         ("coh.del", -2, "write", ONE, extensions.delete, "DEL with terms."),
+        ("coh.fill", -4, "write denyoom", ONE, leasing.fill, "Store what a lease has loaded."),
+        ("coh.release", -3, "write", ONE, leasing.release, "Give a lease back."),
         ("coh.invalidate", -2, "write", NONE, extensions.invalidate, "Drop copies everywhere."),
     ),
     *_rows(

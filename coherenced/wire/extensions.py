@@ -23,87 +23,29 @@ from functools import partial
 from itertools import zip_longest
 from typing import Final
 
-import msgspec
-
 from coherenced.core.model import Mutation, Op, ReplyError, Version
-from coherenced.core.requests import Level, Outcome, Read, ReadResult, Value, Write, WriteResult
+from coherenced.core.requests import Outcome, Read, ReadResult, Value, WriteResult
 from coherenced.errors import UsageError
 from coherenced.wire import resp
+from coherenced.wire.options import (
+    MAX_MS,
+    Terms,
+    Words,
+    check_lengths,
+    checked_tags,
+    parsed_version,
+)
 from coherenced.wire.plan import SYNTAX, Bounds, Plan, all_checked, checked, parts, whole_number
 from coherenced.wire.strings import deletions
 
-MAX_MS: Final = 10**15
-MAX_REPLICAS: Final = 1000
 NOT_KEPT: Final = b"*2\r\n:0\r\n:0\r\n"
 NOT_OURS: Final = b"*2\r\n:-1\r\n:0\r\n"
-
-
-class _Terms(msgspec.Struct):
-    """ACK level, TIMEOUT ms, REPLICAS n: how a write is to be acknowledged."""
-
-    ack: int | None = None
-    timeout_ms: float | None = None
-    replicas: int = 0
-
-    def take(self, option: bytes, operand: bytes) -> bool:
-        """Whether `option` is one of these; UsageError when its operand is wrong."""
-        if option == b"ACK":
-            try:
-                self.ack = Level.parse(operand.decode("utf-8", "replace"))
-            except ValueError as error:
-                raise UsageError(str(error)) from None
-        elif option == b"TIMEOUT":
-            self.timeout_ms = float(whole_number(operand, 0, MAX_MS))
-        elif option == b"REPLICAS":
-            self.replicas = whole_number(operand, 0, MAX_REPLICAS)
-        else:
-            return False
-        return True
-
-    def write(self, mutations: tuple[Mutation, ...]) -> Write:
-        return Write(mutations, ack=self.ack, timeout_ms=self.timeout_ms, replicas=self.replicas)
-
-
-class _Words:
-    """The options of one command, read from left to right."""
-
-    def __init__(self, words: Sequence[bytes]) -> None:
-        self._words = words
-        self._next = 0
-
-    def option(self) -> bytes | None:
-        """The next word in upper case, or None at the end."""
-        if self._next == len(self._words):
-            return None
-        self._next += 1
-        return self._words[self._next - 1].upper()
-
-    def operand(self) -> bytes:
-        return self.operands(1)[0]
-
-    def operands(self, count: int) -> Sequence[bytes]:
-        end = self._next + count
-        if end > len(self._words):
-            raise UsageError(SYNTAX)
-        taken, self._next = self._words[self._next : end], end
-        return taken
-
-    def list(self) -> Sequence[bytes]:
-        """`n item...`"""
-        return self.operands(whole_number(self.operand(), 1, len(self._words)))
-
-
-def _version(text: bytes) -> Version:
-    try:
-        return Version.parse(text)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
 
 
 def get(argv: Sequence[bytes], bounds: Bounds) -> Plan:
     """COH.GET key [MAXSTALE ms] [MINVER epoch:seq] [META] [TTL] [KEEP incarnation]"""
     key = checked(argv[1], bounds)
-    words = _Words(argv[2:])
+    words = Words(argv[2:])
     max_staleness_ms: float | None = None
     min_version: Version | None = None
     meta = ttl = False
@@ -112,7 +54,7 @@ def get(argv: Sequence[bytes], bounds: Bounds) -> Plan:
         if option == b"MAXSTALE":
             max_staleness_ms = float(whole_number(words.operand(), 0, MAX_MS))
         elif option == b"MINVER":
-            min_version = _version(words.operand())
+            min_version = parsed_version(words.operand())
         elif option == b"META":
             meta = True
         elif option == b"TTL":
@@ -135,7 +77,7 @@ def _with_terms(is_ours: bool, outcome: Outcome, resp3: bool) -> bytes:
     if isinstance(value.error, ReplyError):
         return resp.error(value.error.text)
     terms = keep_terms(value.keep_ms, value.bound_ms, value.labels) if is_ours else NOT_OURS
-    return resp.array([*_described(value, resp3), _expiry(value), terms])
+    return resp.array([*described(value, resp3), expiry(value), terms])
 
 
 def keep_terms(keep_ms: float, bound_ms: float, tags: Sequence[bytes]) -> bytes:
@@ -151,7 +93,7 @@ def _with_meta(outcome: Outcome, resp3: bool) -> bytes:
     value = outcome.values[0]
     if isinstance(value.error, ReplyError):
         return resp.error(value.error.text)
-    return resp.array(_described(value, resp3))
+    return resp.array(described(value, resp3))
 
 
 def _with_expiry(outcome: Outcome, resp3: bool) -> bytes:
@@ -159,10 +101,10 @@ def _with_expiry(outcome: Outcome, resp3: bool) -> bytes:
     value = outcome.values[0]
     if isinstance(value.error, ReplyError):
         return resp.error(value.error.text)
-    return resp.array([*_described(value, resp3), _expiry(value)])
+    return resp.array([*described(value, resp3), expiry(value)])
 
 
-def _described(value: Value, resp3: bool) -> list[bytes]:
+def described(value: Value, resp3: bool) -> list[bytes]:
     return [
         resp.reply(value.value, resp3),
         resp.bulk(value.version.encode()),
@@ -172,15 +114,15 @@ def _described(value: Value, resp3: bool) -> list[bytes]:
     ]
 
 
-def _expiry(value: Value) -> bytes:
+def expiry(value: Value) -> bytes:
     return resp.integer(-1 if value.expires_in_ms is None else int(value.expires_in_ms))
 
 
 def set_(argv: Sequence[bytes], bounds: Bounds) -> Plan:
     """COH.SET key value [PX ms] [TAGS n t...] [ACK level] [TIMEOUT ms] [REPLICAS n] [IFVER v|NX]"""
     key, value = checked(argv[1], bounds), argv[2]
-    words = _Words(argv[3:])
-    terms = _Terms()
+    words = Words(argv[3:])
+    terms = Terms()
     ttl_ms: int | None = None
     tags: tuple[bytes, ...] = ()
     if_version: Version | None = None
@@ -191,9 +133,9 @@ def set_(argv: Sequence[bytes], bounds: Bounds) -> Plan:
             if ttl_ms <= 0:
                 raise UsageError("invalid expire time in 'coh.set' command")
         elif option == b"TAGS":
-            tags = _checked_tags(words.list(), bounds)
+            tags = checked_tags(words.list(), bounds)
         elif option == b"IFVER":
-            if_version = _version(words.operand())
+            if_version = parsed_version(words.operand())
         elif option == b"NX":
             only_new = True
         elif not terms.take(option, words.operand()):
@@ -218,27 +160,9 @@ def set_(argv: Sequence[bytes], bounds: Bounds) -> Plan:
     return Plan((terms.write((mutation,)),), compose=_version_of)
 
 
-def _checked_tags(tags: Sequence[bytes], bounds: Bounds) -> tuple[bytes, ...]:
-    if len(tags) > bounds.max_tags:
-        raise UsageError(f"a value has at most {bounds.max_tags} tags (limits.max_tags)")
-    _check_lengths("tag", tags, bounds)
-    return tuple(dict.fromkeys(tags))
-
-
-def _check_lengths(what: str, names: Sequence[bytes], bounds: Bounds) -> None:
-    for name in names:
-        if not name:
-            raise UsageError(f"a {what} must not be empty")
-        if len(name) > bounds.max_key_bytes:
-            raise UsageError(
-                f"a {what} of {len(name)} bytes is longer than limits.max_key_bytes "
-                f"({bounds.max_key_bytes})"
-            )
-
-
 def delete(argv: Sequence[bytes], bounds: Bounds) -> Plan:
     """COH.DEL key... [ACK level] [TIMEOUT ms] [REPLICAS n]"""
-    terms = _Terms()
+    terms = Terms()
     names = list(argv[1:])
     seen: set[bytes] = set()
     while len(names) > 2:
@@ -253,8 +177,8 @@ def delete(argv: Sequence[bytes], bounds: Bounds) -> Plan:
 
 def invalidate(argv: Sequence[bytes], bounds: Bounds) -> Plan:
     """COH.INVALIDATE [KEYS n k...] [TAGS n t...] [PREFIXES n p...] [ALL] [ACK level] ..."""
-    words = _Words(argv[1:])
-    terms = _Terms()
+    words = Words(argv[1:])
+    terms = Terms()
     named: dict[bytes, list[bytes]] = {b"KEYS": [], b"TAGS": [], b"PREFIXES": []}
     everything = False
     while (option := words.option()) is not None:
@@ -268,8 +192,8 @@ def invalidate(argv: Sequence[bytes], bounds: Bounds) -> Plan:
     if not (keys or tags or prefixes or everything):
         raise UsageError("COH.INVALIDATE needs KEYS, TAGS, PREFIXES or ALL")
     all_checked(keys, bounds)
-    _check_lengths("tag", tags, bounds)
-    _check_lengths("prefix", prefixes, bounds)
+    check_lengths("tag", tags, bounds)
+    check_lengths("prefix", prefixes, bounds)
     mutations = invalidations(keys, tags, prefixes, everything)
     return Plan((terms.write(mutations),), compose=_acknowledgements)
 

@@ -123,11 +123,6 @@ def test_what_would_change_the_connection_is_refused_in_plain_words() -> None:
         )
 
 
-def test_later_commands_are_unknown_for_now() -> None:
-    for name in ("COH.LEASE", "COH.FILL"):
-        assert lookup([name.encode()])[1].startswith(f"ERR unknown command '{name}'")
-
-
 def test_keys_by_position() -> None:
     def keys(text: str) -> list[bytes]:
         command, _ = lookup(words(text))

@@ -1,0 +1,96 @@
+"""The options of COH. commands: their words, and what several of them take alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from coherenced.core.model import Mutation, Version
+from coherenced.core.requests import Level, Write
+from coherenced.errors import UsageError
+from coherenced.wire.plan import SYNTAX, Bounds, whole_number
+
+MAX_MS: Final = 10**15
+MAX_REPLICAS: Final = 1000
+
+
+class Terms(msgspec.Struct):
+    """ACK level, TIMEOUT ms, REPLICAS n: how a write is to be acknowledged."""
+
+    ack: int | None = None
+    timeout_ms: float | None = None
+    replicas: int = 0
+
+    def take(self, option: bytes, operand: bytes) -> bool:
+        """Whether `option` is one of these; UsageError when its operand is wrong."""
+        if option == b"ACK":
+            try:
+                self.ack = Level.parse(operand.decode("utf-8", "replace"))
+            except ValueError as error:
+                raise UsageError(str(error)) from None
+        elif option == b"TIMEOUT":
+            self.timeout_ms = float(whole_number(operand, 0, MAX_MS))
+        elif option == b"REPLICAS":
+            self.replicas = whole_number(operand, 0, MAX_REPLICAS)
+        else:
+            return False
+        return True
+
+    def write(self, mutations: tuple[Mutation, ...]) -> Write:
+        return Write(mutations, ack=self.ack, timeout_ms=self.timeout_ms, replicas=self.replicas)
+
+
+class Words:
+    """The options of one command, read from left to right."""
+
+    def __init__(self, words: Sequence[bytes]) -> None:
+        self._words = words
+        self._next = 0
+
+    def option(self) -> bytes | None:
+        """The next word in upper case, or None at the end."""
+        if self._next == len(self._words):
+            return None
+        self._next += 1
+        return self._words[self._next - 1].upper()
+
+    def operand(self) -> bytes:
+        return self.operands(1)[0]
+
+    def operands(self, count: int) -> Sequence[bytes]:
+        end = self._next + count
+        if end > len(self._words):
+            raise UsageError(SYNTAX)
+        taken, self._next = self._words[self._next : end], end
+        return taken
+
+    def list(self) -> Sequence[bytes]:
+        """`n item...`"""
+        return self.operands(whole_number(self.operand(), 1, len(self._words)))
+
+
+def parsed_version(text: bytes) -> Version:
+    try:
+        return Version.parse(text)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def checked_tags(tags: Sequence[bytes], bounds: Bounds) -> tuple[bytes, ...]:
+    if len(tags) > bounds.max_tags:
+        raise UsageError(f"a value has at most {bounds.max_tags} tags (limits.max_tags)")
+    check_lengths("tag", tags, bounds)
+    return tuple(dict.fromkeys(tags))
+
+
+def check_lengths(what: str, names: Sequence[bytes], bounds: Bounds) -> None:
+    for name in names:
+        if not name:
+            raise UsageError(f"a {what} must not be empty")
+        if len(name) > bounds.max_key_bytes:
+            raise UsageError(
+                f"a {what} of {len(name)} bytes is longer than limits.max_key_bytes "
+                f"({bounds.max_key_bytes})"
+            )
