@@ -19,6 +19,7 @@ from coherenced.observe.stats import (
     NodeStats,
     OriginSection,
     SpoolSection,
+    WriteBehindSection,
     WritesSection,
 )
 
@@ -116,8 +117,30 @@ def _origin(host: Host) -> OriginSection:
         write_errors=sum(o.write_errors for o in origins),
         breakers={name: o.breaker.state for name, o in host.origins.origins.items()},
         breaker_openings=sum(o.breaker.opened for o in origins),
+        write_behind=_behind(host),
         latency=Latency.of(host.origin_latency),
     )
+
+
+def _behind(host: Host) -> dict[str, WriteBehindSection]:
+    behind = host.origins.behind if host.origins is not None else None
+    if behind is None:
+        return {}
+    names = {m.incarnation.decode(): m.name for m in host.node.roster.members.values()}
+    names[host.node.settings.incarnation.decode()] = host.node.settings.name
+    return {
+        name: WriteBehindSection(
+            waiting=sender.waiting,
+            keys=sender.keys,
+            dead=sender.dead,
+            sent=sender.sent,
+            coalesced=sender.coalesced,
+            retries=sender.retries,
+            owner=names.get(sender.owner, sender.owner),
+            error=sender.error,
+        )
+        for name, sender in behind.senders.items()
+    }
 
 
 def _lane(host: Host) -> LaneSection:

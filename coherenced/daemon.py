@@ -35,7 +35,7 @@ from coherenced.notify import Notifier
 from coherenced.observe import logs
 from coherenced.observe.stats import FrontSection, NodeStats
 from coherenced.origin.layer import open_origins
-from coherenced.origin.rules import all_rules, rules_of
+from coherenced.origin.rules import BEHIND, all_rules, rules_of
 from coherenced.outbound import Outbound
 from coherenced.page.writer import PageWriter, retire
 from coherenced.paths import Paths, prepare_runtime_dir
@@ -47,6 +47,7 @@ from coherenced.serve.resp_settings import RespSettings
 from coherenced.spool import Spool
 from coherenced.upstream.check import inspect
 from coherenced.upstream.link import Link
+from coherenced.upstream.queue import BehindQueue, enqueuing
 
 JOIN_PATIENCE_S: Final = 2.0
 """How long clients wait in the socket's backlog for the node to join, before they are told."""
@@ -211,7 +212,7 @@ class Daemon:
         opened.push_async_callback(link.close)
         host.attach(link)
         self._open_spool(opened, host)
-        self._open_origins(opened, host)
+        self._open_origins(opened, host, settings)
         host.start()
         self._host = host
         return host
@@ -258,7 +259,7 @@ class Daemon:
             host.report,
         )
 
-    def _open_origins(self, opened: contextlib.AsyncExitStack, host: Host) -> None:
+    def _open_origins(self, opened: contextlib.AsyncExitStack, host: Host, settings: Redis) -> None:
         """What loads from, and writes to, the origins of namespaces that have one."""
         rules = list(all_rules(self.config).values())
         if not rules:
@@ -272,6 +273,11 @@ class Daemon:
             host.origin_latency.observe,
             host.version,
         )
+        if any(one.mode == BEHIND for one in rules):
+            node = host.node.settings
+            queue = BehindQueue(settings, node.name, node.incarnation, self._changed)
+            opened.push_async_callback(queue.close)
+            origins.write_behind(queue, enqueuing)
         opened.push_async_callback(origins.close)
         host.origins = origins
 
@@ -374,8 +380,14 @@ class Daemon:
             self._namespaces.replace(default, rules)
             if host.page_file is not None:
                 host.page_file.bound(bound_ms)
+            origins = list(all_rules(fresh).values())
             if host.origins is not None:
-                host.origins.replace(list(all_rules(fresh).values()))
+                host.origins.replace(origins)
+                behind = host.origins.behind is not None
+                if not behind and any(one.mode == BEHIND for one in origins):
+                    stays.append("origin_mode = write-behind (the first one)")
+            elif origins:
+                stays.append("namespace.*.origin (the first one)")
             host.node.let_go()  # entries carry the rules they were stored under
         logs.configure(fresh.log.level, fresh.log.format)
         self.config = fresh

@@ -10,6 +10,9 @@ loaded from there. Reading order:
     fetcher      one origin over HTTP: connections, bounds, timeouts, retries
     loads        one load per key and node, under the cluster's lease
     layer        between the front ends and the node: which requests concern an origin
+    intents      what a write of Redis's language means for an origin: pure
     through      write-through
-    behind       write-behind: what is queued in Redis, and the worker that sends it
+    behind       write-behind: a write is queued in Redis in its own atomic step
+    backlog      which of the queued writes is sent when: pure
+    sender       who sends them, and what becomes of those that are refused
 """

@@ -26,6 +26,8 @@ FIRST_PAUSE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 1.0
 CHUNK_BYTES: Final = 1 << 16
 ABSENT: Final = frozenset({404, 410})
+_AWAY: Final = frozenset({408, 429, 502, 503, 504})
+"""Statuses that say nothing of the request: overloaded, or nobody there behind a proxy."""
 _FOUND: Final = frozenset({200, 203, 204})
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
@@ -46,7 +48,7 @@ class OriginFault(Exception):
         """Trying again may help."""
         self.timed_out = timed_out
         self.refused = refused
-        """The origin answered, with a status that is an error: it was asked and said no."""
+        """The origin has judged the request and said no: it is not merely away or overloaded."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -263,8 +265,10 @@ def _judge(method: str, status: int, conditional: bool) -> None:
     else:
         fine = 200 <= status < 300 or (method == "DELETE" and status in ABSENT)
     if not fine:
-        again = status >= 500 or status == 429
-        raise OriginFault(f"the origin answered {status}", again=again, refused=True)
+        away = status in _AWAY
+        raise OriginFault(
+            f"the origin answered {status}", again=away or status >= 500, refused=not away
+        )
 
 
 async def _body(response: aiohttp.ClientResponse, most: int) -> bytes:

@@ -33,12 +33,14 @@ from coherenced.core.requests import (
     Value,
     Write,
 )
+from coherenced.origin.behind import Enqueue, WriteBehind
 from coherenced.origin.fetcher import Origin
 from coherenced.origin.freshness import EARLY, FRESH, REVALIDATE, STALE, state
 from coherenced.origin.loads import Loads
 from coherenced.origin.marks import is_loaded, marks_of
 from coherenced.origin.rules import BEHIND, THROUGH, Rules
-from coherenced.origin.through import WriteThrough
+from coherenced.origin.sender import Store
+from coherenced.origin.through import WriteThrough, refusal
 
 Done = Callable[[Outcome], None]
 
@@ -50,16 +52,6 @@ class Clock(Protocol):
 
     def chance(self) -> float:
         """A random number above 0, up to 1."""
-
-
-class Queue(Protocol):
-    """Writes that the origin is sent behind (see `behind`)."""
-
-    async def newest(self, key: bytes) -> Value | None:
-        """What the newest write that still waits makes of `key`; None: none waits."""
-
-    def take(self, write: Write, done: Done) -> None:
-        """Carry out a write of keys whose origin is written behind."""
 
 
 class Origins:
@@ -77,12 +69,13 @@ class Origins:
     ) -> None:
         """`version`: where the lane's log stands, as far as this node has applied it."""
         self.origins: dict[str, Origin] = {}
-        self.queue: Queue | None = None
+        self.behind: WriteBehind | None = None
         self._namespaces = namespaces
         self._submit = submit
         self._clock = clock
         self._agent = agent
         self._took = took
+        self._version = version
         self._closing: set[asyncio.Task[None]] = set()
         self.replace(rules)
         self.loads = Loads(self.ask, clock.now_ms, clock.chance, self._pending)
@@ -105,6 +98,22 @@ class Origins:
             task = asyncio.get_running_loop().create_task(gone.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
+        if self.behind is not None:
+            self.behind.replace(self.origins)
+
+    def write_behind(self, store: Store, enqueue: Enqueue) -> None:
+        """Take and send writes of namespaces whose origin is written behind."""
+        self.behind = WriteBehind(
+            store,
+            enqueue,
+            self.origin_of,
+            self._submit,
+            self.through.drop,
+            self._clock.now_ms,
+            self._clock.chance,
+            self._version,
+        )
+        self.behind.replace(self.origins)
 
     @property
     def busy(self) -> bool:
@@ -114,6 +123,8 @@ class Origins:
     async def close(self) -> None:
         await self.loads.close()
         await self.through.close()
+        if self.behind is not None:
+            await self.behind.close()
         for origin in self.origins.values():
             await origin.close()
 
@@ -216,9 +227,9 @@ class Origins:
 
     async def _pending(self, key: bytes) -> Value | None:
         origin = self.origin_of(key)
-        if self.queue is None or origin is None or origin.rules.mode != BEHIND:
+        if self.behind is None or origin is None or origin.rules.mode != BEHIND:
             return None
-        return await self.queue.newest(key)
+        return await self.behind.newest(key)
 
     # -- writes ----------------------------------------------------------------------------
 
@@ -232,8 +243,11 @@ class Origins:
         if THROUGH in modes:
             self.through.take(write, done)
             return None
-        if BEHIND in modes and self.queue is not None:
-            self.queue.take(write, done)
+        if BEHIND in modes:
+            if self.behind is None:
+                done(refusal(len(write.mutations), "write-behind begins with the next start"))
+            else:
+                self.behind.take(write, done)
             return None
         return done
 

@@ -34,6 +34,7 @@ from coherenced.core.requests import (
     Write,
     WriteResult,
 )
+from coherenced.errors import RedisUnreachable
 from coherenced.origin.fetcher import Answer, Origin, OriginFault
 from coherenced.origin.freshness import lifetime
 from coherenced.origin.marks import labels_of, marks_of, renewed
@@ -159,7 +160,10 @@ class Loads:
 
     async def _round(self, load: Load, origin: Origin) -> Round:
         rules, key, current = origin.rules, load.key, load.current
-        queued = await self._pending(key)
+        try:
+            queued = await self._pending(key)
+        except RedisUnreachable as gone:
+            return Round(Fault(FaultKind.UNAVAILABLE, str(gone)), sure=True)
         if queued is not None:
             return Round(queued, sure=True)
         wanted = Lease(

@@ -22,7 +22,7 @@ from coherenced.core.model import Mutation, Op, Reply, ReplyError, Version
 from coherenced.core.requests import Fault, FaultKind, Outcome, Request, Write, WriteResult
 from coherenced.origin.fetcher import Answer, Origin, OriginFault
 from coherenced.origin.freshness import jittered
-from coherenced.origin.intents import Intent, Refused, intents_of
+from coherenced.origin.intents import MOST_TTL_MS, Intent, Refused, intents_of
 from coherenced.origin.loads import dropping
 from coherenced.origin.marks import labels_of
 
@@ -141,7 +141,7 @@ class WriteThrough:
         if intent.value is None:
             outcome = await self._ask(_with(write, deleting(intent.key), atomic=True))
             if isinstance(outcome, WriteResult):
-                return _told(outcome, int(answer.value is not None or outcome.replies[-1:] == (1,)))
+                return _told(outcome, int(answer.value is not None or outcome.replies[:1] == (1,)))
         else:
             if since is not None:
                 storing = stored_form(origin, intent, answer, self._chance(), since)
@@ -151,7 +151,7 @@ class WriteThrough:
             outcome = await self._ask(_with(write, dropping(intent.key).mutations))
             if isinstance(outcome, WriteResult):
                 return _told(outcome, b"OK")
-        self._drop_later(intent.key, kept_ms)
+        self.drop(intent.key, kept_ms)
         detail = outcome.detail if isinstance(outcome, Fault) else "it gave no answer"
         return refusal(
             1,
@@ -161,7 +161,8 @@ class WriteThrough:
 
     # -- what could not be dropped -----------------------------------------------------------
 
-    def _drop_later(self, key: bytes, kept_ms: float) -> None:
+    def drop(self, key: bytes, kept_ms: float = MOST_TTL_MS) -> None:
+        """Drop what is cached of `key`, tried until that has expired by itself."""
         if len(self.to_drop) >= MOST_WRITES:
             del self.to_drop[next(iter(self.to_drop))]  # the oldest: the first to expire by itself
         self.to_drop[key] = self._now_ms() + kept_ms
@@ -210,7 +211,6 @@ def stored_form(
 def deleting(key: bytes) -> tuple[Mutation, ...]:
     """Delete it, recorded even when nothing is there: no load under way may bring it back."""
     return (
-        Mutation((), op=Op.INVALIDATE, keys=(key,), frees_memory=True),
         Mutation(
             (b"DEL", key),
             op=Op.DELETE,
@@ -220,6 +220,7 @@ def deleting(key: bytes) -> tuple[Mutation, ...]:
             expected_reply=1,
             reply_is_known=True,
         ),
+        Mutation((), op=Op.INVALIDATE, keys=(key,), frees_memory=True),
     )
 
 

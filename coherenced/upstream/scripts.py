@@ -46,3 +46,6 @@ CHECK: Final = _script("check", _ALLOW_OOM, "check")
 
 LANE_SCRIPTS: Final = (MUTATE, MUTATE_FREEING, FETCH, CLAIM, PROBE, LOG, ROSTER, PART)
 """What a link loads into the server when it connects."""
+
+QUEUE: Final = _script("queue", _ALLOW_OOM, "queue")
+"""Write-behind: a namespace's queue. It frees memory, or needs little."""
