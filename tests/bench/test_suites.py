@@ -35,6 +35,11 @@ ROWS = {
     ],
     "memory": ["idle node: resident", "an entry of 116 bytes, of 10000: resident"],
     "startup": ["start until ready, Valkey given", "coherenced --help: CPU time"],
+    "recovery": [
+        "2 nodes, 1200 hot entries each: cut off, until all are current and serve from L1",
+        "reads of Redis until then",
+        "until all is held again",
+    ],
     "lookup": ["a hit, beside dict"],
     "eviction": [],
 }

@@ -17,6 +17,7 @@ SUITES: Final = {
     "apply": "invalidations that one node applies a second",
     "memory": "resident memory, idle and per entry",
     "startup": "how long a daemon takes to be ready, and a command to be done",
+    "recovery": "what a cut-off and a drop of many nodes cost Redis, and how long they take",
     "lookup": "the look-up behind a hit, in process, beside caches for Python",
     "eviction": "hit ratio of a full L1, beside libcachesim's policies",
 }
