@@ -119,6 +119,8 @@ class TwoPhase:
             keys=run.keys,
             token=run.token,
             token_ttl_ms=int(left_ms + TOKEN_MARGIN_MS),
+            # A delete must work when memory is full: so must the mark that goes before it.
+            frees_memory=all(m.frees_memory for m in run.write.mutations),
         )
 
         inner = Write((prepare,), atomic=True, ack=Level.ALL, timeout_ms=left_ms)
@@ -135,6 +137,9 @@ class TwoPhase:
         self._write(self._box.internal(done), inner)
 
     def _on_prepared(self, run: _Run, outcome: Outcome) -> None:
+        if isinstance(outcome, Fault) and outcome.kind == FaultKind.OUT_OF_MEMORY:
+            self._end(run, outcome)  # refused before anything was marked
+            return
         if isinstance(outcome, Fault):
             # Nothing is visible yet, whatever became of the mark: it expires by itself.
             self._abort(run)
@@ -188,7 +193,7 @@ class TwoPhase:
     def _abort(self, run: _Run) -> None:
         """Take the mark away rather than let it expire; if that fails, it expires."""
         self.aborted += 1
-        abort = Mutation((), op=Op.ABORT, keys=run.keys, token=run.token)
+        abort = Mutation((), op=Op.ABORT, keys=run.keys, token=run.token, frees_memory=True)
         self._write(self._box.internal(_ignore), Write((abort,), ack=Level.REDIS))
 
     def _refuse(self, run: _Run, why: str) -> None:

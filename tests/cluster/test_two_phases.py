@@ -39,3 +39,20 @@ def test_a_command_over_both_kinds_of_keys(
     assert one.command("MGET", "plain", "lin:0") == left
     # The key is free again for the next writer.
     assert two.command("SET", "lin:0", "next", timeout_s=2.0) == b"OK"
+
+
+def test_a_delete_works_when_memory_is_full(cluster: Cluster) -> None:
+    one, two = cluster.daemons
+    server = cluster.primary
+    assert one.command("SET", "lin:full", "x") == b"OK"
+    assert two.command("GET", "lin:full") == b"x"
+    server.command("CONFIG", "SET", "maxmemory", "1mb")
+    try:
+        assert str(one.command("SET", "lin:full", "y")).startswith("OOM ")
+        assert one.command("DEL", "lin:full") == 1
+        assert two.command("GET", "lin:full") is None
+        assert str(one.command("SET", "lin:full", "z")).startswith("OOM ")
+    finally:
+        server.command("CONFIG", "SET", "maxmemory", "0")
+    # A write that was refused for lack of memory left no mark behind.
+    assert two.command("SET", "lin:full", "next", timeout_s=2.0) == b"OK"

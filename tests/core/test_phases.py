@@ -285,3 +285,16 @@ def test_K6_a_lineage_lost_between_the_phases_aborts() -> None:
     d.prove(lineage(1, epoch=OTHER_EPOCH))
     assert d.fault(write).kind == FaultKind.UNAVAILABLE
     assert ops(phase(d)) == [Op.ABORT]
+
+
+def test_K6_a_delete_marks_and_deletes_also_when_memory_is_full() -> None:
+    d = linear()
+    d.write(delete(b"l:k"))
+    assert all(mutation.frees_memory for mutation in phase(d).mutations)
+    d = linear()
+    write = d.write(set_to(b"l:k", b"v"))
+    batch = phase(d)
+    assert not any(mutation.frees_memory for mutation in batch.mutations)
+    d.failed(batch, calls.Failure.OUT_OF_MEMORY)
+    assert d.fault(write).kind == FaultKind.OUT_OF_MEMORY
+    assert not d.has(calls.Mutate)  # nothing was marked: there is nothing to take back

@@ -1,0 +1,115 @@
+"""What a node notices of a failover, with a real primary and a real replica.
+
+V2: a server that may not accept writes proves nobody current, whether it is cut off from
+its replicas or was demoted. A1, A2: a promoted replica that had missed the last writes gives
+their numbers out again; the chain of tags shows it, where numbers alone would not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import pytest
+
+from tests.cluster.daemons import Cluster, Daemon
+from tests.servers import Server, wait_until
+
+BOUND_MS: Final = 400
+SETTINGS: Final = {"coherence.max_staleness_ms": BOUND_MS, "redis.command_timeout_ms": 500}
+LOG: Final = "coh:{0}:log"
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    with Cluster(2, settings=SETTINGS, replica=True) as cluster:
+        yield cluster
+
+
+def meta(daemon: Daemon, key: str) -> Any:
+    """[value, version, source, …], or an error's text."""
+    reply = daemon.command("COH.GET", key, "META")
+    return reply if isinstance(reply, list) else str(reply)
+
+
+def holds(daemon: Daemon, key: str, value: bytes) -> bool:
+    answer = meta(daemon, key)
+    return isinstance(answer, list) and answer[0] == value and answer[2] == b"l1"
+
+
+def lane(daemon: Daemon) -> dict[str, Any]:
+    found: dict[str, Any] = daemon.stats()["lanes"][0]
+    return found
+
+
+def leave_behind(cluster: Cluster) -> tuple[Server, Server]:
+    """n1 goes to the promoted replica, n2 stays with the old primary. -> (old, new)"""
+    old, new = cluster.primary, cluster.replica
+    assert new is not None
+    one, two = cluster.daemons
+    one.command("SET", "k", "old")
+    wait_until(lambda: holds(two, "k", b"old"), what="n2 holds it")
+    wait_until(lambda: new.command("GET", "k") == b"old", what="the replica has it")
+    new.command("REPLICAOF", "NO", "ONE")
+    cluster.retarget(new, ["n1"])
+    cluster.primary, cluster.replica = new, old
+    return old, new
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("how", ["cut off from its replicas", "demoted"])
+def test_V2_an_old_primary_proves_nobody_current(cluster: Cluster, how: str) -> None:
+    one, two = cluster.daemons
+    if how.startswith("cut off"):
+        cluster.primary.command("CONFIG", "SET", "min-replicas-to-write", "1")
+    old, new = leave_behind(cluster)
+    if how == "demoted":
+        old.command("REPLICAOF", "127.0.0.1", str(new.port))
+    else:
+        wait_until(lambda: old.info_field("replication", "connected_slaves") == "0")
+    wait_until(lambda: one.command("SET", "k", "new") == b"OK", what="n1 writes to the new one")
+    assert old.command("PING") == b"PONG"
+    # n2 talks to a server that answers, and yet serves nothing once its bound has passed.
+    wait_until(lambda: (lane(two)["verified_age_ms"] or 0) > BOUND_MS, what="n2's bound to pass")
+    refusals = lane(two)["probe_failures"]
+    assert refusals > 0
+    for _ in range(3):
+        answer = meta(two, "k")
+        assert isinstance(answer, str), answer
+        assert answer.startswith("UNAVAILABLE "), answer
+    cluster.retarget(new, ["n2"])
+    old.command("CONFIG", "SET", "min-replicas-to-write", "0")
+    wait_until(lambda: holds(two, "k", b"new"), 20, "n2 to follow the new primary")
+
+
+@pytest.mark.timeout(60)
+def test_A2_a_failover_that_gives_numbers_out_again_is_a_fork(cluster: Cluster) -> None:
+    old, new = cluster.primary, cluster.replica
+    assert new is not None
+    one, two = cluster.daemons
+    one.command("SET", "k", "kept")
+    wait_until(lambda: new.command("GET", "k") == b"kept")
+    wait_until(lambda: holds(two, "k", b"kept"))
+    shared = last_number(new)
+    # The last write reaches nobody but the old primary and the nodes.
+    new.command("REPLICAOF", "NO", "ONE")
+    one.command("SET", "k", "lost")
+    wait_until(lambda: holds(two, "k", b"lost"))
+    assert last_number(old) == shared + 1
+    old.kill()
+    cluster.proxies["n2"].refuse()  # n2 learns of nothing until the numbers are used again
+    cluster.retarget(new)
+    cluster.primary, cluster.replica = new, old
+    wait_until(lambda: one.command("SET", "other", "1") == b"OK", 20)
+    assert last_number(new) >= shared + 1  # the number of the lost write, in another history
+    cluster.proxies["n2"].accept()
+    wait_until(lambda: meta(two, "k")[0] == b"kept", 20, "n2 to forget the lost write")
+    assert lane(two)["forks"] > 0
+    assert lane(two)["drops"] > 0
+    assert two.command("GET", "other") == b"1"
+    old.start()
+
+
+def last_number(server: Server) -> int:
+    (entry,) = server.command("XREVRANGE", LOG, "+", "-", "COUNT", "1")
+    return int(entry[0].split(b"-")[0])
