@@ -7,7 +7,8 @@ import pytest
 
 from coherenced.core.laws import Laws
 from coherenced.core.requests import Level
-from tests.sim.explorer import Act, Found, Setup, explore
+from tests.sim.board import Act, Setup
+from tests.sim.explorer import Found, explore
 from tests.sim.redis_model import ServerLaws
 
 BOTH_HOLD = (Act("a", "write"), Act("b", "read"))
