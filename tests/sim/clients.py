@@ -24,7 +24,7 @@ from coherenced.core.requests import (
 )
 from tests.sim.history import ReadOp, WriteOp
 from tests.sim.host import Host
-from tests.sim.world import World
+from tests.sim.world import FILLER, World
 
 TAGS: Final = (b"red", b"blue")
 COUNTER: Final = b"n:"
@@ -62,6 +62,8 @@ class Mix(msgspec.Struct, frozen=True, kw_only=True):
     deletes: float = 2.0
     increments: float = 3.0
     invalidations: float = 2.0
+    large_invalidations: float = 1.0
+    """Records too large for a message of the bus: it says where the log is, and no more (W6)."""
     tag_invalidations: float = 1.0
     prefix_invalidations: float = 0.5
     everything: float = 0.2
@@ -103,6 +105,7 @@ class Client:
             self._delete: mix.deletes,
             self._increment: mix.increments,
             self._invalidate: mix.invalidations,
+            self._invalidate_many: mix.large_invalidations,
             self._invalidate_tag: mix.tag_invalidations,
             self._invalidate_prefix: mix.prefix_invalidations,
             self._invalidate_everything: mix.everything,
@@ -244,6 +247,11 @@ class Client:
     def _invalidate(self) -> None:
         mutation = Mutation((), Op.INVALIDATE, (self._key(),), frees_memory=True)
         self.write("invalidate", (mutation,), self._value())
+
+    def _invalidate_many(self) -> None:
+        keys = (self._key(), *(FILLER + b"%050d" % number for number in range(90)))
+        mutation = Mutation((), Op.INVALIDATE, keys, frees_memory=True)
+        self.write("invalidate many", (mutation,), self._value())
 
     def _invalidate_tag(self) -> None:
         tag = self.random.choice(TAGS)

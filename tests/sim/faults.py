@@ -39,6 +39,8 @@ class Fault(msgspec.Struct, frozen=True):
         return " ".join(word for word in words if word)
 
 
+STOPPED_CLOCKS: Final = "freeze"
+"""A machine stopped with all its clocks is beyond every promise but B = 0: never by chance."""
 KINDS: Final[dict[str, tuple[float, float, float]]] = {
     # kind: (weight, shortest, longest duration in ms)
     "lose bus messages": (6, 0, 0),
@@ -64,7 +66,31 @@ KINDS: Final[dict[str, tuple[float, float, float]]] = {
     "save file": (2, 0, 0),
     "trim log": (2, 0, 0),
     "out of memory": (1, 10, 500),
+    "foreign set": (1, 0, 0),
+    "evict value": (1, 0, 0),
 }
+ROWS: Final[dict[str, tuple[str, ...]]] = {
+    "a message lost, or the last one before silence": ("lose bus messages",),
+    "the subscriber cut off, half-open, black-holed": (
+        "cut", "cut and drain", "half-open", "stuck", "slow", "partition",
+    ),
+    "the log trimmed": ("trim log",),
+    "FLUSHALL, metadata evicted, restarted empty": (
+        "flushall", "lose metadata", "lose roster", "restart server empty",
+    ),
+    "a failover that lost writes, a restart from an old file": (
+        "fail over", "fail over by and by", "save file", "restart server from old file",
+        "restart server",
+    ),
+    "an old primary still answering": ("fail over", "fail over by and by", "fence server"),
+    "a daemon stopped, a host suspended": ("pause",),
+    "a daemon killed": ("crash", "leave"),
+    "a writer dying between its phases": ("crash",),
+    "a reply lost": ("lose replies",),
+    "memory full": ("out of memory",),
+    "a foreign SET, an eviction in Redis": ("foreign set", "evict value"),
+}  # fmt: skip
+"""The table of faults in the protocol's text, row by row, and what strikes here for each."""
 
 
 LONGEST_AFTERMATH_MS: Final = {
@@ -91,12 +117,12 @@ def plan(
         names = list(kinds)
     if not names:
         return []
-    weights = [KINDS[name][0] for name in names]
+    weights = [KINDS[name][0] if name in KINDS else 4 for name in names]
     faults = []
     at_ms = 30.0 + random.expovariate(1.0 / mean_gap_ms)
     while at_ms < end_ms:
         kind = random.choices(names, weights)[0]
-        _, least_ms, most_ms = KINDS[kind]
+        _, least_ms, most_ms = KINDS.get(kind, (1, 5, 800))
         faults.append(
             Fault(
                 round(at_ms, 1),
@@ -118,6 +144,7 @@ class Nemesis:
         self.world = world
         self.replica: Process | None = None
         self.old_file = world.primary.server.copy()
+        self._foreign = 0
         self._changing = False
         """A restart or failover is under way: one at a time."""
         for fault in faults:
@@ -319,6 +346,24 @@ class Nemesis:
         server.out_of_memory = True
         self.world.after(fault.for_ms, setattr, server, "out_of_memory", False)
 
+    def foreign_set(self, fault: Fault) -> None:
+        """Another program writes to Redis past coherenced."""
+        key = self._known_key(fault)
+        if key:
+            self._foreign += 1
+            self.world.change_past_us(b"SET", key, b"foreign.%d" % self._foreign)
+
+    def evict_value(self, fault: Fault) -> None:
+        """Redis is short of memory and drops a value."""
+        key = self._known_key(fault)
+        if key:
+            self.world.change_past_us(b"DEL", key)
+
+    def _known_key(self, fault: Fault) -> bytes:
+        """One of those that have no stronger promise than their age, once there are any."""
+        keys = sorted(key for key in self.world.truth.keys if key.startswith(b"k"))
+        return keys[fault.number % len(keys)] if keys else b""
+
     def save_file(self, fault: Fault) -> None:
         """BGSAVE: the file a later restart may come back with."""
         self.old_file = self.world.primary.server.copy()
@@ -334,7 +379,7 @@ ACTIONS: Final[dict[str, Callable[[Nemesis, Fault], None]]] = {
     "slow": Nemesis.slow,
     "partition": Nemesis.partition,
     "pause": Nemesis.pause,
-    "freeze": Nemesis.freeze,
+    STOPPED_CLOCKS: Nemesis.freeze,
     "crash": Nemesis.crash,
     "leave": Nemesis.leave,
     "restart server": Nemesis.restart,
@@ -349,4 +394,6 @@ ACTIONS: Final[dict[str, Callable[[Nemesis, Fault], None]]] = {
     "save file": Nemesis.save_file,
     "trim log": Nemesis.trim,
     "out of memory": Nemesis.out_of_memory,
+    "foreign set": Nemesis.foreign_set,
+    "evict value": Nemesis.evict_value,
 }

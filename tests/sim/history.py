@@ -7,6 +7,7 @@ read; each promise only moves the window's beginning:
     bounded(B)      not earlier than B before the read began
     B = 0           not before the read began (so it is linearizable: per key, the
                     server's order is the order of all writes)
+    foreign         not earlier than its maximum age and B, if somebody changed it past us
     session         not before what this session has already seen or written
     ack=all         not before the commit of any such write that had returned
     token           not before the commit that the token names
@@ -116,6 +117,10 @@ class History:
 
     def __init__(self, truth: Truth, linearizable: bytes = b"\xff") -> None:
         self.truth = truth
+        self.max_age_ms = 0.0
+        """The longest that anything is cached: what is promised of changes past coherenced."""
+        self.clocks_stop = False
+        """A machine may be stopped with all its clocks: only B = 0 is promised then."""
         self.linearizable = linearizable
         """Keys with this prefix are of a linearizable namespace (K6)."""
         self.reads: list[ReadOp] = []
@@ -160,6 +165,11 @@ class History:
         self.check_read(op, op.keys[0], value)
 
     def check_read(self, op: ReadOp, key: bytes, value: bytes | None) -> None:
+        if self._is_foreign(op, key):
+            self._check_foreign(op, key, value)
+            return
+        if self.clocks_stop and op.bound_ms > 0:
+            return
         timeline = self.truth.timeline(key)
         lost = self.truth.lost_since(op.start_ms - op.bound_ms * DRIFT)
         if key.startswith(self.linearizable) and not lost:  # the promise is per lineage (K7)
@@ -193,8 +203,21 @@ class History:
         if first > self._seen.get(session, float("-inf")):
             self._seen[session] = first
 
+    def _is_foreign(self, op: ReadOp, key: bytes) -> bool:
+        since_ms = op.start_ms - (op.bound_ms + self.max_age_ms) * DRIFT
+        return self.truth.foreign_between(key, since_ms, op.end_ms)
+
+    def _check_foreign(self, op: ReadOp, key: bytes, value: bytes | None) -> None:
+        """Nobody told us of a change: the maximum age of what is cached is all that is promised."""
+        self.checked["foreign"] = self.checked.get("foreign", 0) + 1
+        since_ms = op.start_ms - (op.bound_ms + self.max_age_ms) * DRIFT - ROUNDING_MS
+        if self.truth.timeline(key).when_was(value, since_ms, op.end_ms) is None:
+            raise Violation(f"foreign: {op}: {key!r} held {describe(self.truth, key)}")
+
     def _check_stale(self, op: ReadOp, key: bytes, value: bytes | None) -> None:
         """V6: marked stale, and not older than that allows either."""
+        if self.clocks_stop or self._is_foreign(op, key):
+            return
         self.checked["stale"] = self.checked.get("stale", 0) + 1
         since_ms = op.start_ms - (op.bound_ms + op.stale_ms) * DRIFT - ROUNDING_MS
         if (
@@ -205,6 +228,8 @@ class History:
 
     def _check_snapshot(self, op: ReadOp) -> None:
         """S2: one moment at which Redis held all of it."""
+        if self.clocks_stop or any(self._is_foreign(op, key) for key in op.keys):
+            return
         self.checked["snapshot"] = self.checked.get("snapshot", 0) + 1
         assert op.values is not None
         since_ms = op.start_ms - op.bound_ms * DRIFT - ROUNDING_MS

@@ -13,7 +13,7 @@ import msgspec
 from coherenced.core.laws import Laws
 from coherenced.core.policy import Policy
 from tests.sim.clients import COUNTER, Client, Mix
-from tests.sim.faults import Fault, Nemesis, plan
+from tests.sim.faults import STOPPED_CLOCKS, Fault, Nemesis, plan
 from tests.sim.history import Violation
 from tests.sim.redis_model import ServerLaws
 from tests.sim.world import LINEARIZABLE, World
@@ -135,6 +135,10 @@ def build(config: Config) -> tuple[World, list[Client]]:
         tracing=config.tracing,
         rules=(("l:*", msgspec.structs.replace(policy, linearizable=True)),),
     )
+    world.history.max_age_ms = policy.max_age_ms
+    if config.kinds is not None and STOPPED_CLOCKS in config.kinds:
+        world.history.clocks_stop = True
+        world.watch_proofs = False
     for number in range(config.nodes):
         world.add_host(
             f"n{number}",

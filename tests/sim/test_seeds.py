@@ -6,18 +6,20 @@ import os
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import msgspec
 import pytest
 
+from coherenced.core import invariants
 from coherenced.core.laws import Laws
 from coherenced.core.requests import Level
 from tests.sim.clients import Mix
-from tests.sim.faults import KINDS
+from tests.sim.faults import ACTIONS, KINDS, ROWS, STOPPED_CLOCKS
 from tests.sim.many import CHUNK, Totals, run_many
 from tests.sim.run import Config, Failure, Report, by_seed, command, run, shrink
 
-SEEDS = 3_000
+SEEDS = 2_500
 """In the normal test run; many more are under the marker `soak`."""
 ONLY_COUNTS = tuple(n for n in Mix.__struct_fields__ if n not in ("think_ms", "levels"))
 
@@ -43,6 +45,26 @@ def test_seeds() -> None:
     for level in ("bounded", "linearizable", "session", "ack=all", "write", "snapshot"):
         assert totals.checked.get(level, 0) > SEEDS, f"{level} was hardly checked"
     assert set(totals.struck) == set(KINDS)
+
+
+def test_every_row_of_the_table_of_faults_is_among_the_faults() -> None:
+    text = (Path(invariants.__file__).parent / "PROTOCOL.md").read_text("utf-8")
+    _, _, table = text.partition("## Faults")
+    told = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")]
+    assert told[0] == "fault"
+    assert [row for row in told[1:] if row.strip("- ")] == list(ROWS)
+    assert {kind for kinds in ROWS.values() for kind in kinds} == set(KINDS)
+    assert set(ACTIONS) == {*KINDS, STOPPED_CLOCKS}
+
+
+def test_machines_that_stop_with_all_their_clocks_cannot_break_B_0() -> None:
+    """But for expiry: a life that ends by a clock is longer by as long as the clock stood still."""
+    kinds = (STOPPED_CLOCKS, "lose bus messages", "fail over", "slow")
+    mix = Mix(ttl_sets=0.0)
+    totals = run_many(range(200), partial(shortened, kinds=kinds, fault_gap_ms=80.0, mix=mix))
+    none_breaks(totals)
+    assert totals.checked["linearizable"] > 1_000
+    assert "bounded" not in totals.checked
 
 
 def test_a_seed_does_the_same_in_any_process() -> None:

@@ -91,6 +91,8 @@ class Truth:
         self.by_seq: dict[tuple[bytes, int], list[int]] = {}
         self.losses: list[float] = []
         """When the server lost or replaced its data: a flush, an older file, a failover."""
+        self.foreign: dict[bytes, list[float]] = {}
+        """Key -> when it was changed with no record: by another program, or by an eviction."""
         self.committed: dict[bytes, list[float]] = {}
         """Each written value -> when it was committed. More than one time is a double apply."""
 
@@ -132,6 +134,14 @@ class Truth:
     def lost_since(self, when_ms: float) -> bool:
         """Whether Redis lost or replaced data after `when_ms`."""
         return bool(self.losses) and self.losses[-1] >= when_ms
+
+    def note_foreign(self, server: Server, key: bytes, now_ms: float) -> None:
+        """`key` has just been changed past coherenced. Nobody notices; the commits go on."""
+        self.foreign.setdefault(key, []).append(now_ms)
+        self._note(server, key, now_ms)
+
+    def foreign_between(self, key: bytes, from_ms: float, to_ms: float) -> bool:
+        return any(from_ms <= at_ms <= to_ms for at_ms in self.foreign.get(key, ()))
 
     def note_written(self, value: bytes, now_ms: float) -> None:
         if value:

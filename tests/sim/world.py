@@ -38,6 +38,8 @@ REPLY_LOST_MS: Final = 5.0
 TRACE_LINES: Final = 400
 LINEARIZABLE: Final = b"l:"
 """Keys with this prefix are of the linearizable namespace, where a world has one."""
+FILLER: Final = b"~"
+"""Keys with this prefix only make records large; nobody reads them."""
 MAX_EVENTS: Final = 5_000_000
 
 
@@ -83,6 +85,7 @@ class World:
         self.tokens: deque[tuple[bytes, Version, float]] = deque(maxlen=50)
         """(key, version that a write returned, its commit): sessions that move between hosts."""
         self.watch_positions = True
+        self.watch_proofs = True
         self.seen_events: dict[str, int] = {}
         self.tracing = tracing
         self.trace: deque[str] = deque(maxlen=TRACE_LINES)
@@ -256,7 +259,8 @@ class World:
             truth.place(server)
             return
         everything |= any(m.everything or m.tags or m.prefixes for m in call.mutations)
-        touched = dict.fromkeys(key for mutation in call.mutations for key in mutation.keys)
+        named = (key for mutation in call.mutations for key in mutation.keys)
+        touched = dict.fromkeys(key for key in named if not key.startswith(FILLER))
         truth.observe(server, None if everything else list(touched), self.now_ms)
         for mutation, done in zip(call.mutations, answer.done, strict=True):
             if done.seq:
@@ -329,6 +333,13 @@ class World:
         self.truth.losses.append(self.now_ms)
         self.truth.observe(self.primary.server, None, self.now_ms)
 
+    def change_past_us(self, *argv: bytes) -> None:
+        """Another program, or Redis itself, changes a key; no record tells of it."""
+        server = self.primary.server
+        server.space.now_ms = int(self.now_ms + server.clock_offset_ms)
+        server.foreign(*argv)
+        self.truth.note_foreign(server, argv[1], self.now_ms)
+
     # -- checks ----------------------------------------------------------------------
 
     def after_step(self, host: Host) -> None:
@@ -353,7 +364,7 @@ class World:
             if node.l1.entries or lane.verified_at_ms != NEVER:
                 raise Violation(f"node {host.name} is at {lineage}, where the log never stood")
             return
-        if lane.verified_at_ms > host.proved_ms:
+        if lane.verified_at_ms > host.proved_ms and self.watch_proofs:
             host.proved_ms = lane.verified_at_ms
             verified_ms = host.world_ms(lane.verified_at_ms)
             missed_ms = self.truth.next_commit_ms(index)
@@ -374,6 +385,8 @@ class World:
     def _check_entry(
         self, host: Host, key: bytes, value: bytes | None, as_of: int, index: int
     ) -> None:
+        if key in self.truth.foreign:
+            return  # it may have changed between two commits: only its age is promised
         lineage = host.node.lane.lineage  # type: ignore[union-attr]
         assert lineage is not None
         timeline = self.truth.timeline(key)
