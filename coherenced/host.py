@@ -11,10 +11,10 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
 from random import sample
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from coherenced.census import take_stats
 from coherenced.core.calls import (
@@ -46,13 +46,17 @@ from coherenced.observe.histogram import Histogram
 from coherenced.observe.logs import get as get_log
 from coherenced.observe.metrics import Metrics
 from coherenced.observe.stats import NodeStats, report
+from coherenced.origin import letters
 from coherenced.origin.layer import Origins
+from coherenced.origin.rules import place
 from coherenced.outbound import Outbound
 from coherenced.page import layout
 from coherenced.page.writer import PageWriter
 
 AUDIT_PIECE: Final = 64
 """Keys compared in one round trip of an audit: as many as one fetch reads."""
+T = TypeVar("T")
+
 LAG_WATCHED: Final = 256
 """Own records whose way back over the bus is being timed."""
 
@@ -121,6 +125,7 @@ class Host:
         self._event_listeners: list[Callable[[dict[str, Any]], None]] = []
         self._fetch_sent: dict[int, float] = {}
         self._own_commits: dict[bytes, float] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._left = asyncio.Event()
         self._ready = asyncio.Event()
         self._drained: asyncio.Event | None = None
@@ -366,6 +371,28 @@ class Host:
         else:
             done(_describe_audit(self.node.settings.name, 0, found))
 
+    def write_behind(self, done: Callable[[dict[str, Any] | Fault], None]) -> None:
+        behind = None if self.origins is None else self.origins.behind
+        self._in_background(letters.describe(behind), done)
+
+    def settle_letters(
+        self,
+        namespace: str,
+        ids: Sequence[str] | None,
+        replay: bool,
+        done: Callable[[dict[str, Any] | Fault | None], None],
+    ) -> None:
+        behind = None if self.origins is None else self.origins.behind
+        self._in_background(letters.settle(behind, namespace, ids, replay=replay), done)
+
+    def _in_background(self, work: Coroutine[Any, Any, T], done: Callable[[T], None]) -> None:
+        async def run() -> None:
+            done(await work)
+
+        task = self._loop.create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     def take_stats(self) -> NodeStats:
         stats = take_stats(self)
         self.fronts(stats)
@@ -406,8 +433,12 @@ class Host:
             "verified_age_ms": None if lane.proved_call_id == 0 else age_ms,
             "cached": entry is not None,
         }
+        origin = None if self.origins is None else self.origins.origin_of(key)
+        if origin is not None:
+            told |= {"origin": place(origin.rules), "breaker": origin.breaker.state}
         if entry is None:
-            return {**told, "answered_from": "l2", "because": "this node holds no copy of it"}
+            where = "l2" if origin is None else "l2, else its origin"
+            return {**told, "answered_from": where, "because": "this node holds no copy of it"}
         told |= {
             "as_of": str(Version(lane.epoch or b"", entry.as_of)),
             "absent": entry.value is None,

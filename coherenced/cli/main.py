@@ -40,6 +40,9 @@ COMMANDS: Final = {
     "stats": Command("stats", "stats", "Show hits, misses and latencies of each tier."),
     "top": Command("top", "top", "Show what this node does, live."),
     "explain": Command("explain", "explain", "Say where a key would be served from, and why."),
+    "writebehind": Command(
+        "writebehind", "writebehind", "Show and settle what waits to be sent to origins."
+    ),
     "audit": Command("audit", "audit", "Compare what this node holds with Redis."),
     "doctor": Command("doctor", "doctor", "Check this host, the daemon and Redis."),
     "bench": Command("bench", "bench", "Measure: our figures beside those of the peers."),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from typing import Final
 from urllib.parse import quote, unquote, urlsplit
 
@@ -127,8 +126,7 @@ def all_rules(config: Config) -> dict[str, Rules]:
     return {name: rules for name, rules in found if rules is not None}
 
 
-def masked(rules: Iterable[Rules]) -> list[str]:
-    """Where the origins are, for a log: without what a URL may hold of a password."""
-    return [
-        f"{urlsplit(r.url).scheme}://{urlsplit(r.url).netloc.rpartition('@')[2]}" for r in rules
-    ]
+def place(rules: Rules) -> str:
+    """Where the origin is, for people: without what its URL may hold of a password."""
+    parts = urlsplit(rules.url)
+    return f"{parts.scheme}://{unquote(parts.netloc).rpartition('@')[2]}"

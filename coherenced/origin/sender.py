@@ -77,7 +77,7 @@ class Sender:
         self.sent = self.coalesced = self.retries = self.buried = 0
         self.error = ""
         """Why the last attempt failed; empty: it did not."""
-        self._store = store
+        self.store = store
         self._drop = drop
         self._now_ms = now_ms
         self._chance = chance
@@ -108,27 +108,31 @@ class Sender:
         name = self.rules.name
         try:
             while True:
-                with contextlib.suppress(RedisUnreachable):
+                try:
                     if await self._own():
                         await self._send_all()
+                except RedisUnreachable as error:
+                    self.error = str(error)
+                except (ValueError, TypeError, LookupError) as error:
+                    self.error = f"the queue in Redis is not readable: {error}"
                 await asyncio.sleep(STANDBY_S)
         finally:
             if self._owned_until_ms > self._now_ms():
                 with contextlib.suppress(RedisUnreachable, TimeoutError, asyncio.CancelledError):
                     # The next owner need not wait for the end of our mark.
-                    await asyncio.wait_for(asyncio.shield(self._store.disown(name)), 1.0)
+                    await asyncio.wait_for(asyncio.shield(self.store.disown(name)), 1.0)
 
     async def _own(self) -> bool:
         """Be the owner, or stay it; counted from before it was asked for."""
         asked_ms = self._now_ms()
-        mine = await self._store.own(self.rules.name, self._lease_ms)
+        mine = await self.store.own(self.rules.name, self._lease_ms)
         self._owned_until_ms = asked_ms + self._lease_ms if mine else 0.0
         await self._count()
         return mine
 
     async def _count(self) -> None:
         self._counted_ms = self._now_ms()
-        count = await self._store.count(self.rules.name)
+        count = await self.store.count(self.rules.name)
         self.waiting, self.keys, self.dead = count.waiting, count.keys, count.dead
         self.owner = count.owner.decode("ascii", "replace")
 
@@ -136,7 +140,7 @@ class Sender:
         """While this node is the owner: read what is queued, send what is due."""
         name, backlog = self.rules.name, Backlog()
         self._broken = False
-        for entry in await self._store.claim(name):
+        for entry in await self.store.claim(name):
             backlog.add(entry.key, entry.id, replayed=entry.replayed)
         try:
             while not self._broken:
@@ -148,7 +152,7 @@ class Sender:
                 self._poked.clear()
                 read = 0
                 if backlog.held < MOST_HELD:
-                    entries = await self._store.read(name, PAGE)
+                    entries = await self.store.read(name, PAGE)
                     read = len(entries)
                     for entry in entries:
                         backlog.add(entry.key, entry.id, replayed=entry.replayed)
@@ -181,7 +185,7 @@ class Sender:
 
     async def _send(self, backlog: Backlog, key: bytes) -> None:
         """One key: its newest value, once."""
-        name, store, ids = self.rules.name, self._store, backlog.ids(key)
+        name, store, ids = self.rules.name, self.store, backlog.ids(key)
         raw = await store.newest(name, key)
         if raw is None:  # an earlier send has carried it already
             await store.sent(name, key, b"", ids)
@@ -229,7 +233,7 @@ class Sender:
         self, backlog: Backlog, key: bytes, raw: bytes, why: str, ids: list[bytes], tries: int = 0
     ) -> None:
         """It becomes a dead letter; what is cached is not what the origin has: drop it."""
-        await self._store.bury(self.rules.name, key, raw, why, tries, ids)
+        await self.store.bury(self.rules.name, key, raw, why, tries, ids)
         self.buried += 1
         backlog.settled(key)
         self._drop(key)

@@ -8,7 +8,15 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from coherenced.serve import http_bulk, http_keys, http_node, http_pages, http_schema, http_stream
+from coherenced.serve import (
+    http_behind,
+    http_bulk,
+    http_keys,
+    http_node,
+    http_pages,
+    http_schema,
+    http_stream,
+)
 from coherenced.serve.http_context import JSON_TYPE, Context
 from coherenced.serve.http_headers import ETAG_PATTERN, TAG_PATTERN, VERSION_PATTERN
 from coherenced.serve.http_limits import MAX_ACK_TIMEOUT_MS
@@ -258,6 +266,25 @@ ROUTES: Final[tuple[Route, ...]] = (
         "Counters",
         "Everything this node counts since it started, per tier, and derived figures.",
         {200: Answer("The counters.", dict[str, Any])},
+    ),
+    Route(
+        "GET",
+        "/v1/writebehind",
+        http_behind.show,
+        "What waits to be sent to origins",
+        "Per namespace: how much waits, the oldest entries, the oldest dead letters.",
+        {200: Answer("The queues.", dict[str, Any])},
+        (400, 503),
+    ),
+    Route(
+        "POST",
+        "/v1/writebehind",
+        http_behind.settle,
+        "Replay or drop dead letters",
+        "Writes that an origin refused too often are sent again, or forgotten.",
+        {200: Answer("What was done.", dict[str, Any])},
+        (400, 403, 404, 408, 413, 415, 417, 503),
+        body=http_schema.SettleLetters,
     ),
     Route(
         "GET",

@@ -6,7 +6,7 @@ JSON has no bytes. A key, a tag or a prefix is a string when it is UTF-8, else
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -51,6 +51,15 @@ RULES: Final[dict[str, dict[str, Any]]] = {
             for name in ("keys", "tags", "prefixes")
         ]
         + [{"required": ["all"], "properties": {"all": {"const": True}}}]
+    },
+    "SettleLetters": {
+        "oneOf": [
+            {"required": ["ids"], "properties": {"ids": {"minItems": 1}, "all": {"const": False}}},
+            {
+                "required": ["all"],
+                "properties": {"all": {"const": True}, "ids": {"maxItems": 0}},
+            },
+        ]
     },
 }
 """What a body must also obey and its type cannot say, as JSON Schema; the handlers check it."""
@@ -103,6 +112,15 @@ class Invalidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     all: bool = False
     ack: AckLevel | None = None
     timeout_ms: AckTimeout | None = None
+
+
+class SettleLetters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Dead letters to send again or to forget: some, or all of a namespace."""
+
+    namespace: str
+    action: Literal["replay", "drop"]
+    ids: Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(max_length=10_000)] = []
+    all: bool = False
 
 
 # -- answers ------------------------------------------------------------------------

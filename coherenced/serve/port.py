@@ -53,6 +53,20 @@ class NodePort(Protocol):
         Redis: `{"node", "compared", "agreed", "moved", "not_held", "diverged": [{key, held_as_of,
         redis_as_of, held_bytes, redis_bytes}]}`. Diverged copies have been dropped."""
 
+    def write_behind(self, done: Callable[[dict[str, Any] | Fault], None]) -> None:
+        """`{"namespaces": {name: {waiting, keys, dead, error, oldest: [{id, key}], letters:
+        [{id, key, operation, bytes, why, tries}]}}}`, read from Redis now."""
+
+    def settle_letters(
+        self,
+        namespace: str,
+        ids: Sequence[str] | None,
+        replay: bool,
+        done: Callable[[dict[str, Any] | Fault | None], None],
+    ) -> None:
+        """Send these dead letters again, or forget them; ids None: all. `{done, superseded,
+        unknown: [id]}`, or None when the namespace is not written behind."""
+
     def stats(self) -> dict[str, Any]:
         """Counters and gauges, nested by tier: JSON-ready."""
 

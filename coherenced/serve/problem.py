@@ -32,6 +32,7 @@ KINDS: Final[dict[str, Kind]] = {
     "cross-site": Kind(403, "Pages of another site may not call this"),
     "not-found": Kind(404, "There is no such key"),
     "no-route": Kind(404, "There is nothing at this address"),
+    "no-queue": Kind(404, "Nothing is written behind there"),
     "method-not-allowed": Kind(405, "This address has no such method"),
     "body-timeout": Kind(408, "The body did not arrive in time"),
     "wrong-type": Kind(409, "The key holds another kind of value"),

@@ -157,7 +157,7 @@ class BehindQueue:
             b"XRANGE", queue_names(namespace).dead, b"-", b"+", b"COUNT", most
         )
         letters = []
-        for entry_id, fields in entries:
+        for entry_id, fields in entries or ():  # nil for COUNT 0
             told = dict(zip(fields[::2], fields[1::2], strict=True))
             why = told[b"e"].decode("utf-8", "replace")
             letters.append(DeadLetter(entry_id, told[b"k"], told[b"p"], why, int(told[b"n"])))

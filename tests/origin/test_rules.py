@@ -6,7 +6,7 @@ import pytest
 
 from coherenced.config import load
 from coherenced.errors import ConfigError
-from coherenced.origin.rules import Rules, all_rules, masked
+from coherenced.origin.rules import Rules, all_rules, place
 
 
 def config(**space: str) -> dict[str, str]:
@@ -55,7 +55,7 @@ def test_a_unix_socket_is_named_in_the_url() -> None:
     assert rules.unix_path == "/run/a.sock" and rules.prefix == b"user:"
     assert Rules(name="u", match="x", url="http://h/{key}").unix_path == ""
     with_password = Rules(name="u", match="x", url="http://a:secret@h:1/{key}")
-    assert masked([with_password]) == ["http://h:1"]
+    assert place(with_password) == "http://h:1"
 
 
 @pytest.mark.parametrize(

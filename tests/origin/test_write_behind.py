@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from coherenced.cli.main import run
+from coherenced.cli.stats import facts
 from tests.cluster.daemons import Cluster, Daemon
 from tests.origin.server import OriginServer
 from tests.origin.test_cluster import ask, get, namespace
@@ -138,18 +141,41 @@ def test_what_waits_is_what_readers_see_though_the_cache_was_dropped(
     assert puts[-1].headers["Content-Type"] == "application/json"
 
 
-def test_what_the_origin_refuses_becomes_a_dead_letter_and_is_no_longer_shown(
-    cluster: Cluster, origin: OriginServer
+def test_what_the_origin_refuses_becomes_a_dead_letter_and_can_be_replayed(
+    cluster: Cluster, origin: OriginServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a, b = cluster.daemons
-    origin.rows["wb-bad"] = b"before"
-    origin.statuses["wb-bad"] = 422
-    assert a.command("SET", "wb:bad", "x") == b"OK"
-    wait_until(lambda: behind(b)["dead"] == 1, PATIENCE_S)
+
+    def coherenced(*words: str) -> tuple[int, str]:
+        code = run(["writebehind", *words, "--socket", str(a.socket)])
+        return code, capsys.readouterr().out
+
+    origin.rows |= {"wb-bad": b"before", "wb-worse": b"before"}
+    origin.statuses |= {"wb-bad": 422, "wb-worse": 422}
+    for key in ("wb:bad", "wb:worse"):
+        assert a.command("SET", key, "x") == b"OK"
+    wait_until(lambda: behind(b)["dead"] == 2, PATIENCE_S)
     assert origin.count("PUT", "wb-bad") == 2
-    del origin.statuses["wb-bad"]
-    wait_until(lambda: b.command("GET", "wb:bad") == b"before", PATIENCE_S)
+    origin.statuses.clear()
+    wait_until(lambda: b.command("GET", "wb:bad") == b"before", PATIENCE_S, "it is not shown")
     assert str(a.command("INCR", "wb:bad")).startswith("ORIGIN INCR cannot")
+
+    code, out = coherenced("dead", "--json")
+    letters = {one["key"]: one for one in json.loads(out)["wb"]}
+    assert code == 0 and set(letters) == {"wb:bad", "wb:worse"}
+    assert letters["wb:bad"]["why"] == "the origin answered 422"
+    assert (letters["wb:bad"]["operation"], letters["wb:bad"]["tries"]) == ("PUT", 2)
+    assert "wb:worse" in coherenced("dead")[1] and "wb" in coherenced()[1]
+    code, out = coherenced("replay", letters["wb:bad"]["id"])
+    assert (code, out) == (0, "1 to be sent again\n")
+    wait_until(lambda: origin.rows["wb-bad"] == b"x", PATIENCE_S)
+    wait_until(lambda: b.command("GET", "wb:bad") == b"x", PATIENCE_S)
+    assert coherenced("drop", "--all") == (0, "1 dropped\n")
+    assert coherenced("drop", "--all") == (0, "0 dropped\n")
+    assert coherenced("drop", "1-1")[0] == 1 and coherenced("drop")[0] == 2
+    assert coherenced("dead", "--namespace", "none")[0] == 2
+    assert origin.rows["wb-worse"] == b"before"
+    assert "behind wb" in "\n".join(map(" ".join, facts(a.stats())))
 
 
 def test_a_transaction_is_queued_as_a_whole(cluster: Cluster, origin: OriginServer) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from coherenced.core.l1 import Entry
@@ -75,6 +75,23 @@ class FakePort:
 
     def unwatch(self, watch_id: int) -> None:
         raise NotImplementedError
+
+    def write_behind(self, done: Callable[[dict[str, Any] | Fault], None]) -> None:
+        done(self.fault if self.fault is not None else {"namespaces": {}})
+
+    def settle_letters(
+        self,
+        namespace: str,
+        ids: Sequence[str] | None,
+        replay: bool,
+        done: Callable[[dict[str, Any] | Fault | None], None],
+    ) -> None:
+        self.settled = (namespace, ids, replay)
+        if self.fault is not None:
+            done(self.fault)
+        else:
+            known = namespace == "row"
+            done({"done": 1, "superseded": 0, "unknown": []} if known else None)
 
     def nodes(self, done: Callable[[dict[str, Any] | Fault], None]) -> None:
         if self.fault is not None:
