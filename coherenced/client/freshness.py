@@ -112,6 +112,14 @@ class Loaded(NamedTuple):
     """Beside those of the call."""
 
 
+class Unkept(Exception):
+    """Raised by a loader: there is a result, which must not be kept, nor given to anybody else.
+
+    The caller gets this error; those who waited for the load get it too, and go their own way
+    at the same time instead of one after the other. Nothing stale is served for it.
+    """
+
+
 class State(Enum):
     """Of a value that is there."""
 

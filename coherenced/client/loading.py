@@ -25,7 +25,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from coherenced.client.core import Calls, Key, key_bytes
 from coherenced.client.counters import Counters
 from coherenced.client.flights import Flight
-from coherenced.client.freshness import Loaded, LoadPolicy, State, state_of
+from coherenced.client.freshness import Loaded, LoadPolicy, State, Unkept, state_of
 from coherenced.client.leases import Filling, Found, Granted, Lease, fills, lease, releases
 from coherenced.client.replies import Entry, Version
 from coherenced.client.steps import Await, Background, Board, Call, Machine
@@ -154,7 +154,7 @@ class Loads:
         if not landed:
             return (yield from self._alone(job, fallback))
         if flight.error is not None:
-            if fallback is not None:
+            if fallback is not None and not isinstance(flight.error, Unkept):
                 return self._answer(fallback, stale=True)
             raise flight.error
         shared: Entry | None = flight.result
@@ -237,6 +237,8 @@ class Loads:
             if not isinstance(error, Exception):
                 raise
             flight.error = error
+            if isinstance(error, Unkept):
+                raise
             self._leave_alone(job)
             if fallback is None:
                 raise
@@ -285,6 +287,8 @@ class Loads:
                 self.counters.add("load_errors")
                 raise
             value = None
+        except Unkept:
+            raise
         except Exception:
             self.counters.add("load_errors")
             raise
@@ -308,8 +312,10 @@ class Loads:
         if not 0 <= ttl_s < 1e11:
             raise UsageError(f"a loader's ttl is a number of seconds from 0, not {ttl_s!r}")
         ttl_s *= 1 - policy.jitter * self._random()
+        if ttl_s == 0:
+            return Brought(value, b"", 0.0, tags)
         stored = ABSENT if value is None else self._calls.serializer.dumps(value)
-        return Brought(value, stored, ttl_s + policy.grace if ttl_s > 0 else 0.0, tags)
+        return Brought(value, stored, ttl_s + policy.grace, tags)
 
     # -- what is remembered ---------------------------------------------------------------
 

@@ -294,8 +294,8 @@ def test_a_hundred_threads_one_load(daemon: FakeDaemon) -> None:
         coalesced = cache.stats()["origin"]["coalesced"]
     assert set(answers) == {"loaded"}
     assert loader.calls == 1
-    assert verbs(daemon).count("LEASE") == 1
-    assert coalesced > 0
+    assert verbs(daemon).count("LEASE") < 20  # who looked just before the fill asks once more
+    assert coalesced > 50
 
 
 async def test_a_hundred_tasks_one_load(daemon: FakeDaemon) -> None:
@@ -310,7 +310,7 @@ async def test_a_hundred_tasks_one_load(daemon: FakeDaemon) -> None:
     async with AsyncClient(daemon.path) as cache:
         answers = await asyncio.gather(*(cache.get_or_load("k", loader) for _ in range(100)))
     assert (set(answers), calls) == ({"loaded"}, 1)
-    assert verbs(daemon).count("LEASE") == 1
+    assert verbs(daemon).count("LEASE") < 20
 
 
 def test_three_clients_one_load(daemon: FakeDaemon) -> None:

@@ -157,4 +157,4 @@ def test_starting_a_client_is_cheap() -> None:
         return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) * 1000
 
     bare = min(cpu_ms("pass") for _ in range(5))
-    assert min(cpu_ms(START) for _ in range(5)) - bare < 60
+    assert min(cpu_ms(START) for _ in range(5)) - bare < 90  # 49 on an idle machine

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterable, Mapping
+from threading import Lock
 from typing import Any, Final
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
@@ -62,6 +63,36 @@ class PickleSerializer:
             return pickle.loads(stored)
 
 
+PICKLE: Final = PickleSerializer()
+
+_clients: Final[dict[tuple[Any, ...], tuple[Client, AsyncClient]]] = {}
+_lock: Final = Lock()
+
+
+def _clients_of(
+    location: str, serializer: Serializer, max_connections: int, options: dict[str, Any]
+) -> tuple[Client, AsyncClient]:
+    """Django makes a cache object for every thread: those of one configuration share clients."""
+    wanted = (location, serializer, max_connections, *sorted(options.items()))
+    with _lock:
+        if wanted not in _clients:
+            address = location or None
+            _clients[wanted] = (
+                Client(address, serializer=serializer, max_connections=max_connections, **options),
+                AsyncClient(address, serializer=serializer, **options),
+            )
+        return _clients[wanted]
+
+
+def close_clients() -> None:
+    """Close what all caches of this process share; the next use opens anew."""
+    with _lock:
+        clients = [*_clients.values()]
+        _clients.clear()
+    for client, _ in clients:
+        client.close()
+
+
 class CoherencedCache(BaseCache):
     """Django's cache, coherent over all hosts."""
 
@@ -71,16 +102,14 @@ class CoherencedCache(BaseCache):
         self._ack: str | int | None = options.pop("ack", None)
         self._tag = f"django:{self.key_prefix}"
         self._tags = [self._tag, *options.pop("tags", ())]
-        serializer: Serializer = options.pop("serializer", None) or PickleSerializer()
+        serializer: Serializer = options.pop("serializer", None) or PICKLE
         for name in ("MAX_ENTRIES", "CULL_FREQUENCY"):
             options.pop(name, None)  # the daemon bounds its memory by itself
         most = options.pop("max_connections", 16)
         if unknown := options.keys() - set(_SHARED):
             known = ", ".join(("ack", "tags", "serializer", "max_connections", *_SHARED))
             raise UsageError(f"no such OPTIONS: {', '.join(sorted(unknown))} (there are: {known})")
-        address = location or None
-        self.client = Client(address, serializer=serializer, max_connections=most, **options)
-        self.async_client = AsyncClient(address, serializer=serializer, **options)
+        self.client, self.async_client = _clients_of(location, serializer, most, options)
 
     def get_backend_timeout(self, timeout: Any = DEFAULT_TIMEOUT) -> float | None:
         """Seconds to live; None: none at all, it is to be gone at once."""

@@ -1,5 +1,5 @@
 from __future__ import annotations
 
-from tests.client.nodes import leases, nodes
+from tests.client.nodes import nodes
 
-__all__ = ["leases", "nodes"]
+__all__ = ["nodes"]

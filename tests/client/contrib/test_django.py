@@ -15,7 +15,7 @@ import pytest
 from django.conf import settings
 from django.core.cache import CacheHandler
 
-from coherenced.client.contrib.django import CoherencedCache, PickleSerializer
+from coherenced.client.contrib.django import CoherencedCache, PickleSerializer, close_clients
 from coherenced.errors import UsageError
 from tests.cluster.daemons import Cluster
 
@@ -46,10 +46,8 @@ def configured(nodes: Cluster) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture
 def caches(configured: dict[str, dict[str, Any]]) -> Iterator[CacheHandler]:
-    handler = CacheHandler(configured)
-    yield handler
-    for alias in configured:
-        handler[alias].client.close()
+    yield CacheHandler(configured)
+    close_clients()
 
 
 @pytest.fixture
@@ -241,7 +239,7 @@ def test_versions(caches: CacheHandler) -> None:
     assert not two.has_key("a")
 
 
-def test_get_or_set(cache: CoherencedCache, leases: None) -> None:
+def test_get_or_set(cache: CoherencedCache) -> None:
     assert cache.get_or_set("k", "value") == "value"
     assert cache.get_or_set("k", "another") == "value"
     assert cache.get_or_set("called", lambda: {"made": True}, timeout=60) == {"made": True}
@@ -254,7 +252,7 @@ def test_get_or_set(cache: CoherencedCache, leases: None) -> None:
         cache.get_or_set("k2")  # type: ignore[call-arg]
 
 
-def test_get_or_set_runs_once_in_the_cluster(caches: CacheHandler, leases: None) -> None:
+def test_get_or_set_runs_once_in_the_cluster(caches: CacheHandler) -> None:
     calls: list[int] = []
 
     def slow() -> str:
@@ -289,7 +287,7 @@ def test_keys_that_memcached_would_refuse_are_warned_of(cache: CoherencedCache) 
     assert {one.category.__name__ for one in caught} == {"CacheKeyWarning"}
 
 
-async def test_async(caches: CacheHandler, leases: None) -> None:
+async def test_async(caches: CacheHandler) -> None:
     cache = caches["default"]
     try:
         await cache.aset("k", {"a": 1}, tags=["t"])
@@ -325,7 +323,14 @@ def test_another_serializer(configured: dict[str, dict[str, Any]]) -> None:
     cache = CacheHandler(configured)["default"]
     cache.set("k", "x")
     assert cache.client.execute("GET", cache.make_key("k"), write=False)[:2] == b"\x80\x02"
-    cache.client.close()
+    close_clients()
+
+
+def test_all_threads_share_their_clients(caches: CacheHandler) -> None:
+    with ThreadPoolExecutor(1) as thread:
+        elsewhere = thread.submit(lambda: caches["default"]).result()
+    assert elsewhere is not caches["default"]
+    assert elsewhere.client is caches["default"].client
 
 
 def test_an_option_that_does_not_exist(configured: dict[str, dict[str, Any]]) -> None:

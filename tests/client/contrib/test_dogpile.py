@@ -62,7 +62,6 @@ class TestSerializerOfDogpile(SerializerOfDogpile):
     test_threaded_dogpile = test_threaded_get_multi = test_region_expire = None
 
 
-@pytest.mark.usefixtures("leases")
 class TestMutexOfDogpile(MutexOfDogpile):
     pass
 
@@ -77,7 +76,7 @@ def test_its_name_is_an_entry_point() -> None:
     assert (module, name) == (CoherencedBackend.__module__, CoherencedBackend.__name__)
 
 
-def test_one_creator_in_the_cluster(nodes: Cluster, leases: None) -> None:
+def test_one_creator_in_the_cluster(nodes: Cluster) -> None:
     """A region on each node, as in two processes: their creators exclude each other."""
     regions = [
         make_region().configure(
