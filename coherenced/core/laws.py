@@ -68,6 +68,8 @@ class Laws(msgspec.Struct, frozen=True, kw_only=True):
     """S1: a read with a session token is served nothing older than it."""
     snapshot: bool = True
     """S2: a snapshot is all of one position, or all of one script."""
+    page_before_ack: bool = True
+    """P1: the shared page counts what a step makes worthless before the step's effects leave."""
     tags_cover: bool = True
     """T1: a tag's invalidation kills entries and fills older than it."""
     lease_voided: bool = True

@@ -37,7 +37,7 @@ from coherenced.core.laws import Laws
 from coherenced.core.leases import Leases
 from coherenced.core.model import EVERYTHING, Acknowledgement, Member, Mutation, Op, Record
 from coherenced.core.outbox import Effect, Event, Outbox
-from coherenced.core.page import NoPage, Page
+from coherenced.core.page import LatePage, NoPage, Page
 from coherenced.core.phases import TwoPhase
 from coherenced.core.policy import Namespaces
 from coherenced.core.reads import Reads
@@ -135,6 +135,9 @@ class Node:
         self.settings = settings
         self.laws = laws or Laws()
         self._page: Page = page or NoPage()
+        self._late: LatePage | None = None
+        if not self.laws.page_before_ack:
+            self._page = self._late = LatePage(self._page)
         self._published: tuple[float, int, int] | None = None
         self.box = Outbox()
         self.l1 = L1(settings.l1_max_bytes, settings.l1_max_value_bytes)
@@ -228,6 +231,8 @@ class Node:
         """Take one input at `now_ms` (this node's own clock); return what is to be done."""
         box = self.box
         box.now_ms = now_ms
+        if self._late is not None:
+            self._late.begin(now_ms)
         box.timers.run(now_ms)
         kind = given.__class__
         if kind is Delivered:

@@ -9,7 +9,7 @@ from coherenced.core.laws import Laws
 
 CORE = Path(__file__).parents[2] / "coherenced" / "core"
 TEXT = (CORE / "PROTOCOL.md").read_text("utf-8")
-CITED = re.compile(r"\b([WFAVKST]\d)\b(?!-)")
+CITED = re.compile(r"\b([WFAVKSTP]\d)\b(?!-)")
 
 
 def test_every_law_that_the_code_cites_is_in_the_text() -> None:

@@ -91,6 +91,8 @@ class Client:
         self.last_version: dict[bytes, Version] = {}
         self.waits_for: ReadOp | WriteOp | None = None
         self._written = 0
+        self.process = len(host.clients)
+        """Which of the host's processes it lives in."""
         host.clients.append(self)
         kinds: dict[Callable[[], None], float] = {
             self._read: mix.reads,
@@ -186,9 +188,10 @@ class Client:
         op.snapshot = snapshot
         op.stale_ms = world.namespaces.longest_stale_ms
         world.history.unanswered += 1
+        request = Read(keys, max_staleness_ms=bound_ms, min_version=token, snapshot=snapshot)
         plain = bound_ms is None and token is None and not snapshot and len(keys) == 1
-        if plain and not host.paused:
-            entry = host.hit(keys[0])
+        if plain and self.random.random() < 0.5 and not host.paused:
+            entry = host.hit(keys[0])  # a client of another language
             if entry is not None:
                 world.history.end_hit(op, entry.value, world.now_ms)
                 self._again()
@@ -202,8 +205,8 @@ class Client:
                     self.last_version[key] = value.version
             self._again()
 
-        request = Read(keys, max_staleness_ms=bound_ms, min_version=token, snapshot=snapshot)
-        host.submit(request, self._once(op, done))
+        delay_ms = self.random.choice((0.0, 0.0, self.random.expovariate(1.0)))
+        host.ask(request, self._once(op, done), self.process, delay_ms)
 
     # -- writes ------------------------------------------------------------------------
 

@@ -32,7 +32,8 @@ from coherenced.core.l1 import Entry
 from coherenced.core.model import NEVER, Acknowledgement, Message
 from coherenced.core.node import Input, Node, Settings, Start, Stop, Submit, Tick
 from coherenced.core.outbox import Applied, Effect, Event, Settled
-from coherenced.core.requests import Fault, FaultKind, Outcome, Request
+from coherenced.core.requests import Fault, FaultKind, Outcome, Read, ReadResult, Request
+from tests.sim.copies import Copies
 from tests.sim.network import BUS, CONTROL, READS, WRITES, Connection, Process
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ class Host:
         self.connections: dict[str, Connection] = {}
         self.events: list[Event] = []
         self.clients: list[Client] = []
+        self.copies = Copies()
+        """What the processes on this host hold themselves."""
         self.settled: dict[int, Callable[[Outcome], None]] = {}
         self._inbox: list[Callable[[], None]] = []
         self._open: dict[int, Connection] = {}
@@ -101,7 +104,8 @@ class Host:
         self.proved_ms = NEVER
         self.checked.clear()
         self._settings = self.world.settings_of(self)
-        self.node = Node(self._settings, self.world.new_id, self.world.laws)
+        page = self.copies.restarted(self._settings.namespaces.largest_bound_ms)
+        self.node = Node(self._settings, self.world.new_id, self.world.laws, page)
         self.watch = Watch(self.node)
         self.world.incarnations[self._settings.incarnation] = self
         self.feed(Start())
@@ -146,6 +150,44 @@ class Host:
         self.world.after(pause_ms, self.resume)
 
     # -- what clients call -------------------------------------------------------------
+
+    def ask(
+        self, request: Request, done: Callable[[Outcome], None], who: int, delay_ms: float = 0.0
+    ) -> None:
+        """As a process of this host does: its own copy, or the daemon's answer, perhaps kept.
+
+        `delay_ms`: how long question and answer are each on their way.
+        """
+        copies = self.copies
+        if not isinstance(request, Read):
+            self.submit(request, done)
+            return
+        held = copies.find(request, who, self.local_ms())
+        if held is not None:
+            done(ReadResult((held,)))
+            return
+        note = copies.note(request, who, self.local_ms())
+
+        def answered(outcome: Outcome) -> None:
+            if note is not None:
+                copies.keep(note, who, outcome)
+            done(outcome)
+
+        if not delay_ms:
+            self.submit(request, answered)
+            return
+        world, incarnation = self.world, self.incarnation
+
+        def connected(then: Callable[..., None], *words: object) -> None:
+            if self.node is not None and self.incarnation == incarnation:
+                then(*words)  # else the connection broke
+
+        def arrived() -> None:
+            self.submit(
+                request, lambda outcome: world.after(delay_ms, connected, answered, outcome)
+            )
+
+        world.after(delay_ms, connected, arrived)
 
     def submit(self, request: Request, done: Callable[[Outcome], None]) -> None:
         if self.paused:

@@ -190,7 +190,7 @@ def run(config: Config) -> Report:
         struck=dict(Counter(fault.kind for fault in faults)),
         client_faults=history.faults,
         seen=world.seen_events,
-        hits=sum(op.source in ("hit", "l1") for op in history.reads),
+        hits=sum(op.source in ("hit", "l1", "l0") for op in history.reads),
         reads=len(history.reads),
     )
 
