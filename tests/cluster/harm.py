@@ -346,7 +346,7 @@ def promote_behind(arena: Arena) -> Undo:
         cluster.retarget(new)
     cluster.primary, cluster.replica = new, old
     old.start()
-    _follow(old, new)
+    follow(old, new)
     return nothing
 
 
@@ -368,7 +368,7 @@ def old_primary_answers(arena: Arena) -> Undo:
     def rejoin() -> None:
         cluster.retarget(new, [left_behind])
         old.command("CONFIG", "SET", "min-replicas-to-write", "0")
-        _follow(old, new)
+        follow(old, new)
 
     return rejoin
 
@@ -397,10 +397,11 @@ def _swap(arena: Arena, old: Server, new: Server) -> None:
     new.command("REPLICAOF", "NO", "ONE")
     arena.cluster.retarget(new)
     arena.cluster.primary, arena.cluster.replica = new, old
-    _follow(old, new)
+    follow(old, new)
 
 
-def _follow(old: Server, new: Server) -> None:
+def follow(old: Server, new: Server) -> None:
+    """From now on `old` is a replica of `new`, and in sync with it."""
     old.replica_of, new.replica_of = new, None
     old.command("REPLICAOF", "127.0.0.1", str(new.port))
     wait_until(lambda: "master_link_status:up" in old.info("replication"), 15.0, "replica in sync")

@@ -76,8 +76,10 @@ def record(
     load: Load | None = None,
     sessions: int = 8,
     wanderers: int = 2,
+    own_clients: int = 0,
     client_processes: int = 0,
     at_once: int = 1,
+    calm_s: tuple[float, float] = (0.3, 1.0),
     patience_s: float = AGREE_WITHIN_S,
     say: Callable[[str], None] = print,
 ) -> Run:
@@ -89,8 +91,16 @@ def record(
     say(f"seed {seed}")
     recorder = Recorder()
     sockets = {daemon.node: daemon.socket for daemon in cluster.daemons}
-    events = schedule(actions, seed, duration_s, at_once=at_once)
-    workload = Workload(sockets, recorder, load, sessions=sessions, wanderers=wanderers, seed=seed)
+    events = schedule(actions, seed, duration_s, at_once=at_once, calm_s=calm_s)
+    workload = Workload(
+        sockets,
+        recorder,
+        load,
+        sessions=sessions,
+        wanderers=wanderers,
+        own_clients=own_clients,
+        seed=seed,
+    )
     with tempfile.TemporaryDirectory(prefix="coh-j-") as directory:
         clients = [
             ClientProcess(f"p{number}", sockets, load, Path(directory), wanderers=1, seed=seed)

@@ -56,10 +56,10 @@ class Case(NamedTuple):
 
 
 SHORT: Final = (
-    Case("staleness_bound", ("bounded",), (CUT_OFF,)),
     Case("wait_for_all", ("ack=all", "linearizable"), load=replace(FEW, linearizable_keys=1)),
 )
 MORE: Final = (
+    Case("staleness_bound", ("bounded",), (CUT_OFF,)),
     Case("probe_after_arrival", ("linearizable, B=0",), load=replace(FEW, current=0.8)),
     Case("two_phases", ("linearizable",), load=replace(FEW, linearizable_keys=1, levels=("",))),
     Case("min_version", ("session",)),

@@ -13,6 +13,7 @@ from typing import Any, Final
 import pytest
 
 from tests.cluster.daemons import Cluster, Daemon
+from tests.cluster.harm import follow
 from tests.servers import Server, wait_until
 
 BOUND_MS: Final = 400
@@ -20,7 +21,7 @@ SETTINGS: Final = {"coherence.max_staleness_ms": BOUND_MS, "redis.command_timeou
 LOG: Final = "coh:{0}:log"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     with Cluster(2, settings=SETTINGS, replica=True) as cluster:
         yield cluster
@@ -80,6 +81,7 @@ def test_V2_an_old_primary_proves_nobody_current(cluster: Cluster, how: str) -> 
     cluster.retarget(new, ["n2"])
     old.command("CONFIG", "SET", "min-replicas-to-write", "0")
     wait_until(lambda: holds(two, "k", b"new"), 20, "n2 to follow the new primary")
+    follow(old, new)
 
 
 @pytest.mark.timeout(60)
@@ -104,10 +106,13 @@ def test_A2_a_failover_that_gives_numbers_out_again_is_a_fork(cluster: Cluster) 
     assert last_number(new) >= shared + 1  # the number of the lost write, in another history
     cluster.proxies["n2"].accept()
     wait_until(lambda: meta(two, "k")[0] == b"kept", 20, "n2 to forget the lost write")
-    assert lane(two)["forks"] > 0
-    assert lane(two)["drops"] > 0
+    wait_until(lambda: lane(two)["forks"] > 0, 20, "n2 to see a fork")
+    wait_until(lambda: lane(two)["drops"] > 0, 20, "n2 to drop its lane")
+    assert meta(two, "k")[0] == b"kept"
     assert two.command("GET", "other") == b"1"
+    old.replica_of = None
     old.start()
+    follow(old, new)
 
 
 def last_number(server: Server) -> int:

@@ -1,5 +1,5 @@
-"""Three real daemons, eight clients, faults on the bus and a frozen daemon: every read is
-checked afterwards against what was written.
+"""Three real daemons, ten clients and two processes of them, every fault there is: every read
+is checked afterwards against what was written.
 
 The seed is printed; COHERENCED_TEST_SEED repeats a run's faults and choices.
 """
@@ -22,14 +22,18 @@ from tests.cluster.steps import Load
 from tests.servers import available_kinds
 
 BOUND_MS: Final = 500.0
-RUN_S: Final = 25.0
-SOAK_S: Final = 180.0
+RUN_S: Final = 34.0
+SOAK_S: Final = float(os.environ.get("COHERENCED_TEST_SOAK_S") or 180.0)
 SETTINGS: Final = {
     "coherence.max_staleness_ms": int(BOUND_MS),
     "namespace.lin.match": "lin:*",
     "namespace.lin.linearizable": True,
 }
 LOAD: Final = Load(reads=90, linearizable_keys=3, counters=2)
+# Increments lost with the data cannot be told from increments not done.
+LOSING: Final = replace(LOAD, counters=0)
+# What expires does so by the clock that is stepped.
+CLOCKED: Final = replace(LOAD, counters=0, expiring=0.0)
 PAUSE: Final = next(action for action in harm.PROCESSES if action.name == "daemon paused")
 
 
@@ -44,16 +48,31 @@ def assert_worthwhile(run: Run, actions: tuple[Action, ...], operations: int) ->
     assert len(answered) >= operations
     from_l1 = sum(op.source == "l1" for op in answered)
     assert from_l1 > operations / 100
-    assert set(run.struck) == {action.name for action in actions}
+    missed = {action.name for action in actions} - set(run.struck)
+    assert len(missed) <= len(actions) / 5, missed  # a slow machine does not get round to all
     assert len(answered) > 0.8 * len(run.history.operations)
 
 
-@pytest.mark.timeout(180)
-def test_no_promise_is_broken_while_the_bus_fails_and_a_daemon_freezes() -> None:
-    actions = (*harm.BUS, PAUSE)
-    with Cluster(3, settings=SETTINGS) as cluster:
+@pytest.mark.timeout(240)
+def test_no_promise_is_broken_whatever_fails() -> None:
+    with_clock = library() is not None
+    actions = tuple(
+        replace(action, lasts_s=(action.lasts_s[0] / 2, action.lasts_s[1] / 2))
+        for action in harm.EVERY
+        if with_clock or action not in harm.CLOCKS
+    )
+    with Cluster(3, settings=SETTINGS, durable=True, replica=True, clock=with_clock) as cluster:
         run = record(
-            cluster, actions, seed=the_seed(1), duration_s=RUN_S, bound_ms=BOUND_MS, load=LOAD
+            cluster,
+            actions,
+            seed=the_seed(1),
+            duration_s=RUN_S,
+            bound_ms=BOUND_MS,
+            load=CLOCKED,
+            sessions=10,
+            own_clients=4,
+            client_processes=2,
+            calm_s=(0.1, 0.4),
         )
         verdicts = run.judge()
     assert not any(verdicts)
@@ -69,10 +88,6 @@ class Soak(NamedTuple):
     at_once: int = 1
 
 
-# Increments lost with the data cannot be told from increments not done.
-LOSING: Final = replace(LOAD, counters=0)
-# What expires does so by the clock that is stepped.
-CLOCKED: Final = replace(LOAD, counters=0, expiring=0.0)
 SOAKS: Final = {
     "network": Soak(harm.NETWORK + harm.BUS, {}, at_once=2),
     "processes": Soak(harm.PROCESSES + harm.DURABLE, {"durable": True}),
@@ -100,6 +115,7 @@ def soak(family: str, kind: str, *, seed: int, duration_s: float) -> None:
             load=this.load,
             sessions=12,
             wanderers=3,
+            own_clients=4,
             client_processes=this.client_processes,
             at_once=this.at_once,
         )

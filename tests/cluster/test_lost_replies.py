@@ -13,7 +13,7 @@ import pytest
 from coherenced.lab.proxy import role
 from tests.cluster.daemons import Cluster, Daemon
 
-SHORT_S = 4.0
+SHORT_S = 2.5
 SOAK_S = 60.0
 KEYS = ("count:a", "count:b")
 

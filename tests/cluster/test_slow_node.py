@@ -13,8 +13,8 @@ from coherenced.lab.proxy import role
 from tests.cluster.daemons import Cluster, Daemon
 from tests.servers import wait_until
 
-BOUND_MS: Final = 1500
-SLOW_MS: Final = 600.0
+BOUND_MS: Final = 1000
+SLOW_MS: Final = 400.0
 WRITES: Final = 20
 
 

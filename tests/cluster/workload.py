@@ -18,8 +18,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any, Final, Self
@@ -32,6 +32,7 @@ from redis.retry import Retry
 
 from tests.checkers.history import Operation, Outcome, Recorder, read_journal
 from tests.cluster.daemons import REPOSITORY
+from tests.cluster.own_client import OwnConnection
 from tests.cluster.steps import Chooser, Load, Step
 from tests.servers import _die_with_parent
 
@@ -71,6 +72,15 @@ def open_connection(path: Path, timeout_s: float, protocol: int = 2) -> Any:
     return connection
 
 
+def _opener(number: int) -> Callable[[Path, float, int], Any]:
+    """How our own client connects: every other one with L0."""
+
+    def connect(path: Path, timeout_s: float, _: int) -> Any:
+        return OwnConnection(path, timeout_s, l0=number % 2 == 0)
+
+    return connect
+
+
 class Session:
     """One client."""
 
@@ -84,6 +94,7 @@ class Session:
         *,
         home: str,
         wanders: bool = False,
+        connect: Callable[[Path, float, int], Any] = open_connection,
     ) -> None:
         self.name = name
         self.node = home
@@ -95,6 +106,7 @@ class Session:
         self._random = random
         self._wanders = wanders
         self._chooser = Chooser(load, random, name)
+        self._connect = connect
         self._protocol = random.choice([2, 3])
         self._connection: Any = None
         self._token = ""
@@ -161,7 +173,7 @@ class Session:
     def _open(self) -> bool:
         if self._connection is None:
             try:
-                self._connection = open_connection(
+                self._connection = self._connect(
                     self._sockets[self.node], self._load.timeout_s, self._protocol
                 )
             except (redis.RedisError, OSError) as error:
@@ -186,20 +198,24 @@ class Workload:
         *,
         sessions: int,
         wanderers: int = 0,
+        own_clients: int = 0,
         seed: int | str,
         prefix: str = "s",
     ) -> None:
+        """`own_clients`: so many of the first sessions use our client, every other with L0."""
         self.recorder = recorder
         nodes = sorted(sockets)
+        plain = replace(load, counters=0)  # our client has no increments
         self.sessions = [
             Session(
                 f"{prefix}{number}",
                 sockets,
-                load,
+                plain if number < own_clients else load,
                 recorder,
                 Random(f"{seed}/{prefix}{number}"),
                 home=nodes[number % len(nodes)],
                 wanders=number >= sessions - wanderers,
+                connect=_opener(number) if number < own_clients else open_connection,
             )
             for number in range(sessions)
         ]
