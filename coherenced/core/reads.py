@@ -17,12 +17,23 @@ from collections import deque
 from collections.abc import Callable, Collection
 from typing import Final
 
+import msgspec
+
 from coherenced.core.calls import Failed, Failure, Fetch, FetchedAll
 from coherenced.core.catchup import Catchup
 from coherenced.core.l1 import L1, MAX_FREQUENCY, Entry
 from coherenced.core.lane import Lane, Verdict
 from coherenced.core.laws import Laws
-from coherenced.core.model import FOREVER, Fetched, Lineage, Query, Reply, ReplyError, Version
+from coherenced.core.model import (
+    FOREVER,
+    Fetched,
+    Lineage,
+    Query,
+    Reply,
+    ReplyError,
+    Version,
+    version_of,
+)
 from coherenced.core.outbox import Outbox
 from coherenced.core.page import Page
 from coherenced.core.policy import Namespaces, Policy
@@ -48,75 +59,39 @@ PROOF_WAIT_MS: Final = 250.0
 FETCH_TRIES: Final = 2
 
 
-class _Gather:
+class _Gather(msgspec.Struct, gc=False, eq=False):
     """One read request: its answers as they come."""
 
-    __slots__ = ("left", "request_id", "values")
-
-    def __init__(self, request_id: int, count: int) -> None:
-        self.request_id = request_id
-        self.left = count
-        self.values: list[Value | None] = [None] * count
+    request_id: int
+    left: int
+    values: list[Value | None]
 
 
-class _Want:
+class _Want(msgspec.Struct, gc=False, eq=False):
     """One key of one read request."""
 
-    __slots__ = (
-        "arrived_ms",
-        "bound_ms",
-        "gather",
-        "generation",
-        "index",
-        "key",
-        "min_call_id",
-        "min_version",
-        "policy",
-        "skip_l1",
-        "stale_ms",
-    )
-
-    def __init__(
-        self,
-        gather: _Gather,
-        index: int,
-        key: bytes,
-        read: Read,
-        policy: Policy,
-        largest_bound_ms: float,
-    ) -> None:
-        self.gather = gather
-        self.index = index
-        self.key = key
-        self.policy = policy
-        self.bound_ms = (
-            policy.max_staleness_ms
-            if read.max_staleness_ms is None
-            else min(read.max_staleness_ms, largest_bound_ms)
-        )
-        """K2: never above the bound that this node has published; writers fence it by that."""
-        self.stale_ms = (
-            policy.stale_if_error_ms if read.stale_if_error_ms is None else read.stale_if_error_ms
-        )
-        self.min_version = read.min_version
-        self.skip_l1 = read.skip_l1
-        self.arrived_ms = 0.0
-        self.min_call_id = 0
-        """V4: only a probe with at least this call id was sent after the read arrived."""
-        self.generation = 0
+    gather: _Gather
+    index: int
+    key: bytes
+    policy: Policy
+    bound_ms: float
+    """K2: never above the bound that this node has published; writers fence it by that."""
+    arrived_ms: float
+    min_call_id: int
+    """V4: only a probe with at least this call id was sent after the read arrived."""
+    min_version: Version | None
+    skip_l1: bool
+    stale_ms: float
 
 
-class _Flight:
+class _Flight(msgspec.Struct, gc=False, eq=False):
     """One fetch of one key, and who waits for it."""
 
-    __slots__ = ("key", "sent_ms", "ticket", "tries", "wants")
-
-    def __init__(self, key: bytes) -> None:
-        self.key = key
-        self.wants: list[_Want] = []
-        self.ticket: Ticket | None = None
-        self.sent_ms: float | None = None
-        self.tries = 0
+    key: bytes
+    wants: list[_Want] = []
+    ticket: Ticket | None = None
+    sent_ms: float | None = None
+    tries: int = 0
 
 
 class _Bundle:
@@ -196,17 +171,34 @@ class Reads:
     # -- requests -------------------------------------------------------------------
 
     def read(self, request_id: int, read: Read) -> None:
-        gather = _Gather(request_id, len(read.keys))
-        if not read.keys:
+        keys = read.keys
+        if not keys:
             self._box.settle(request_id, ReadResult(()))
             return
+        gather = _Gather(request_id, len(keys), [None] * len(keys))
         self.waiting += 1
+        box = self._box
+        least = box.next_call_id if self._laws.probe_after_arrival else 0
         wants = []
-        largest_ms = self.namespaces.largest_bound_ms
-        for index, key in enumerate(read.keys):
-            want = _Want(gather, index, key, read, self.namespaces.for_key(key), largest_ms)
-            want.arrived_ms = self._box.now_ms
-            want.min_call_id = self._box.next_call_id if self._laws.probe_after_arrival else 0
+        for index, key in enumerate(keys):
+            policy = self.namespaces.for_key(key)
+            bound_ms, stale_ms = read.max_staleness_ms, read.stale_if_error_ms
+            if bound_ms is None:
+                bound_ms = policy.max_staleness_ms
+            elif bound_ms > self.namespaces.largest_bound_ms:
+                bound_ms = self.namespaces.largest_bound_ms
+            want = _Want(
+                gather,
+                index,
+                key,
+                policy,
+                bound_ms,
+                box.now_ms,
+                least,
+                read.min_version,
+                read.skip_l1,
+                policy.stale_if_error_ms if stale_ms is None else stale_ms,
+            )
             wants.append(want)
         if read.snapshot and self._laws.snapshot:
             self._look_at_once(wants)
@@ -498,7 +490,8 @@ class Reads:
         assert flight.ticket is not None
         value = self.store(flight.key, got, lineage, flight.ticket, sent_ms)
         for want in flight.wants:
-            wrong = self._session_fault(want, lineage)
+            token = want.min_version
+            wrong = None if token is None else self._session_fault(token, lineage)
             if wrong is None:
                 self._give(want, value)
             else:
@@ -518,46 +511,42 @@ class Reads:
         `absent_ms`: for so long a loader has found that there is no such thing (L1).
         """
         self.fetched += 1
-        policy = self.namespaces.for_key(key)
+        policy, lane, now_ms = self.namespaces.for_key(key), self.lane, self._box.now_ms
+        value, bound_ms = got.value, policy.hit_bound_ms
         deadline_ms = self._deadline(got, policy, sent_ms)
-        ttl_ms = got.ttl_ms if got.value is not None else absent_ms or -1
+        ttl_ms = got.ttl_ms if value is not None else absent_ms or -1
         expires_ms = FOREVER if ttl_ms < 0 else sent_ms + ttl_ms
-        deadline_ms = min(deadline_ms, expires_ms)
+        if expires_ms < deadline_ms:
+            deadline_ms = expires_ms
+        seq = lineage.seq
         stored = False
         keep_ms = 0.0
         if got.error is None and not (got.pending and self._laws.pending_not_cached):
             may = self._tickets.may_store(ticket, lineage, got.labels)
-            if may and deadline_ms > self._box.now_ms:
-                entry = Entry(
-                    key,
-                    got.value,
-                    self.lane,
-                    lineage.seq,
-                    deadline_ms,
-                    policy.hit_bound_ms,
-                    got.labels,
-                    expires_ms,
-                )
+            if may and deadline_ms > now_ms:
+                entry = Entry(key, value, lane, seq, deadline_ms, bound_ms, got.labels, expires_ms)
                 stored = self._l1.put(entry)
                 self.stored += stored
-                self.lane.lend(entry, sent_ms)
+                if seq > lane.proved_seq:
+                    lane.lend(entry, sent_ms)
                 # Seen from ahead of the position, it is news: the page is about to say so.
-                if stored and lineage.seq <= self.lane.applied:
+                if stored and seq <= lane.applied:
                     keep_ms = self._keep_ms(entry)
-        self.shown((key,), lineage, stored=stored)
-        if got.value is None:
+        if not stored or seq != lane.applied or lineage.tag != lane.tag:
+            self.shown((key,), lineage, stored=stored)
+        if value is None:
             self.negative += 1
         return Value(
-            got.value,
-            Version(lineage.epoch, lineage.seq),
+            value,
+            version_of((lineage.epoch, seq)),
             Source.L2,
             0.0,
-            ttl_ms=deadline_ms - self._box.now_ms,
+            ttl_ms=deadline_ms - now_ms,
             error=got.error,
             labels=got.labels,
             keep_ms=keep_ms,
-            bound_ms=policy.hit_bound_ms,
-            expires_in_ms=until(expires_ms, self._box.now_ms),
+            bound_ms=bound_ms,
+            expires_in_ms=until(expires_ms, now_ms),
         )
 
     def shown(self, keys: Collection[bytes], lineage: Lineage, *, stored: bool = False) -> None:
@@ -591,11 +580,8 @@ class Reads:
             return sent_ms + policy.max_age_ms
         return sent_ms + min(got.ttl_ms - policy.reserve_ms, policy.max_age_ms)
 
-    def _session_fault(self, want: _Want, lineage: Lineage) -> Fault | None:
+    def _session_fault(self, token: Version, lineage: Lineage) -> Fault | None:
         """S1: even Redis may be unable to keep a session's promise; then the reader is told."""
-        token = want.min_version
-        if token is None:
-            return None
         if token.epoch != lineage.epoch:
             return Fault(
                 FaultKind.OTHER_LINEAGE,
@@ -690,8 +676,8 @@ class Reads:
         gather.left -= 1
         if gather.left == 0:
             self.waiting -= 1
-            done = tuple(v for v in gather.values if v is not None)
-            self._box.settle(gather.request_id, ReadResult(done))
+            done = tuple(gather.values)
+            self._box.settle(gather.request_id, ReadResult(done))  # type: ignore[arg-type]
 
     def _fault(self, want: _Want, fault: Fault) -> None:
         gather = want.gather

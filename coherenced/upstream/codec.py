@@ -258,17 +258,23 @@ def fetch_args(call: Fetch) -> list[Any]:
 
 def fetched(call: Fetch, reply: list[Any]) -> FetchedAll:
     """Read the reply to a fetch, back in the order in which it was asked."""
-    results: list[Any] = []
-    at = 3
-    at_query = 3 + 3 * sum(item.__class__ is bytes for item in call.items)
-    for item in call.items:
-        if item.__class__ is bytes:
-            value, ttl_ms, extra = reply[at : at + 3]
-            at += 3
-            results.append(_fetched(value, ttl_ms, extra))
-        else:
-            results.append(plain_reply(reply[at_query]))
-            at_query += 1
+    number = sum([item.__class__ is bytes for item in call.items])
+    end = 3 + 3 * number
+    told = zip(reply[3:end:3], reply[4:end:3], reply[5:end:3], strict=True)
+    results: list[Any] = [
+        Fetched(value, ttl_ms)
+        if extra == 0 and (value is None or value.__class__ is bytes)
+        else _fetched(value, ttl_ms, extra)
+        for value, ttl_ms, extra in told
+    ]
+    if len(reply) != end + len(call.items) - number:
+        raise ValueError(f"{len(reply)} words for {len(call.items)} items")
+    if number < len(call.items):
+        keys, queries = iter(results), iter(reply[end:])
+        results = [
+            next(keys) if item.__class__ is bytes else plain_reply(next(queries))
+            for item in call.items
+        ]
     return FetchedAll(call.call_id, Lineage(reply[0], reply[1], reply[2]), tuple(results))
 
 
