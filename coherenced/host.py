@@ -144,14 +144,15 @@ class Host:
 
     async def drain(self, patience_ms: float) -> None:
         """Wait until every accepted request is answered, at most `patience_ms`."""
+        if self.origins is not None:
+            await self.origins.finish(patience_ms)
         self._drained = asyncio.Event()
         self._check_drained()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._drained.wait(), patience_ms / 1e3)
 
     def _check_drained(self) -> None:
-        loading = self.origins is not None and self.origins.busy
-        if self._drained is not None and not (self._waiting or loading) and self.node.writes.idle:
+        if self._drained is not None and not self._waiting and self.node.writes.idle:
             self._drained.set()
 
     async def leave(self, patience_ms: float) -> None:

@@ -120,7 +120,7 @@ class WriteBehind:
             for mutation in write.mutations:
                 places.append(self._add(mutations, mutation, names, keys))
         except Refused as refused:
-            done(refusal(len(write.mutations), str(refused)))
+            done(refusal(len(write.mutations), f"refused: {refused}"))
             return
         for name in names:
             sender = self.senders.get(name)

@@ -120,6 +120,12 @@ class Origins:
         """Whether somebody's request is under way at an origin."""
         return len(self.loads) + len(self.through) > 0
 
+    async def finish(self, patience_ms: float) -> None:
+        """Wait for what is under way at origins, at most `patience_ms`."""
+        under_way = {*self.loads.tasks, *self.through.tasks}
+        if under_way:
+            await asyncio.wait(under_way, timeout=patience_ms / 1e3)
+
     async def close(self) -> None:
         await self.loads.close()
         await self.through.close()

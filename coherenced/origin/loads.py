@@ -94,7 +94,7 @@ class Loads:
         self._chance = chance
         self._pending = pending
         self._loads: dict[bytes, Load] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
         self._throttled: dict[bytes, float] = {}
 
     def __len__(self) -> int:
@@ -122,17 +122,17 @@ class Loads:
                 return
             load = self._loads[key] = Load(key, current)
             task = asyncio.get_running_loop().create_task(self._run(load, origin))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
         else:
             origin.coalesced += 1
         if given is not None:
             load.joined.append(given)
 
     async def close(self) -> None:
-        for task in tuple(self._tasks):
+        for task in tuple(self.tasks):
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self.tasks, return_exceptions=True)
 
     # -- one key -----------------------------------------------------------------------------
 
@@ -166,15 +166,18 @@ class Loads:
             return Round(Fault(FaultKind.UNAVAILABLE, str(gone)), sure=True)
         if queued is not None:
             return Round(queued, sure=True)
+        # Due is what has at most this left, as Redis counts it: what this node knows of it may be
+        # as old as the answer that brought it.
+        due_ms = None if current is None else rules.grace_ms + rules.early_ms
         wanted = Lease(
             key,
             lease_ms=int(rules.hard_timeout_ms + LEASE_SLACK_MS),
             wait_ms=rules.hard_timeout_ms,
-            refresh_ms=None if current is None else _refresh_below_ms(current),
+            refresh_ms=due_ms,
         )
         until_ms = self._now_ms() + rules.hard_timeout_ms
         lease = await self._ask(wanted)
-        while load.waiting and _is_refreshed_elsewhere(lease, current):
+        while (load.waiting or load.joined) and _is_due(lease, due_ms):
             # The old value is not good enough for those who wait: soon there will be a new one.
             if self._now_ms() > until_ms:
                 return Round(error("another node is loading it still"), sure=True)
@@ -277,19 +280,14 @@ class Loads:
         self._throttled[key] = self._now_ms() + THROTTLE_MS
 
 
-def _refresh_below_ms(current: Value) -> float:
-    """Whoever finds more than this left finds a value that was refreshed since."""
-    return (current.expires_in_ms or 0.0) + 1.0
-
-
-def _is_refreshed_elsewhere(lease: Outcome, current: Value | None) -> bool:
+def _is_due(lease: Outcome, due_ms: float | None) -> bool:
     """Whether somebody else has the lease, and the value is still the one to be replaced."""
-    if current is None or not isinstance(lease, LeaseResult) or lease.token:
+    if due_ms is None or not isinstance(lease, LeaseResult) or lease.token:
         return False
     value = lease.value
     if value is None or value.value is None or value.expires_in_ms is None:
         return False
-    return value.expires_in_ms <= _refresh_below_ms(current)
+    return value.expires_in_ms <= due_ms
 
 
 def error(text: str) -> Value:

@@ -164,8 +164,12 @@ class Sender:
                 if read < PAGE:
                     await self._wait(backlog)
         finally:
+            # What was begun ends before another node may begin: order per key.
+            if self._sends:
+                await asyncio.wait(self._sends, timeout=self.rules.hard_timeout_ms / 1e3 + 0.5)
             for task in tuple(self._sends):
                 task.cancel()
+                self._owned_until_ms = 0.0  # nobody may begin before our mark has ended
             await asyncio.gather(*self._sends, return_exceptions=True)
 
     def _ended(self, task: asyncio.Task[None]) -> None:

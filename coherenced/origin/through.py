@@ -61,6 +61,11 @@ class WriteThrough:
     def __len__(self) -> int:
         return len(self._last)
 
+    @property
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """Of each key, the last write that is under way."""
+        return list(self._last.values())
+
     async def close(self) -> None:
         """Wait for nothing: what has reached the origin is dropped by its time to live."""
         tasks = [*self._last.values(), *([self._dropper] if self._dropper else [])]
@@ -73,7 +78,7 @@ class WriteThrough:
         try:
             intent, origin = self._judge(write)
         except Refused as refused:
-            done(refusal(len(write.mutations), str(refused)))
+            done(refusal(len(write.mutations), f"refused: {refused}"))
             return
         if intent is None or origin is None:
             self._submit(write, done)  # how long the cache keeps it is nothing to the origin

@@ -151,8 +151,8 @@ _READ_HEADERS: Final = (
 )
 _WRITE_HEADERS: Final = ("ETag", "Coherenced-Version")
 _READ_PROBLEMS: Final = (400, 403, 404, 409, 412, 413, 502, 503, 504)
-_WRITE_PROBLEMS: Final = (400, 403, 404, 408, 409, 412, 413, 415, 417, 502, 503, 504, 507)
-_BULK_PROBLEMS: Final = (400, 403, 408, 409, 413, 415, 417, 502, 503, 504, 507)
+_WRITE_PROBLEMS: Final = (400, 403, 404, 408, 409, 412, 413, 415, 417, 422, 502, 503, 504, 507)
+_BULK_PROBLEMS: Final = (400, 403, 408, 409, 413, 415, 417, 422, 502, 503, 504, 507)
 _WRITTEN: Final = Answer("Done as asked.", http_schema.WriteAnswer, _WRITE_HEADERS)
 _NOT_EVERYWHERE: Final = Answer(
     "Committed, but the asked level was not reached in time: `missing` names the nodes. "

@@ -45,6 +45,7 @@ KINDS: Final[dict[str, Kind]] = {
     "unsupported-media-type": Kind(415, "This kind of body is not understood"),
     "expectation-failed": Kind(417, "This expectation cannot be met"),
     "misdirected": Kind(421, "This daemon does not answer to that host name"),
+    "not-for-origin": Kind(422, "This write cannot be sent to the key's origin"),
     "head-too-large": Kind(431, "The request line or a header is too long"),
     "internal": Kind(500, "A fault in coherenced"),
     "redis-error": Kind(502, "Redis answered with an error"),
@@ -151,7 +152,8 @@ def of_reply(error: ReplyError, *, conditional: bool = False) -> Problem:
     if word == "CONFLICT":
         return Problem("precondition-failed" if conditional else "conflict", rest)
     if word == "ORIGIN":
-        return Problem("origin", rest)
+        why = rest.removeprefix("refused: ")
+        return Problem("origin" if why == rest else "not-for-origin", why)
     if word == "OOM":
         return Problem("out-of-memory", error.text)
     if word == "WRONGTYPE":

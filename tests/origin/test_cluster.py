@@ -200,7 +200,8 @@ def test_write_through_is_seen_everywhere_and_refused_as_a_whole(
     origin.status = 409
     assert str(a.command("SET", "wt:1", "no")) == "ORIGIN the origin answered 409"
     assert ask(a, "PUT", "wt:1", b"no")[0] == 502
-    assert str(a.command("INCR", "wt:1")).startswith("ORIGIN INCR cannot")
+    assert str(a.command("INCR", "wt:1")).startswith("ORIGIN refused: INCR cannot")
+    assert ask(a, "PUT", "wt:1", b"no", If_Match="*")[0] == 422
     assert b.command("GET", "wt:1") == b"{}"
     origin.status = 0
     assert a.command("DEL", "wt:1") == 1 and "wt-1" not in origin.rows

@@ -158,7 +158,7 @@ def test_what_the_origin_refuses_becomes_a_dead_letter_and_can_be_replayed(
     assert origin.count("PUT", "wb-bad") == 2
     origin.statuses.clear()
     wait_until(lambda: b.command("GET", "wb:bad") == b"before", PATIENCE_S, "it is not shown")
-    assert str(a.command("INCR", "wb:bad")).startswith("ORIGIN INCR cannot")
+    assert str(a.command("INCR", "wb:bad")).startswith("ORIGIN refused: INCR cannot")
 
     code, out = coherenced("dead", "--json")
     letters = {one["key"]: one for one in json.loads(out)["wb"]}
