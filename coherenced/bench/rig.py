@@ -13,7 +13,7 @@ import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -21,6 +21,7 @@ from coherenced.bench.processes import Program
 from coherenced.bench.talk import Talk
 from coherenced.embedded import EmbeddedServer
 from coherenced.errors import StartError
+from coherenced.lab.daemon import COHERENCED
 from coherenced.lab.daemon import Daemon as Daemon
 
 LASTING: Final = {"l1.max_age_ms": 600_000}
@@ -55,12 +56,17 @@ class Rig:
             for daemon in self._started:  # all at once, then wait for each
                 daemon.begin_stop()
 
-    def daemons(self, count: int, settings: Mapping[str, object] | None = None) -> list[Daemon]:
+    def daemons(
+        self,
+        count: int,
+        settings: Mapping[str, object] | None = None,
+        command: Sequence[str] = COHERENCED,
+    ) -> list[Daemon]:
         """So many nodes, named a, b, c…, ready to serve."""
         told = {"redis.url": self.server.url, **(settings or {})}
         first = len(self._started)
         names = [chr(ord("a") + number) for number in range(first, first + count)]
-        added = [Daemon(name, self.directory / name, told) for name in names]
+        added = [Daemon(name, self.directory / name, told, command) for name in names]
         self._started += added
         for daemon in added:
             daemon.wait_ready()

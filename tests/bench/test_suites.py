@@ -33,7 +33,11 @@ ROWS = {
         "keys held: writer, server and node together",
         "the core alone, keys not held",
     ],
-    "memory": ["idle node: resident", "an entry of 116 bytes, of 10000: resident"],
+    "memory": [
+        "idle node: resident",
+        "an entry of 116 bytes, of 10000: resident",
+        "churn for 1 s: greatest growth, as a share of the bound",
+    ],
     "startup": ["start until ready, Valkey given", "coherenced --help: CPU time"],
     "recovery": [
         "2 nodes, 1200 hot entries each: cut off, until all are current and serve from L1",
