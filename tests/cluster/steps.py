@@ -37,6 +37,8 @@ class Load:
     """Of the Zipf law over the plain keys."""
     think_ms: float = 4.0
     """Mean pause between two steps of a session."""
+    l0: bool = False
+    """Every other session reads through our own client, with copies in its process."""
     timeout_s: float = 5.0
     """How long a client waits for an answer."""
     ack_timeout_ms: int = 3000

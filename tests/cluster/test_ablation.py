@@ -56,6 +56,7 @@ class Case(NamedTuple):
 
 
 SHORT: Final = (
+    Case("page_before_ack", ("ack=all", "session"), load=replace(FEW, l0=True)),
     Case("wait_for_all", ("ack=all", "linearizable"), load=replace(FEW, linearizable_keys=1)),
 )
 MORE: Final = (

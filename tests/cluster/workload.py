@@ -30,7 +30,9 @@ from redis.backoff import NoBackoff
 from redis.connection import UnixDomainSocketConnection
 from redis.retry import Retry
 
-from tests.checkers.history import Operation, Outcome, Recorder, read_journal
+from coherenced import Client
+from coherenced.errors import CoherencedError, CommandError, DaemonUnreachable
+from tests.checkers.history import Kind, Operation, Outcome, Recorder, read_journal
 from tests.cluster.daemons import REPOSITORY
 from tests.cluster.own_client import OwnConnection
 from tests.cluster.steps import Chooser, Load, Step
@@ -134,8 +136,7 @@ class Session:
             self.name, self.node, step.kind, step.keys, step.values, **step.details
         )
         try:
-            self._connection.send_command(*step.argv)
-            reply = self._connection.read_response()
+            reply = self._exchange(step)
         except redis.ResponseError as error:
             # The library takes the first word off the errors that it knows.
             self._refused(op, f"{STRIPPED.get(type(error), '')}{error}")
@@ -148,6 +149,11 @@ class Session:
             self._recorder.end(op, Outcome.OK, **step.understand(reply))
             self._remember(op)
         return op
+
+    def _exchange(self, step: Step) -> Any:
+        """The raw reply to one step."""
+        self._connection.send_command(*step.argv)
+        return self._connection.read_response()
 
     def _refused(self, op: Operation, text: str) -> None:
         word = text.split(" ", 1)[0]
@@ -187,6 +193,51 @@ class Session:
             self._connection = None
 
 
+class HoldingSession(Session):
+    """One that reads through our own client, which keeps copies; it writes as the others do."""
+
+    _client: Client | None = None
+
+    def _exchange(self, step: Step) -> Any:
+        if step.kind not in (Kind.READ, Kind.MGET):
+            return super()._exchange(step)
+        assert self._client is not None
+        try:
+            return self._read(self._client, step)
+        except DaemonUnreachable as error:
+            raise ConnectionError(str(error)) from error
+        except CoherencedError as error:
+            known = "" if type(error) is CommandError else f"{error.wire_code} "
+            raise redis.ResponseError(f"{known}{error}") from error
+
+    def _read(self, client: Client, step: Step) -> Any:
+        if step.kind == Kind.MGET:
+            found = client.get_many(step.keys)
+            return [found.get(key) for key in step.keys]
+        if step.argv[0] == "GET":
+            return client.get(step.keys[0])
+        details = step.details
+        entry = client.get_entry(
+            step.keys[0],
+            max_staleness_ms=details.get("max_staleness_ms"),
+            min_version=details.get("min_version"),
+        )
+        return [entry.value, str(entry.version), entry.source, entry.age_ms, entry.stale]
+
+    def _open(self) -> bool:
+        opened = super()._open()
+        if opened and self._client is None:
+            path, timeout_s = self._sockets[self.node], self._load.timeout_s
+            self._client = Client(path, timeout=timeout_s, serializer=None)
+        return opened
+
+    def _close(self) -> None:
+        super()._close()
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+
 class Workload:
     """Some sessions as threads of this process, spread over the nodes."""
 
@@ -207,7 +258,7 @@ class Workload:
         nodes = sorted(sockets)
         plain = replace(load, counters=0)  # our client has no increments
         self.sessions = [
-            Session(
+            (HoldingSession if load.l0 and number % 2 else Session)(
                 f"{prefix}{number}",
                 sockets,
                 plain if number < own_clients else load,
