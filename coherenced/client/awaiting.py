@@ -27,6 +27,7 @@ class Driver:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._flights = Flights(asyncio.Event)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._is_closing = False
 
     async def run(self, machine: Machine[T]) -> T:
         """What the machine returns."""
@@ -48,10 +49,11 @@ class Driver:
 
     async def close(self) -> None:
         """Refreshes under way are given up."""
-        tasks, self._tasks = self._tasks, set()
-        for task in tasks:
-            task.cancel()
-        if tasks and self._loop is asyncio.get_running_loop():
+        self._is_closing = True
+        while self._tasks and self._loop is asyncio.get_running_loop():
+            tasks = [*self._tasks]
+            for task in tasks:
+                task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _carry_out(self, step: Step) -> Any:
@@ -77,6 +79,10 @@ class Driver:
         try:
             return await asyncio.shield(asking)
         except asyncio.CancelledError:
+            if self._is_closing:
+                asking.cancel()
+                self._keep(asking)
+                raise
             self._keep(asyncio.ensure_future(self._undo(asking, undo)))
             raise
 
@@ -99,7 +105,7 @@ class Driver:
         return True
 
     def _start(self, machine: Machine[Any]) -> bool:
-        if len(self._tasks) >= MAX_PENDING:
+        if self._is_closing or len(self._tasks) >= MAX_PENDING:
             return False
         self._keep(asyncio.ensure_future(self.run(machine)))
         return True

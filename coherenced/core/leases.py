@@ -367,7 +367,9 @@ class Leases:
             op=Op.FILL,
             keys=(key,),
             unchanged=b"n",  # never nil: it says that the answer must be waited for
-            label=fill.tags or None,
+            # Also without tags: what a loader brought is a cache entry, which an invalidation of
+            # its key ends in Redis too.
+            label=fill.tags,
             lease=token if self._laws.lease_voided else b"",
             keeps=fill.value,
             keeps_ttl_ms=None if fill.ttl_ms is None else float(fill.ttl_ms),

@@ -373,7 +373,7 @@ class Writes:
             key = mutation.keys[0]
             policy = policy_of(key)
             ttl_ms = FOREVER if mutation.keeps_ttl_ms is None else mutation.keeps_ttl_ms
-            if labels and ttl_ms > LABELLED_MS:
+            if mutation.label is not None and ttl_ms > LABELLED_MS:
                 ttl_ms = LABELLED_MS
             deadline_ms = sent_ms + min(ttl_ms - policy.reserve_ms, policy.max_age_ms)
             if deadline_ms > now_ms:

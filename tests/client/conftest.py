@@ -12,6 +12,9 @@ import uvloop
 
 from coherenced import AsyncClient, Client
 from tests.client.fake_daemon import FakeDaemon
+from tests.client.nodes import nodes
+
+__all__ = ["nodes"]
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ class Labels:
         for key in mutation.keys:
             label = self.of.pop(key, None) if keeps else None
             self.of.pop(key, None)
-            if mutation.label:
+            if mutation.label is not None:
                 label = (epoch, seq, mutation.label)
             item = space.peek(key)
             if label is None or item is None:
@@ -95,7 +95,7 @@ class Labels:
             latest_ms = space.now_ms + LABELLED_LIVE_MS
             item.expire_ms = min(item.expire_ms or latest_ms, latest_ms)
             self.of[key] = label
-        self.used = self.used or bool(mutation.label)
+        self.used = self.used or mutation.label is not None
 
     def bury(self, space: Keyspace, record: Record, *, leased: bool = False) -> None:
         """An invalidation: what it covers is dead."""

@@ -15,10 +15,7 @@ from starlette.routing import Route
 
 from coherenced import AsyncClient
 from coherenced.client.contrib.asgi import ResponseCache
-from tests.client.conftest import daemon, socket_path
 from tests.client.fake_daemon import FakeDaemon
-
-__all__ = ["daemon", "socket_path"]
 
 Handler = Callable[[Request], Awaitable[Response]]
 
