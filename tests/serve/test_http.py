@@ -37,6 +37,7 @@ async def test_every_route_of_the_table_answers(http: Rig) -> None:
         "/v1/mget": {"keys": ["k"]},
         "/v1/mset": {"entries": [{"key": "k", "value": "v"}]},
         "/v1/invalidations": {"keys": ["k"]},
+        "/v1/writebehind": {"namespace": "row", "action": "drop", "all": True},
     }
     for route in ROUTES:
         if route.path == "/v1/invalidations" and route.method == "GET":
