@@ -121,7 +121,7 @@ def load(flags: Mapping[str, str], path: Path | None, environ: Mapping[str, str]
 
 def _as_written(given: Given, setting: Setting) -> str:
     key = ".".join(given.key)
-    if setting.secret or setting.kind == "url":
+    if setting.secret or setting.kind in ("url", "origin"):
         return key
     shown = repr(given.value)
     return f"{key} = {shown if len(shown) <= 80 else shown[:77] + '...'}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coherenced.config import load
+from coherenced.config import describe, flatten, load
 from coherenced.errors import ConfigError
 from coherenced.origin.rules import Rules, all_rules, place
 
@@ -73,3 +73,12 @@ def test_what_contradicts_itself_is_refused(space: dict[str, str], words: str) -
         load(config(**space), None, {})
     with pytest.raises(ConfigError, match=r"user\.origin is not"):
         load({"namespace.user.match": "u:*", "namespace.user.ttl_ms": "5"}, None, {})
+
+
+def test_a_password_in_an_origin_is_never_shown() -> None:
+    loaded = load(config(origin="http://me:hunter2@h/{key}"), None, {}).config
+    shown = repr(loaded) + str(flatten(loaded)) + str(describe(loaded))
+    assert "hunter2" not in shown and "http://me:***@h/{key}" in shown
+    with pytest.raises(ConfigError) as caught:
+        load(config(origin="http://me:hunter2@h/nothing"), None, {})
+    assert "hunter2" not in str(caught.value)
