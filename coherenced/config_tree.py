@@ -140,6 +140,10 @@ class L1(Section, frozen=True):
     negative_max_age_ms: Annotated[int, ms(0, 7 * DAY_MS)] = 5000
     refill_keys_per_s: Annotated[int, count(0, 10_000_000)] = 5000
     """How fast what a lost lane held is fetched again. 0: as fast as it is asked for."""
+    warm_keys: Annotated[int, count(0, 10_000_000)] = 20_000
+    """How many of the hottest keys are read again after a restart. 0: none."""
+    warm_file: Annotated[str, text("path")] = ""
+    """Empty: `warm.keys` in the runtime directory, which does not survive a reboot."""
 
 
 class Coherence(Section, frozen=True):

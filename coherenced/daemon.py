@@ -48,6 +48,7 @@ from coherenced.spool import Spool
 from coherenced.upstream.check import inspect
 from coherenced.upstream.link import Link
 from coherenced.upstream.queue import BehindQueue, enqueuing
+from coherenced.warmth import Warmth
 
 JOIN_PATIENCE_S: Final = 2.0
 """How long clients wait in the socket's backlog for the node to join, before they are told."""
@@ -58,6 +59,7 @@ CLOSE_S: Final = 1.0
 """How long a client may take to fetch its last answer, or to finish a request that can only be
 refused: everything accepted was answered before the node left."""
 SPOOL_NAME: Final = "spool.journal"
+WARM_NAME: Final = "warm.keys"
 
 
 class Ids:
@@ -128,6 +130,7 @@ class Daemon:
         self._stopping = asyncio.Event()
         self._namespaces = Namespaces(*policies(self.config))
         self._host: Host | None = None
+        self._warmth: Warmth | None = None
         self._no_page = "page.slots is 0"
 
     async def serve(self) -> int:
@@ -154,6 +157,8 @@ class Daemon:
             self._notify.stopping()
             await resp.stop_accepting()
             await host.drain(DRAIN_MS)
+            if self._warmth is not None:
+                self._warmth.save()
             await host.leave(LEAVE_MS)
         self._log.info("stopped")
         return 0
@@ -212,6 +217,7 @@ class Daemon:
         opened.push_async_callback(link.close)
         host.attach(link)
         self._open_spool(opened, host)
+        self._open_warmth(host)
         self._open_origins(opened, host, settings)
         host.start()
         self._host = host
@@ -236,6 +242,15 @@ class Daemon:
         if page is None:
             retire(path)
         return page
+
+    def _open_warmth(self, host: Host) -> None:
+        """The names of the hottest keys, from the last run and for the next."""
+        section = self.config.l1
+        if section.warm_keys:
+            directory = self.config.paths(os.environ, os.getuid()).runtime_dir
+            path = Path(section.warm_file or directory / WARM_NAME)
+            pace, l1 = section.refill_keys_per_s, host.node.l1
+            self._warmth = Warmth(path, l1, section.warm_keys, pace, host.report)
 
     def _open_spool(self, opened: contextlib.AsyncExitStack, host: Host) -> None:
         """The journal of invalidations, if some namespace wants one."""
@@ -332,6 +347,8 @@ class Daemon:
         _settle_collector()
         host.report("ready", {"socket": str(paths.socket), "http": str(paths.http_socket)})
         self._notify.ready(f"serving on {paths.socket}")
+        if self._warmth is not None:
+            await self._warmth.run(host)
 
     async def _feed_watchdog(self) -> None:
         every_ms = self._notify.watchdog_interval_ms or 0.0
