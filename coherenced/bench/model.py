@@ -66,6 +66,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Ours divided by the peer's, round by round, so that a busy machine harms both."""
     target: Target | None = None
     note: str = ""
+    drawing: tuple[str, ...] = ()
+    """Lines of text that show what stands behind the figure."""
 
     @property
     def met(self) -> bool | None:

@@ -21,6 +21,7 @@ class Table:
         self._lines: list[list[str]] = []
         self._titles: list[str] = []
         self._notes: list[str] = []
+        self._drawings: list[tuple[str, tuple[str, ...]]] = []
         self._skipped: list[str] = []
 
     def add(self, title: str, rows: Sequence[Row], everything: bool) -> None:
@@ -34,6 +35,7 @@ class Table:
             self._titles.append(title)
             self._lines += [[title, *[""] * (len(COLUMNS) - 1)]]
             self._lines += [_line(row, self._notes) for row in wanted]
+            self._drawings += [(row.name, row.drawing) for row in wanted if row.drawing]
 
     def show(self) -> None:
         """Print what was added since it was shown last."""
@@ -46,8 +48,11 @@ class Table:
             print_table(COLUMNS, self._lines)
         for place, note in enumerate(self._notes, 1):
             print(f"  {place}) {note}")
+        for name, drawing in self._drawings:
+            print(f"\n{name}")
+            print("\n".join(f"  {line}" for line in drawing))
         sys.stdout.flush()
-        self._lines, self._titles, self._notes = [], [], []
+        self._lines, self._titles, self._notes, self._drawings = [], [], [], []
 
     def show_skipped(self) -> None:
         """Name, once each, what could not be measured because it is not here."""

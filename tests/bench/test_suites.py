@@ -46,6 +46,13 @@ ROWS = {
     ],
     "lookup": ["a hit, beside dict"],
     "eviction": [],
+    "scale": [
+        "one more node: Redis's CPU for a message, many at once",
+        "one more lane: Redis's CPU for a node's proof",
+        "one more key of a record: a node's CPU",
+        "one more tag of a value: a node's CPU",
+        "100 nodes, all nodes write alike: invalidations a second that fit",
+    ],
 }
 """Some that must be there."""
 

@@ -20,6 +20,7 @@ SUITES: Final = {
     "recovery": "what a cut-off and a drop of many nodes cost Redis, and how long they take",
     "lookup": "the look-up behind a hit, in process, beside caches for Python",
     "eviction": "hit ratio of a full L1, beside libcachesim's policies",
+    "scale": "the cost of one more node, lane, key and tag; and of fleets, computed from it",
 }
 """Name -> what it measures, in the order in which they run."""
 
