@@ -27,6 +27,7 @@ import msgspec
 from coherenced.core.calls import Call
 from coherenced.core.laws import Laws
 from coherenced.core.model import Mutation, Op, Version
+from coherenced.core.node import BEATS_PER_BOUND
 from coherenced.core.policy import Policy
 from coherenced.core.requests import Fault, Level, Outcome, Read, ReadResult, Write, WriteResult
 from tests.sim.clients import set_mutation
@@ -66,8 +67,12 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     failovers: int = 0
     lost: int = 1
     """How many of the last commits a failover may lose, at most."""
+    failed_over: bool = False
+    """It has just happened, losing `lost` commits: explored is what follows."""
     one_by_one: bool = False
     """After a failover the connections to the old primary break one by one."""
+    probes_due: bool = True
+    """With its first step each node sends a periodic probe."""
     ticks: int = 1
     tick_ms: float = 60.0
     bound_ms: float = 100.0
@@ -86,12 +91,13 @@ class Board(World):
         """While the configuration is set up everything is delivered at once."""
         self.checking = False
         """Steps are checked, but for those of a beginning that was checked when it was found."""
-        policy = Policy(max_staleness_ms=setup.bound_ms, ack_timeout_ms=100_000.0)
+        policy = Policy(max_staleness_ms=setup.bound_ms, ack_timeout_ms=1_000.0)
         rules = (("l:*", msgspec.structs.replace(policy, linearizable=True)),)
         super().__init__(
             1, policy=policy, rules=rules, laws=setup.laws, server_laws=setup.server_laws,
             least_delay_ms=0.0, most_delay_ms=0.0,
         )  # fmt: skip
+        self.rounding_ms = MOMENT_MS / 10  # there is one clock
         self.setup = setup
         self.todo: dict[str, deque[Act]] = {}
         self.losses_left = setup.losses
@@ -110,11 +116,17 @@ class Board(World):
         self.now_ms = 1.5 * setup.bound_ms  # past the caution after a first contact (K7)
         self._fire_timers()
         self.drain()
+        self.copies.append(self.primary.server.copy())
         for act in setup.warm:
+            self.now_ms += MOMENT_MS
             self.act(act)
             self.drain()
+        if setup.failed_over:
+            self.now_ms += MOMENT_MS
+            self._fail_over(self.copies[-1 - setup.lost])
+        if setup.probes_due:
+            self.now_ms += setup.bound_ms / BEATS_PER_BOUND  # and no timer fires by itself
         self.eager = False
-        self.copies.append(self.primary.server.copy())
         for host in self.hosts.values():
             self.todo[host.name] = deque(a for a in setup.acts if a.node == host.name)
 
@@ -149,7 +161,8 @@ class Board(World):
         server = self.primary.server
         before = server.lineage
         super().execute(host, connection, call)
-        if self.failovers_left and server.lineage != before:
+        following = self.failovers_left or (self.eager and self.setup.failed_over)
+        if following and server.lineage != before:
             self.copies.append(server.copy())
 
     # -- choices ---------------------------------------------------------------------------
@@ -193,7 +206,7 @@ class Board(World):
             self.hosts[where].start()
         elif kind == "fail":
             self.failovers_left -= 1
-            self._fail_over(self.copies[-1 - where].copy())
+            self._fail_over(self.copies[-1 - where])
         elif kind == "learn":
             self._learn(where)
         else:
@@ -206,9 +219,9 @@ class Board(World):
         old.server.fenced = True
         for host in self.hosts.values():
             host.sees = None if self.setup.one_by_one else old
-        self.promote(replica)
+        self.promote(replica.copy())
         self.copies.clear()
-        self.copies.append(replica.copy())
+        self.copies.append(replica)
 
     def _on_the_old_primary(self) -> list[tuple[str, str]]:
         """(node, role) of each connection that a failover left behind; role "" is all of them."""

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from tests.sim.board import Board, Setup
 from tests.sim.history import Violation
+
+LEAST_TICKS: Final = 6
+MOST_TICKS: Final = 100
+"""Of a board at rest: until its nodes have caught up, and until the last request is answered."""
 
 
 class Found(msgspec.Struct):
@@ -83,10 +87,11 @@ def _follow(board: Board, prefix: list[int], seen: set[int]) -> Iterator[list[in
 def _at_rest(board: Board) -> None:
     """Everything has been delivered: let the probes work, then all nodes agree with Redis."""
     board.end_faults()
-    for _ in range(6):
+    for number in range(MOST_TICKS):
         board.drain()
+        if number >= LEAST_TICKS and not any(board.open.values()):
+            break
         board.tick()
-    board.drain()
     if any(board.open.values()):
         raise Violation(f"liveness: requests were never answered: {board.open}")
     for host in board.hosts.values():

@@ -86,6 +86,8 @@ class World:
         """(key, version that a write returned, its commit): sessions that move between hosts."""
         self.watch_positions = True
         self.watch_proofs = True
+        self.rounding_ms = ROUNDING_MS
+        """How exactly the times of two clocks can be compared."""
         self.seen_events: dict[str, int] = {}
         self.tracing = tracing
         self.trace: deque[str] = deque(maxlen=TRACE_LINES)
@@ -368,7 +370,7 @@ class World:
             host.proved_ms = lane.verified_at_ms
             verified_ms = host.world_ms(lane.verified_at_ms)
             missed_ms = self.truth.next_commit_ms(index)
-            if missed_ms < verified_ms - ROUNDING_MS:
+            if missed_ms < verified_ms - self.rounding_ms:
                 raise Violation(
                     f"proof: node {host.name} at {lineage.seq} says that it has seen all up to "
                     f"{verified_ms:.2f}, but not the commit at {missed_ms:.2f}"
