@@ -6,7 +6,9 @@
     talk        a blocking RESP connection
     load        many requests over many connections: redis-benchmark, or `generator`
     processes   CPU time and memory of a process; child processes that answer with JSON
-    generator, peers, flood     programs that run as processes of their own
+    rivals, bento               other servers and caches, where they are installed
+    generator, peers, flood, sink, watched    programs that run as processes of their own
+    cost_model, plot            what a fleet costs, and figures drawn in text
     suites/     one module each, `run(context) -> list[Row]`
 
 Absolute figures are those of one machine at one moment; what is compared is the ratio to
