@@ -17,6 +17,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 from urllib.parse import quote
+from zlib import crc32
 
 from aiohttp import web
 
@@ -131,6 +132,7 @@ class OriginServer:
         self.requests.append(
             Asked(request.method, name, body, dict(request.headers), time.monotonic())
         )
+        found = self.rows.get(name)  # before the delay: an answer may be old when it arrives
         if self.delay_s:
             await asyncio.sleep(self.delay_s)
         status = self.statuses.get(name) or self.status
@@ -139,18 +141,17 @@ class OriginServer:
         if request.method == "PUT":
             self.rows[name] = body
             self.history.setdefault(name, []).append(body)
-            return web.Response(status=204, headers=self._validators(name))
-        found = self.rows.get(name)
+            return web.Response(status=204, headers=self._validators(body))
         if request.method == "DELETE":
-            self.rows.pop(name, None)
+            found = self.rows.pop(name, None)
             self.history.setdefault(name, []).append(None)
             return web.Response(status=404 if found is None else 204)
         if found is None:
             return web.Response(status=404)
-        headers = {"Content-Type": "text/plain", **self.headers, **self._validators(name)}
+        headers = {"Content-Type": "text/plain", **self.headers, **self._validators(found)}
         if self.etags and request.headers.get("If-None-Match") == headers["ETag"]:
-            return web.Response(status=304, headers=self._validators(name))
+            return web.Response(status=304, headers=self._validators(found))
         return web.Response(body=found, headers=headers)
 
-    def _validators(self, name: str) -> dict[str, str]:
-        return {"ETag": f'"{hash(self.rows[name]) & 0xFFFFFFFF:x}"'} if self.etags else {}
+    def _validators(self, value: bytes) -> dict[str, str]:
+        return {"ETag": f'"{crc32(value):x}"'} if self.etags else {}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import http.client
 import socket
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,7 +45,7 @@ def cluster(origin: OriginServer) -> Iterator[Cluster]:
             breaker_failures=3,
             breaker_open_ms=700,
         ),
-        **namespace(origin, "wt", origin_mode="write-through", ttl_ms=60_000),
+        **namespace(origin, "wt", origin_mode="write-through", ttl_ms=60_000, ack="all"),
     }
     with Cluster(3, settings=settings) as cluster:
         yield cluster
@@ -111,6 +113,41 @@ def test_a_loaded_value_is_told_where_it_came_from(cluster: Cluster, origin: Ori
     assert (meta[0], meta[2], meta[4]) == (b"Grace", b"origin", 0)
     b.command("COH.INVALIDATE", "TAGS", "1", "origin=plain", "ACK", "all")
     assert get(a, "plain:1")[1]["Coherenced-Source"] == "origin"
+
+
+def test_no_reader_sees_anything_older_than_an_acknowledged_update(
+    cluster: Cluster, origin: OriginServer
+) -> None:
+    """The race that leases are for: what was read from the origin before an update arrives at the
+    cache after the invalidation. The origin is slow, so most loads are overtaken by one."""
+    acknowledged, wrong = 0, []
+    stop = threading.Event()
+    origin.rows["plain-race"] = b"0"
+    origin.delay_s = 0.004
+    served = Counter[bytes]()
+
+    def reader(daemon: Daemon) -> None:
+        while not stop.is_set():
+            least = acknowledged
+            found, _, source, _, stale = daemon.command("COH.GET", "plain:race", "META")
+            served[source] += 1
+            if int(found) < least or stale:
+                wrong.append((daemon.node, found, least, source))
+
+    readers = [threading.Thread(target=reader, args=(d,)) for d in cluster.daemons * 2]
+    for thread in readers:
+        thread.start()
+    end = time.monotonic() + 1.5
+    while time.monotonic() < end:
+        origin.rows["plain-race"] = b"%d" % (acknowledged + 1)
+        cluster.daemons[0].command("COH.INVALIDATE", "KEYS", "1", "plain:race", "ACK", "all")
+        acknowledged += 1
+        time.sleep(0.003)
+    stop.set()
+    for thread in readers:
+        thread.join(20.0)
+    assert wrong == [] and acknowledged > 20
+    assert served[b"origin"] > 20 and served[b"l1"] + served[b"l2"] > 20, served
 
 
 def test_not_there_is_asked_once_by_all_for_a_while(cluster: Cluster, origin: OriginServer) -> None:
