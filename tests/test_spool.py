@@ -10,7 +10,7 @@ import redis
 
 from coherenced.core.model import Mutation, Op
 from coherenced.spool import MAGIC, Spool, Spooled, SpoolError
-from tests.cluster.daemons import Daemon
+from tests.cluster.daemons import Daemon, DaemonError
 from tests.servers import Server, wait_until
 
 
@@ -139,3 +139,69 @@ def test_a_daemon_journals_survives_kill_9_and_sends_in_order() -> None:
 def _is_spooled(daemon: Daemon) -> bool:
     answer = daemon.command("COH.INVALIDATE", "KEYS", "1", "k")
     return isinstance(answer, list) and answer[2] == [b"(spooled)"]
+
+
+def test_a_torn_journal_is_told_and_what_was_accepted_is_sent() -> None:
+    """As a power cut leaves it: half of a last record, which was never acknowledged."""
+    with Server("valkey") as server:
+        daemon = Daemon("one", server.unix_url, {"coherence.on_unavailable": "spool"})
+        journal = daemon.directory / "spool.journal"
+        spool = Spool(journal, 10_000)
+        spool.append([entry(b"kept")])
+        whole = journal.read_bytes()
+        spool.append([entry(b"torn")])
+        spool.close()
+        journal.write_bytes(journal.read_bytes()[: len(whole) + 11])
+        try:
+            daemon.start()
+            wait_until(lambda: daemon.stats()["spool"]["sent"] == 1, 10)
+            assert "the journal's last record was torn and never accepted" in daemon.log_text()
+            (record,) = server.command("XRANGE", "coh:{0}:log", "-", "+")
+            assert b"kept" in record[1][record[1].index(b"b") + 1]
+        finally:
+            daemon.stop()
+            daemon.remove()
+
+
+def test_a_damaged_journal_stops_the_daemon_with_one_clear_line() -> None:
+    daemon = Daemon("one", "redis://127.0.0.1:1", {"coherence.on_unavailable": "spool"})
+    journal = daemon.directory / "spool.journal"
+    spool = Spool(journal, 10_000)
+    spool.append([entry(b"one"), entry(b"two")])
+    spool.close()
+    data = bytearray(journal.read_bytes())
+    data[len(MAGIC) + 12] ^= 0xFF
+    journal.write_bytes(data)
+    with pytest.raises(DaemonError, match="ended with 1 before it was ready") as raised:
+        daemon.start()
+    assert "is damaged at byte 8" in str(raised.value)
+    assert "coherenced invalidate --all" in str(raised.value)
+    assert "Traceback" not in daemon.log_text()
+    assert journal.read_bytes() == bytes(data)
+    daemon.remove()
+
+
+def test_a_full_journal_refuses_and_says_so_everywhere() -> None:
+    settings = {"coherence.on_unavailable": "spool", "spool.max_bytes": 4096}
+    with Server("valkey") as server:
+        daemon = Daemon("one", server.unix_url, settings).start()
+        try:
+            server.kill()
+            wait_until(lambda: _is_spooled(daemon), 10)
+            keys = [f"key:{number:060}" for number in range(100)]
+            answer = daemon.command("COH.INVALIDATE", "KEYS", str(len(keys)), *keys)
+            assert isinstance(answer, Exception)
+            assert "the journal" in str(answer)
+            assert "is full" in str(answer)
+            told = daemon.stats()["spool"]
+            assert told["refused"] == 1
+            assert 0 < told["bytes"] <= told["max_bytes"] == 4096
+            metrics = daemon.http("/metrics")[1].decode()
+            assert "coherenced_spool_refused_total 1.0" in metrics
+            assert "the journal of invalidations could not be written" in daemon.log_text()
+            waiting = told["waiting"]
+            server.start()
+            wait_until(lambda: daemon.stats()["spool"]["sent"] == waiting, 15)
+        finally:
+            daemon.stop()
+            daemon.remove()
