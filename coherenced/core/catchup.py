@@ -29,6 +29,7 @@ from coherenced.core.lane import Lane, Verdict
 from coherenced.core.laws import Laws
 from coherenced.core.model import NEVER, Lineage, Member, Record
 from coherenced.core.outbox import Applied, Outbox
+from coherenced.core.roster import still_for_ms
 
 LOG_PAGE: Final = 2000
 """Records asked of the log at once."""
@@ -56,6 +57,7 @@ class Catchup:
         new_epoch: Callable[[], bytes],
         member: Callable[[], Member],
         beat_every_ms: float,
+        own_bound_ms: Callable[[], float],
         largest_bound_ms: Callable[[], float],
         apply: Callable[[Lane, Record], None],
         drop: Callable[[Lane], None],
@@ -78,6 +80,7 @@ class Catchup:
         self._new_epoch = new_epoch
         self._member = member
         self._beat_every_ms = beat_every_ms
+        self._own_bound_ms = own_bound_ms
         self._largest_bound_ms = largest_bound_ms
         self._apply = apply
         self._drop = drop
@@ -92,6 +95,8 @@ class Catchup:
         self._asked_buffer = self._asked_head = 0
         """What was buffered, and the head, when the log was asked: its answer knows better."""
         self._beats_open = 0
+        self._joined_ms: float = NEVER
+        """K2: when the latest call was sent whose answer says that this node is on the roster."""
         self._check_open = False
         self._check_wanted = False
         self._server_id = b""
@@ -246,12 +251,13 @@ class Catchup:
         reliance = self.lane.reliance if self._laws.reliance_checked else self.lane.applied
         generation = self.lane.generation
         number = 0
+        joins = beat or not self._is_member(sent_ms)
 
         def answered(answer: Probed | Failed) -> None:
-            self._on_probe(answer, number, sent_ms, reliance, generation, beat)
+            self._on_probe(answer, number, sent_ms, reliance, generation, beat, joins)
 
         number = self._box.new_call_id(answered)
-        member = self._member() if beat else None
+        member = self._member() if joins else None
         self._box.emit(Probe(number, self.lane.index, self._new_epoch(), member))
 
     def _on_probe(
@@ -262,6 +268,7 @@ class Catchup:
         known: int,
         generation: int,
         beat: bool,
+        joins: bool,
     ) -> None:
         if beat:
             self._beats_open -= 1
@@ -285,6 +292,7 @@ class Catchup:
             self.reachable = True
             if self._was_lost:
                 self._box.event("redis_reachable", lane=self.lane.index)
+        asked_ms = sent_ms
         if not self._laws.verified_when_sent:
             sent_ms = self._box.now_ms
         self.server_seen(answer.server_id)
@@ -292,12 +300,22 @@ class Catchup:
             return
         if generation != self.lane.generation:
             known = 0  # the position it was sent from is gone
-        self._lineage_seen(call_id, sent_ms, known, answer.lineage)
+        self._lineage_seen(
+            call_id, sent_ms, known, answer.lineage, joined_ms=asked_ms if joins else NEVER
+        )
         if not beat and self.lane.unconfirmed is not None:
             self._send_probe(beat=False)  # somebody waits for this proof: confirm it at once
 
+    def _is_member(self, sent_ms: float) -> bool:
+        """K2: whether nobody can have taken this node off the roster before what a call sent at
+        `sent_ms` proves has passed its bound."""
+        bound_ms = self._own_bound_ms()
+        until_ms = self._joined_ms + still_for_ms(bound_ms) - bound_ms
+        return self._joined_ms <= sent_ms <= until_ms or not self._laws.member_proves
+
     def _quarantine(self) -> None:
-        """K7: for one bound there may be holders that no roster knows."""
+        """K7: for one bound there may be holders that no roster knows; this node may be one."""
+        self._joined_ms = NEVER
         until_ms = self._box.now_ms + fence_after_ms(self._largest_bound_ms())
         self.lane.quarantined_until_ms = until_ms
         self._quarantined(self.lane)
@@ -332,15 +350,24 @@ class Catchup:
         return True
 
     def _lineage_seen(
-        self, call_id: int, sent_ms: float, known_then: int, lineage: Lineage
+        self,
+        call_id: int,
+        sent_ms: float,
+        known_then: int,
+        lineage: Lineage,
+        *,
+        joined_ms: float = NEVER,
     ) -> None:
-        """Judge an atomic answer, and take it as proof if it is of this chain (V1)."""
+        """Judge an atomic answer, and take it as proof if it is of this chain (V1).
+
+        `joined_ms`: when the call was sent, if it carried this node's membership.
+        """
         lane = self.lane
         if call_id < lane.anchored_call_id or self._stopped:
             return
         if lane.epoch is None:
             self._anchor(lineage, call_id, "first contact")
-            self._take_proof(call_id, sent_ms, lineage)
+            self._take_proof(call_id, sent_ms, lineage, joined_ms)
             return
         verdict = lane.judge_lineage(lineage, self._laws)
         backwards = lineage.seq < known_then and self._laws.chain_check
@@ -350,12 +377,15 @@ class Catchup:
             self.forks += 1
             self._anchor(lineage, call_id, "fork")
         elif verdict is Verdict.UNKNOWN:
+            self._joined_ms = max(self._joined_ms, joined_ms)
             self._read_log()
             return
-        self._take_proof(call_id, sent_ms, lineage)
+        self._take_proof(call_id, sent_ms, lineage, joined_ms)
 
-    def _take_proof(self, call_id: int, sent_ms: float, lineage: Lineage) -> None:
-        if call_id >= self._trusted_from:
+    def _take_proof(self, call_id: int, sent_ms: float, lineage: Lineage, joined_ms: float) -> None:
+        self._joined_ms = max(self._joined_ms, joined_ms)
+        vouched = joined_ms > NEVER or self._is_member(sent_ms)
+        if call_id >= self._trusted_from and vouched:
             self.lane.offer_proof(call_id, sent_ms, lineage)
         self._settle()
         if self.lane.head > self.lane.applied:

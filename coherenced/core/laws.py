@@ -58,6 +58,9 @@ class Laws(msgspec.Struct, frozen=True, kw_only=True):
     """V7: server time and local time drifting apart between probes voids every verified-at."""
     ack_after_applied: bool = True
     """K1: a node acknowledges only what it has applied."""
+    member_proves: bool = True
+    """K2: an answer proves this node only while it is surely on the roster: the call carried its
+    membership, or one that did was answered shortly before this one was sent."""
     wait_for_all: bool = True
     """K3: `ack=all` waits until each node of the roster has acknowledged or is fenced by time."""
     quarantine: bool = True

@@ -164,6 +164,7 @@ class Node:
             new_epoch=new_id,
             member=self._member,
             beat_every_ms=beat_every_ms(namespaces),
+            own_bound_ms=lambda: self.namespaces.largest_bound_ms,
             largest_bound_ms=self._largest_bound_ms,
             apply=self._apply,
             drop=self._drop,

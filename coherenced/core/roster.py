@@ -6,7 +6,8 @@ slept is back on it before it can serve anything again.
 
 A node is taken off only when its beat has stood still for several of its own
 bounds on *this* node's clock, and only if the beat still stands when the
-removal is executed. By then it can serve nothing old. No clocks are compared.
+removal is executed. By then it can serve nothing old: whatever proves it without a
+beat counts only until one bound before that (`Catchup.is_member`). No clocks are compared.
 """
 
 from __future__ import annotations
@@ -21,8 +22,14 @@ REFRESH_MS = 5_000.0
 """How often the roster is read when nothing asks for it (times the share of many nodes)."""
 REAP_BOUNDS = 3.0
 """A beat that stands still for this many of its bounds, and a second, is a dead node's."""
+REAP_MARGIN_MS = 1_000.0
 
 Members = dict[bytes, Member]
+
+
+def still_for_ms(bound_ms: float) -> float:
+    """A node with this bound is on the roster for at least so long after a beat of its own."""
+    return max(REAP_BOUNDS * bound_ms, REFRESH_MS)
 
 
 class Roster:
@@ -75,7 +82,7 @@ class Roster:
         return self._box.now_ms - seen[1] <= self._patience_ms(member)
 
     def _patience_ms(self, member: Member) -> float:
-        return max(REAP_BOUNDS * member.bound_ms, REFRESH_MS) + 1_000.0
+        return still_for_ms(member.bound_ms) + REAP_MARGIN_MS
 
     def _refresh(self) -> None:
         if self._stopped:

@@ -598,3 +598,35 @@ def test_own_records_that_come_back_over_the_bus_are_duplicates() -> None:
     d.deliver(own_record(call, 0, 11, prev=tag_of(10)))
     assert d.hit(b"k") == b"new", "A6"
     assert d.node.catchup.duplicates == 1
+
+
+def test_K2_a_mutation_proves_only_a_node_that_is_surely_on_the_roster() -> None:
+    d = Driver()
+    d.hold(b"k")
+    d.forget(calls.Probe, calls.ReadRoster)
+    d.sleep(6_000)  # no beat is answered: somebody may have taken this node off the roster
+    d.write(set_to(b"other", b"v"))
+    d.mutated(d.take(calls.Mutate), first=11)
+    assert d.hit(b"k") is None
+    read = d.read(b"k")
+    probes = [call for call in d.open if isinstance(call, calls.Probe)]
+    assert probes[-1].member is not None  # the proof that the read waits for joins again
+    while d.has(calls.Probe):
+        d.probed(d.take(calls.Probe), d.node.lane.lineage)  # type: ignore[arg-type]
+    assert d.value(read) == b"v"
+    d.write(set_to(b"other", b"w"))
+    d.sleep(900)
+    d.mutated(d.take(calls.Mutate), first=12, prev=d.node.lane.tag)
+    assert d.hit(b"k") == b"v"
+    d.read(b"k", max_staleness_ms=0)
+    assert d.take(calls.Probe) is not None
+
+
+def test_K2_without_the_law_it_proves_itself_though_nobody_waits_for_it() -> None:
+    d = Driver(laws=Laws(member_proves=False))
+    d.hold(b"k")
+    d.forget(calls.Probe, calls.ReadRoster)
+    d.sleep(6_000)
+    d.write(set_to(b"other", b"v"))
+    d.mutated(d.take(calls.Mutate), first=11)
+    assert d.hit(b"k") == b"v"

@@ -31,6 +31,8 @@ def linear(*others: tuple[bytes, str], laws: Laws | None = None) -> Driver:
     d = Driver(laws=laws, rules=[("l:*", Policy(linearizable=True, ack_timeout_ms=3000))])
     d.sleep(5100)
     d.prove(10)
+    d.sleep(260)  # a beat of now: it is on the roster
+    d.prove(10)
     d.roster(member(ME, "me"), *(member(i, n) for i, n in others))
     return d
 

@@ -72,6 +72,8 @@ class Host:
         self.paused = False
         self.sees: Process | None = None
         """The server that it takes for the primary; None: whichever is."""
+        self.blocked: set[str] = set()
+        """Roles for which no connection is to be had."""
         self.reachable = True
         """False: a partition; nothing new gets through to any server."""
         self.connections: dict[str, Connection] = {}

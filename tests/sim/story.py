@@ -108,6 +108,11 @@ class Story(Loaders):
     def release(self, name: str, role: str) -> None:
         self._held.pop((name, role)).unstick()
 
+    def block(self, name: str, role: str) -> None:
+        """This connection breaks, and no other one for it is to be had."""
+        self._host(name).blocked.add(role)
+        self.cut("", name, role)
+
     def slow(self, name: str, role: str, ms: str) -> None:
         connection = self._host(name).connections.get(role)
         if connection is None:
@@ -280,6 +285,7 @@ COMMANDS: Final[list[tuple[re.Pattern[str], Callable[..., None]]]] = [
         (rf"drop next (?:(\d+) )?bus messages? to {NODE}", Story.drop),
         (rf"(cut|drain|half-open) {NODE} {ROLE}", Story.cut),
         (rf"hold {NODE} {ROLE}", Story.hold),
+        (rf"block {NODE} {ROLE}", Story.block),
         (rf"release {NODE} {ROLE}", Story.release),
         (rf"slow {NODE} {ROLE} by {MS}", Story.slow),
         (rf"lose the replies to {NODE}", Story.lose_replies),

@@ -146,7 +146,7 @@ class World:
 
     def connect(self, host: Host, role: str, number: int) -> Connection | None:
         process = host.sees or self.primary
-        if not host.reachable or not process.up:
+        if not host.reachable or not process.up or role in host.blocked:
             return None
         return Connection(host.name, role, process, number, self.delays, self.now_ms)
 
