@@ -34,6 +34,7 @@ from coherenced.serve.http_schema import (
     found_of,
 )
 from coherenced.serve.problem import Problem, bad
+from coherenced.wire.multiget import MOST_AT_ONCE
 
 STEP_KEYS: Final = 200
 """Keys in one atomic step on the server."""
@@ -49,8 +50,12 @@ async def mget(context: Context, request: web.BaseRequest, _: str) -> web.Stream
     wish = await context.json(request, _MGET)
     _check_count(len(wish.keys), context.limits.max_keys, "/keys")
     keys = _keys(context, wish.keys, "/keys")
+    if wish.snapshot:
+        _check_count(len(keys), MOST_AT_ONCE, "/keys")
     version = None if wish.min_version is None else version_of(wish.min_version, "/min_version")
-    result = await context.read(Read(keys, wish.max_staleness_ms, version, wish.stale_if_error_ms))
+    result = await context.read(
+        Read(keys, wish.max_staleness_ms, version, wish.stale_if_error_ms, wish.snapshot)
+    )
     size = sum(len(value.value) for value in result.values if value.value is not None)
     if size > context.limits.max_answer_bytes:
         raise Problem(

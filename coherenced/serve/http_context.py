@@ -51,19 +51,20 @@ class Context:
 
     async def read(self, request: Read) -> ReadResult:
         """Look keys up; a fault of the whole is raised as its problem."""
-        outcome = await self._submit(request)
+        outcome = await self.ask(request)
         if isinstance(outcome, ReadResult):
             return outcome
         raise _unexpected(outcome)
 
     async def write(self, request: Write) -> WriteResult | Fault:
         """Execute mutations; a `Fault` comes back, since some of them mean "done"."""
-        outcome = await self._submit(request)
+        outcome = await self.ask(request)
         if isinstance(outcome, WriteResult | Fault):
             return outcome
         raise _unexpected(outcome)
 
-    async def _submit(self, request: Request) -> Outcome:
+    async def ask(self, request: Request) -> Outcome:
+        """Any request, and whatever came of it."""
         return await self.wait(lambda done: self.port.submit(request, done))
 
     async def wait(self, start: Callable[[Callable[[T], None]], None]) -> T:

@@ -19,6 +19,7 @@ from coherenced.core.model import Version
 from coherenced.core.requests import Level, Read
 from coherenced.serve.http_limits import MAX_ACK_TIMEOUT_MS, HttpLimits
 from coherenced.serve.problem import Problem, bad
+from coherenced.wire.leasing import MAX_ABSENT_MS
 
 RESERVED: Final = b"coh:"
 CONTENT_TYPE_LABEL: Final = b"content-type="
@@ -186,6 +187,14 @@ def timeout_of(headers: Mapping[str, str]) -> float | None:
 def ttl_of(headers: Mapping[str, str]) -> int | None:
     """Cache-Control: max-age of a PUT, in seconds: how long Redis keeps the value."""
     return _seconds(directives(headers.get("Cache-Control")), "max-age", 1)
+
+
+def absent_of(headers: Mapping[str, str]) -> int | None:
+    """Coherenced-Absent-Ms of a release: for how long there is known to be no such thing."""
+    absent_ms = _milliseconds(headers, "Coherenced-Absent-Ms", MAX_ABSENT_MS)
+    if absent_ms is not None and absent_ms < 1:
+        raise bad("it is at least 1 ms", "Coherenced-Absent-Ms")
+    return None if absent_ms is None else int(absent_ms)
 
 
 def tags_of(headers: Mapping[str, str], limits: HttpLimits) -> tuple[bytes, ...]:

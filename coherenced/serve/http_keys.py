@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from aiohttp import web
@@ -42,11 +43,11 @@ async def get(context: Context, request: web.BaseRequest, encoded: str) -> web.S
         if entry is not None:
             value = of_entry(entry, now_ms)
             if wish.max_staleness_ms is None or value.age_ms <= wish.max_staleness_ms:
-                return _answer(request, value, wish)
+                return answer_value(request.headers, value, wish)
         if wish.only_if_cached:
             raise Problem("not-cached", "ask without Cache-Control: only-if-cached")
     result = await context.read(wish.read((key,)))
-    return _answer(request, result.values[0], wish)
+    return answer_value(request.headers, result.values[0], wish)
 
 
 def of_entry(entry: Entry, now_ms: float) -> Value:
@@ -61,7 +62,8 @@ def of_entry(entry: Entry, now_ms: float) -> Value:
     )
 
 
-def _answer(request: web.BaseRequest, value: Value, wish: ReadWish) -> web.StreamResponse:
+def answer_value(asked: Mapping[str, str], value: Value, wish: ReadWish) -> web.StreamResponse:
+    """What a GET of this value is answered with."""
     if isinstance(value.error, ReplyError):
         raise of_reply(value.error)
     etag = f'"{value.version}"'
@@ -74,7 +76,6 @@ def _answer(request: web.BaseRequest, value: Value, wish: ReadWish) -> web.Strea
         # Whoever caches this answer on the way must ask again each time; the ETag makes it cheap.
         "Cache-Control": "no-cache",
     }
-    asked = request.headers
     if value.value is None:
         if "If-Match" in asked:
             raise Problem(

@@ -12,6 +12,7 @@ from coherenced.serve import (
     http_behind,
     http_bulk,
     http_keys,
+    http_leases,
     http_node,
     http_pages,
     http_schema,
@@ -21,6 +22,7 @@ from coherenced.serve.http_context import JSON_TYPE, Context
 from coherenced.serve.http_headers import ETAG_PATTERN, TAG_PATTERN, VERSION_PATTERN
 from coherenced.serve.http_limits import MAX_ACK_TIMEOUT_MS
 from coherenced.serve.problem import Problem
+from coherenced.wire.leasing import MAX_ABSENT_MS
 
 Handler = Callable[[Context, web.BaseRequest, str], Awaitable[web.StreamResponse]]
 """The context, the request, and the last, still encoded part of a path that ends in a key."""
@@ -69,6 +71,8 @@ class Route(msgspec.Struct, frozen=True):
     """A type (JSON), or ANY_BYTES."""
     head: bool = True
     """HEAD is answered where GET is."""
+    body_required: bool = True
+    """Of a JSON body."""
 
 
 KEY: Final = Parameter(
@@ -133,6 +137,19 @@ _IF_MATCH: Final = Parameter(
 )
 _IF_ABSENT: Final = Parameter(
     "If-None-Match", "header", "*: only if the key is not there.", {"enum": ["*"]}
+)
+_TOKEN: Final = Parameter(
+    "token",
+    "path",
+    "What the lease has given.",
+    {"type": "string", "pattern": "^[0-9A-Za-z]{1,64}$"},
+    True,
+)
+_ABSENT: Final = Parameter(
+    "Coherenced-Absent-Ms",
+    "header",
+    "The loader has found that there is no such thing: for so long whoever asks is told so.",
+    {"type": "integer", "minimum": 1, "maximum": MAX_ABSENT_MS},
 )
 _LAST_EVENT_ID: Final = Parameter(
     "Last-Event-ID", "header", "The version after which to go on.", _VERSION
@@ -250,6 +267,46 @@ ROUTES: Final[tuple[Route, ...]] = (
         head=False,
     ),
     Route(
+        "POST",
+        "/v1/leases/{key}",
+        http_leases.lease,
+        "Lease a key",
+        "The value, as a GET of the key answers it (404: a loader has found that there is none); "
+        "or, when it has to be loaded, a token for one caller in the whole cluster. The others "
+        "wait, if they want, and are woken by the fill.",
+        {
+            200: Answer("The value.", ANY_BYTES, _READ_HEADERS),
+            201: Answer("A token: load the value.", http_schema.TokenGiven, ("Location",)),
+            202: Answer("Somebody else is loading it.", http_schema.Waiting, ("Retry-After",)),
+        },
+        (400, 403, 404, 408, 409, 413, 415, 417, 502, 503, 504),
+        (KEY,),
+        http_schema.LeaseWish,
+        body_required=False,
+    ),
+    Route(
+        "PUT",
+        "/v1/leases/{key}/{token}",
+        http_leases.fill,
+        "Fill a leased key",
+        "The body's bytes become the value, unless something happened to the key or its tags "
+        "since the token was given: then 409 `lost`, and nothing is stored.",
+        {200: _WRITTEN, 202: _NOT_EVERYWHERE},
+        _WRITE_PROBLEMS,
+        (KEY, _TOKEN, _TTL, _TAGS, _ACK, _ACK_TIMEOUT),
+        ANY_BYTES,
+    ),
+    Route(
+        "DELETE",
+        "/v1/leases/{key}/{token}",
+        http_leases.release,
+        "Release a leased key",
+        "Gives the token back: the next in line gets one at once.",
+        {200: Answer("Whether the token was alive.", http_schema.Released)},
+        (400, 403, 404, 409, 413, 502, 503, 504, 507),
+        (KEY, _TOKEN, _ABSENT),
+    ),
+    Route(
         "GET",
         "/v1/nodes",
         http_node.nodes,
@@ -354,14 +411,17 @@ OPEN: Final = frozenset({"/healthz", "/readyz"})
 class Router:
     """Path and method to handler, by two look-ups in dictionaries made from `ROUTES`."""
 
-    __slots__ = ("_exact", "_keyed")
+    __slots__ = ("_deeper", "_exact", "_keyed")
 
     def __init__(self, routes: tuple[Route, ...] = ROUTES) -> None:
         self._exact: dict[str, dict[str, Handler]] = {}
         self._keyed: dict[str, dict[str, Handler]] = {}
+        self._deeper: dict[str, dict[str, Handler]] = {}
+        """Of the same stems: what comes after the key."""
         for route in routes:
-            stem, key, _ = route.path.partition("{key}")
-            methods = (self._keyed if key else self._exact).setdefault(stem, {})
+            stem, key, more = route.path.partition("{key}")
+            table = self._deeper if more else self._keyed if key else self._exact
+            methods = table.setdefault(stem, {})
             methods[route.method] = route.handler
             if route.method == "GET" and route.head:
                 methods["HEAD"] = route.handler
@@ -370,7 +430,10 @@ class Router:
         """The handler and the encoded key; 404 or 405 when there is none."""
         for stem, methods in self._keyed.items():
             if target.startswith(stem):
-                return _method(methods, method), target[len(stem) :]
+                rest = target[len(stem) :]
+                if "/" in rest and stem in self._deeper:
+                    methods = self._deeper[stem]
+                return _method(methods, method), rest
         found = self._exact.get(target.partition("?")[0])
         if found is None:
             raise Problem("no-route", "see /openapi.json for what there is", pointer="path")

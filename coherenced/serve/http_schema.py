@@ -20,6 +20,7 @@ from coherenced.serve.http_headers import (
     content_type_of,
 )
 from coherenced.serve.http_limits import MAX_ACK_TIMEOUT_MS
+from coherenced.wire.leasing import MAX_LEASE_MS, MAX_WAIT_MS
 
 
 class Binary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -84,6 +85,18 @@ class MGet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_staleness_ms: Milliseconds | None = None
     min_version: VersionText | None = None
     stale_if_error_ms: Milliseconds | None = None
+    snapshot: bool = False
+    """All values as of one moment: at most 200 keys."""
+
+
+class LeaseWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    lease_ms: Annotated[float, Meta(ge=1, le=MAX_LEASE_MS)] = 10_000
+    """How long the token lives if nobody fills or releases it."""
+    wait_ms: Annotated[float, Meta(ge=0, le=MAX_WAIT_MS)] = 0.0
+    """How long to wait while somebody else loads it."""
+    max_staleness_ms: Milliseconds | None = None
+    refresh_ms: Milliseconds | None = None
+    """A value with at most this left to live is to be loaded anew, by one caller."""
 
 
 class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -160,6 +173,27 @@ class WriteAnswer(msgspec.Struct, frozen=True):
     """Nodes that had not answered when the time was over."""
     satisfied: bool
     """Whether the asked level was reached."""
+
+
+class TokenGiven(msgspec.Struct, frozen=True):
+    """This caller is the one to load the value: PUT it to `Location`, or DELETE that."""
+
+    token: str
+    version: str
+    """Where the log stood when the token was given."""
+    value: Found | UnsetType = UNSET
+    """The value that is due for a refresh (`refresh_ms`)."""
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """Somebody else is loading it still."""
+
+    waiting: Literal[True] = True
+
+
+class Released(msgspec.Struct, frozen=True):
+    released: bool
+    """false: the token was dead already."""
 
 
 class StreamedRecord(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -19,6 +19,8 @@ _RESPONSE_HEADERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "ETag": ("The value's version, quoted.", {"type": "string"}),
     "Age": ("Whole seconds since the value was last proved current.", {"type": "string"}),
     "Cache-Status": ("RFC 9211: what this cache did.", {"type": "string"}),
+    "Location": ("Where to PUT what was loaded.", {"type": "string"}),
+    "Retry-After": ("Seconds until it makes sense to ask again.", {"type": "string"}),
     "Coherenced-Source": ("l1, l2 or origin.", {"type": "string"}),
     "Coherenced-Version": ("The value's version.", {"type": "string"}),
     "Coherenced-Stale": (
@@ -81,6 +83,7 @@ def _describe_bytes(schema: Any) -> None:
 def _operation(route: Route, *, head: bool = False) -> dict[str, Any]:
     verb = "head" if head else route.method.lower()
     name = route.path.strip("/").replace("v1/", "").replace("/{key}", "").replace(".", "_")
+    name = name.replace("/{token}", "")
     operation: dict[str, Any] = {
         "operationId": f"{verb}_{name or 'dashboard'}",
         "summary": route.summary,
@@ -91,7 +94,8 @@ def _operation(route: Route, *, head: bool = False) -> dict[str, Any]:
         operation["parameters"] = [_parameter(parameter) for parameter in route.parameters]
     if route.body is not None:
         operation["requestBody"] = {
-            "required": route.body != ANY_BYTES,  # no body: the empty value
+            # No body: the empty value.
+            "required": route.body != ANY_BYTES and route.body_required,
             "content": _content(route.body),
         }
     return operation

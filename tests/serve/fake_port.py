@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
+
 from coherenced.core.l1 import Entry
 from coherenced.core.lane import Lane
 from coherenced.core.model import EVERYTHING, Mutation, Op, Record, ReplyError, Version
 from coherenced.core.requests import (
     Fault,
     FaultKind,
+    Fill,
+    Lease,
+    LeaseResult,
     Level,
     Outcome,
     Read,
     ReadResult,
+    Release,
     Request,
     Source,
     Value,
@@ -37,6 +43,9 @@ class FakePort:
         self.redis: dict[bytes, tuple[bytes, tuple[bytes, ...], int]] = {}
         """key -> value, labels, sequence of its last change."""
         self.wrong_type: set[bytes] = set()
+        self.leases: dict[tuple[bytes, bytes], bool] = {}
+        """(key, token) that are alive."""
+        self.absent: set[bytes] = set()
         self.fault: Fault | None = None
         self.reply_error: ReplyError | None = None
         self.stale = False
@@ -194,8 +203,37 @@ class FakePort:
             return self.fault
         if isinstance(request, Read):
             return ReadResult(tuple(self._value(key) for key in request.keys))
+        if isinstance(request, Lease):
+            return self._lease(request)
+        if isinstance(request, Fill):
+            mutation = Mutation(
+                (b"SET", request.key, request.value),
+                keys=(request.key,),
+                label=request.tags or None,
+            )
+            if not self.leases.pop((request.key, request.token), False):
+                return Fault(FaultKind.LOST, "load it anew")
+            return self._write(Write((mutation,), ack=request.ack))
+        if isinstance(request, Release):
+            alive = self.leases.pop((request.key, request.token), False)
+            if alive and request.absent_ms:
+                self.absent.add(request.key)
+            return WriteResult((int(alive),), Version(EPOCH, self.lane.applied), {})
         assert isinstance(request, Write)
         return self._write(request)
+
+    def _lease(self, lease: Lease) -> Outcome:
+        value = self._value(lease.key)
+        due = lease.refresh_ms is not None
+        if lease.key in self.absent:
+            return LeaseResult(msgspec.structs.replace(value, expires_in_ms=1000.0))
+        if value.error is not None or (value.value is not None and not due):
+            return LeaseResult(value)
+        if any(key == lease.key for key, _ in self.leases):
+            return LeaseResult(value if due and value.value is not None else None)
+        token = b"%016x" % (len(self.requests))
+        self.leases[lease.key, token] = True
+        return LeaseResult(None if value.value is None else value, token, value.version)
 
     def _value(self, key: bytes) -> Value:
         version = Version(EPOCH, self.lane.applied)
