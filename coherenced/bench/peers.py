@@ -13,11 +13,13 @@ import asyncio
 import contextlib
 import resource
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Self
 
 import redis
 import redis.asyncio
+import redis.cache
 import uvloop
 from aiohttp import web
 
@@ -59,6 +61,23 @@ class Echo:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def asking(server_socket: Path) -> Callable[[bytes], object]:
+    """A GET over the server's Unix socket."""
+    return redis.Redis(unix_socket_path=str(server_socket)).get
+
+
+def tracking(server_socket: Path, names: list[bytes]) -> Callable[[bytes], object]:
+    """A GET through redis-py's client-side cache, which holds these."""
+    link = redis.Redis(
+        unix_socket_path=str(server_socket),
+        protocol=3,
+        cache_config=redis.cache.CacheConfig(max_size=2 * len(names)),
+    )
+    for name in names:
+        link.get(name)
+    return link.get
 
 
 def echo(server_socket: str) -> None:

@@ -44,7 +44,13 @@ ROWS = {
         "reads of Redis until then",
         "until all is held again",
     ],
-    "lookup": ["a hit, beside dict"],
+    "lookup": [
+        "a hit, beside dict",
+        "a hit, beside redis-py over a Unix socket",
+        "a hit on a small dict, copied",
+        "2 processes: hits together",
+        "written by one process until read by another: p50",
+    ],
     "eviction": [],
     "scale": [
         "one more node: Redis's CPU for a message, many at once",
@@ -100,7 +106,7 @@ def test_one_upstream_read_for_many_misses(told: Any) -> None:
 @pytest.mark.parametrize(
     ("suite", "packages", "empty"),
     [
-        (lookup, ("cachetools", "theine", "lmdb"), 3),
+        (lookup, ("lru", "cachetools", "cachetools", "theine", "lmdb"), 5),
         (eviction, ("libcachesim",), 1),
     ],
 )

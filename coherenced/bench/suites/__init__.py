@@ -18,7 +18,7 @@ SUITES: Final = {
     "memory": "resident memory, idle and per entry",
     "startup": "how long a daemon takes to be ready, and a command to be done",
     "recovery": "what a cut-off and a drop of many nodes cost Redis, and how long they take",
-    "lookup": "the look-up behind a hit, in process, beside caches for Python",
+    "lookup": "hits within the process (L0), beside caches for Python; 1, 2 and 4 processes",
     "eviction": "hit ratio of a full L1, beside libcachesim's policies",
     "scale": "the cost of one more node, lane, key and tag; and of fleets, computed from it",
 }

@@ -1,7 +1,11 @@
-"""The look-up behind a hit, in this process: no socket, no event loop, one key at a time.
+"""Hits within the process: no socket, one key at a time; and how fast they go stale elsewhere.
 
-Ours finds the entry, proves it current and looks at its deadline. Peers are the caches that
-a Python program would use instead; they prove nothing.
+Ours is `Client.get` of a copy in L0, proved from the shared page of a real daemon, and given
+to the caller so that nobody can spoil it for the next. Peers are the caches that a Python
+program would use instead: they prove nothing, but for redis-py's client-side cache, which is
+told of changes; and what a read costs that asks Redis itself. Then the same by 1, 2 and 4
+processes at once, and how long after one process has written the others see it. Last, the
+look-up of the daemon's own L1, beside a dict.
 """
 
 from __future__ import annotations
@@ -15,32 +19,46 @@ from tempfile import mkdtemp
 from typing import Any, Final
 
 from coherenced.bench.bare import entry, joined_node
-from coherenced.bench.load import key, shuffled
-from coherenced.bench.model import Context, Row, missing
-from coherenced.bench.rounds import Sample, Wanted, duel
+from coherenced.bench.load import fill, key, shuffled
+from coherenced.bench.model import Context, Row, Target, at_most, missing
+from coherenced.bench.peers import asking, tracking
+from coherenced.bench.processes import Program
+from coherenced.bench.rig import LASTING, Rig
+from coherenced.bench.rounds import Sample, Wanted, alone, compare, contest, duel, quantile
+from coherenced.client.sync import Client
+from coherenced.errors import CommandError
+from coherenced.lab.daemon import Daemon
 
 KEYS: Final = 1000
 VALUE: Final = b"x" * 256
+SMALL: Final = {"id": 42, "name": "Ada Lovelace", "mail": "ada@example.org", "score": 1.5}
+NESTED: Final = {**SMALL, "tags": ["a", "b"], "address": {"city": "London"}}
+PROCESSES: Final = (1, 2, 4)
+SEEN: Final = 200
+"""Writes whose way to another process is timed."""
+LEAD_S: Final = 1.5
+"""How long processes may take to start before they begin together."""
+
 Look = Callable[[bytes], Any]
 
 
 def run(context: Context) -> list[Row]:
     """See the module."""
     names = [key(number) for number in shuffled(KEYS)]
-    seconds = context.seconds / (2 * len(PEERS) * context.rounds)
-    ours = partial(_turn, _ours(names), names, seconds)
-    rows = []
-    for package, prepare in PEERS.items():
-        name = f"a hit, beside {package}"
-        context.say(name)
-        try:
-            look = prepare(names, context.directory)
-        except ImportError:
-            rows.append(missing(name, package.partition(".")[0]))
-            continue
-        found = duel(context.rounds, ours, package, partial(_turn, look, names, seconds))
-        rows += found.rows(name, [Wanted("each", "", "µs")])
-    return rows
+    with Rig(context.directory) as rig:
+        fill_server(rig)
+        daemon = rig.daemons(1, LASTING)[0]
+        with Client(daemon.socket) as cache:
+            rows = _beside(context, rig, cache, names)
+            rows += _objects(context, cache)
+        rows += _several(context, rig, daemon)
+        rows += _seen(context, rig, daemon)
+    return rows + _core(context, names)
+
+
+def fill_server(rig: Rig) -> None:
+    with rig.talk_to_server() as talk:
+        fill(talk, KEYS, len(VALUE))
 
 
 def _turn(look: Look, names: list[bytes], seconds: float) -> Sample:
@@ -55,7 +73,137 @@ def _turn(look: Look, names: list[bytes], seconds: float) -> Sample:
     return {"each": (now_s - started_s) / (rounds * len(names)) * 1e6}
 
 
-def _ours(names: list[bytes]) -> Look:
+def _beside(context: Context, rig: Rig, cache: Client, names: list[bytes]) -> list[Row]:
+    """One hit of ours beside one of each peer, in turns."""
+    seconds = context.seconds / (len(PEERS) * context.rounds)
+    few = names[:50]  # what asks over a socket need not go through all of them in a turn
+    turns: dict[str, Callable[[], Sample]] = {}
+    absent: list[Row] = []
+    for package, prepare in PEERS.items():
+        try:
+            turns[package] = partial(_turn, prepare(names, context.directory), names, seconds)
+        except ImportError:
+            absent.append(
+                missing(_titled(package), MODULES.get(package, package.partition(".")[0]))
+            )
+    turns["redis-py, client-side cache"] = partial(
+        _turn, tracking(rig.server.socket, few), few, seconds
+    )
+    turns["redis-py over a Unix socket"] = partial(_turn, asking(rig.server.socket), few, seconds)
+    for name in turns:
+        context.say(_titled(name))
+    hold(cache, names)
+    rows: list[Row] = []
+    for found in contest(context.rounds, partial(_turn, cache.get, names, seconds), turns):
+        wanted = Wanted("each", "", "µs", TARGETS.get(found.peer))
+        rows += found.rows(_titled(found.peer), [wanted])
+    return rows + absent
+
+
+def _titled(peer: str) -> str:
+    return f"a hit, beside {peer}"
+
+
+def hold(cache: Client, names: list[bytes]) -> None:
+    """Read until this process holds them all."""
+    for _ in range(10):
+        for name in names:
+            cache.get(name)
+        if cache.stats()["l0"]["entries"] >= len(names):
+            return
+    raise CommandError("the client keeps no copies: is this processor supported?")
+
+
+def _objects(context: Context, cache: Client) -> list[Row]:
+    """What it costs to give each caller an object of its own."""
+    seconds = context.seconds / (4 * context.rounds)
+    rows = []
+    for what, value, target in (
+        ("a hit on 256 bytes", VALUE, HALF_A_MICROSECOND),
+        ("a hit on a small dict, copied", SMALL, HALF_A_MICROSECOND),
+        ("a hit on a nested dict, decoded anew", NESTED, None),
+    ):
+        context.say(what)
+        name = b"object"
+        cache.set("object", value)
+        while cache.get_entry(name).source != "l0":
+            pass
+        names = [name] * 1000
+        samples = [_turn(cache.get, names, seconds)["each"] for _ in range(context.rounds)]
+        rows.append(alone(what, "µs", samples, target))
+    return rows
+
+
+# -- several processes -----------------------------------------------------------------------------
+
+
+def _several(context: Context, rig: Rig, daemon: Daemon) -> list[Row]:
+    """All processes together, as a multiple of what one reads alone."""
+    counts = PROCESSES[:2] if context.quick else PROCESSES
+    rates: dict[int, list[float]] = {count: [] for count in counts}
+    for _ in range(min(context.rounds, 3)):
+        for count in counts:
+            context.say(f"{count} reading processes")
+            rates[count].append(_together(rig, daemon, count, min(context.seconds, 1.0)))
+    rows = [alone("1 process: hits", "/s", rates[1])]
+    for count in counts[1:]:
+        name = f"{count} processes: hits together"
+        rows.append(compare(name, "/s", rates[count], "one process", rates[1]))
+    return rows
+
+
+def _together(rig: Rig, daemon: Daemon, count: int, seconds: float) -> float:
+    spec = {
+        "do": "read",
+        "socket": str(daemon.socket),
+        "keys": KEYS,
+        "seconds": seconds,
+        "begin_s": time.monotonic() + LEAD_S,
+    }
+    readers = [Program("holder", spec, rig.log) for _ in range(count)]
+    try:
+        return float(sum(reader.hear() for reader in readers))
+    finally:
+        for reader in readers:
+            reader.stop()
+
+
+def _seen(context: Context, rig: Rig, daemon: Daemon) -> list[Row]:
+    """From before one process writes until another, that held the old value, reads the new."""
+    context.say("an update seen by another process")
+    spec = {"do": "watch", "socket": str(daemon.socket)}
+    samples: dict[str, list[float]] = {"p50": [], "p99": []}
+    with Client(daemon.socket, l0=False) as cache, Program("holder", spec, rig.log) as watcher:
+        cache.set("seen", 0)
+        number = watcher.hear()["value"]
+        for _ in range(context.rounds):
+            took_ms = []
+            for _ in range(context.times(SEEN // context.rounds, 5)):
+                time.sleep(0.002)  # it holds a copy again
+                number += 1
+                before_s = time.monotonic()
+                cache.set("seen", number)
+                heard = watcher.hear()
+                took_ms.append((heard["at_s"] - before_s) * 1e3)
+            took_ms.sort()
+            for name, share in (("p50", 0.5), ("p99", 0.99)):
+                samples[name].append(quantile(took_ms, share))
+    title = "written by one process until read by another"
+    return [alone(f"{title}: {name}", "ms", samples[name]) for name in samples]
+
+
+# -- the core ------------------------------------------------------------------------------------
+
+
+def _core(context: Context, names: list[bytes]) -> list[Row]:
+    seconds = context.seconds / (8 * context.rounds)
+    ours = partial(_turn, _core_hit(names), names, seconds)
+    theirs = partial(_turn, _dict(names, context.directory), names, seconds)
+    found = duel(context.rounds, ours, "dict", theirs)
+    return found.rows("the daemon's own look-up, beside dict", [Wanted("each", "", "µs")])
+
+
+def _core_hit(names: list[bytes]) -> Look:
     node = joined_node()
     for name in names:
         node.l1.put(entry(node, name, VALUE))
@@ -68,15 +216,24 @@ def _ours(names: list[bytes]) -> Look:
     return look
 
 
-# -- the peers -----------------------------------------------------------------------------
+# -- the peers -----------------------------------------------------------------------------------
 
 
 def _dict(names: list[bytes], directory: Path) -> Look:
     return dict.fromkeys(names, VALUE).__getitem__
 
 
-def _ttl_cache(names: list[bytes], directory: Path) -> Look:
-    cache = importlib.import_module("cachetools").TTLCache(2 * len(names), 3600)
+def _lru_dict(names: list[bytes], directory: Path) -> Look:
+    cache = importlib.import_module("lru").LRU(2 * len(names))
+    for name in names:
+        cache[name] = VALUE
+    look: Look = cache.__getitem__
+    return look
+
+
+def _cachetools(kind: str, names: list[bytes], directory: Path) -> Look:
+    made = getattr(importlib.import_module("cachetools"), kind)
+    cache = made(2 * len(names), 3600) if kind == "TTLCache" else made(2 * len(names))
     for name in names:
         cache[name] = VALUE
     look: Look = cache.__getitem__
@@ -106,7 +263,18 @@ def _lmdb(names: list[bytes], directory: Path) -> Look:
 
 PEERS: Final[dict[str, Callable[[list[bytes], Path], Look]]] = {
     "dict": _dict,
-    "cachetools.TTLCache": _ttl_cache,
+    "lru-dict": _lru_dict,
+    "cachetools.LRUCache": partial(_cachetools, "LRUCache"),
+    "cachetools.TTLCache": partial(_cachetools, "TTLCache"),
     "theine": _theine,
     "lmdb": _lmdb,
+}
+MODULES: Final = {"lru-dict": "lru"}
+HALF_A_MICROSECOND: Final = Target(0.5, "at most", "ours")
+TARGETS: Final = {
+    "cachetools.TTLCache": at_most(1 / 2),
+    "theine": at_most(1 / 2),
+    "lmdb": at_most(1 / 2),
+    "redis-py, client-side cache": at_most(1 / 40),
+    "redis-py over a Unix socket": at_most(1 / 100),
 }
