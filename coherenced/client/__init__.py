@@ -13,4 +13,6 @@ cached    `@cached`, its keys from templates (`template`)
 blocking, awaiting   machines carried out with threads, with tasks
 sync      `Client`: blocking sockets, a bounded pool, threads and forks
 aio       `AsyncClient`: the same methods with `await`, pipelined on asyncio or uvloop
+direct    past a daemon that is gone, straight to Redis (on_unavailable="redis")
+contrib   Django, ASGI, dogpile.cache
 """

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Final, ParamSpec, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, Unpack
 
 from coherenced.client.address import parse_address
 from coherenced.client.awaiting import Driver
@@ -21,8 +22,11 @@ from coherenced.client.replies import Entry, Invalidation, Version
 from coherenced.client.stream import Request
 from coherenced.client.values import ABSENT, MSGPACK, RAW, Serializer, serializer_of
 from coherenced.client.warming import Progress, Warmed
-from coherenced.errors import Unreachable, UsageError
+from coherenced.errors import DaemonUnreachable, Unreachable, UsageError
 from coherenced.page.layout import GENERATION_AT
+
+if TYPE_CHECKING:
+    from coherenced.client.direct import Direct
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -54,6 +58,7 @@ class AsyncClient:
         max_staleness_ms: float | None = None,
         session: bool = False,
         on_unavailable: str = "raise",
+        redis: str = "",
         load_policy: LoadPolicy = USUAL,
         l0: bool = True,
         l0_max_entries: int = MAX_ENTRIES,
@@ -84,6 +89,9 @@ class AsyncClient:
         exacting = Calls(serializer, max_staleness_ms, shared, l0=self._l0)
         self._patterns = Patterns(exacting, load_policy, on_unavailable, time.monotonic, draw)
         self._driver = Driver(self._run)
+        self._goes_past = on_unavailable == "redis"
+        self._redis = redis
+        self._direct: Direct | None = None
         self._is_raw = self._calls.serializer is RAW
         self._reads = Line(self._address, timeout)
         self._writes = Line(self._address, timeout)
@@ -314,6 +322,8 @@ class AsyncClient:
         if self._l0 is not None:
             self._l0.close()
         await self._driver.close()
+        if self._direct is not None:
+            await asyncio.to_thread(self._direct.close)
         for line in (self._reads, self._writes, self._waits):
             await line.close()
 
@@ -330,11 +340,23 @@ class AsyncClient:
 
     async def _run(self, request: Request[T]) -> T:
         try:
-            return await self._ask(request)
+            try:
+                return await self._ask(request)
+            except DaemonUnreachable as gone:
+                if not self._goes_past:
+                    raise
+                return await self._way_past().run_async(request, gone)
         except Unreachable:
             if request.otherwise is None:
                 raise
             return request.otherwise()
+
+    def _way_past(self) -> Direct:
+        if self._direct is None:
+            from coherenced.client.direct import Direct  # loaded only here: it is server code
+
+            self._direct = Direct(self._redis)
+        return self._direct
 
     async def _ask(self, request: Request[T]) -> T:
         if not request.batches:

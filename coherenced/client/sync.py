@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Final, ParamSpec, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, Unpack
 
 from coherenced.client.address import parse_address
 from coherenced.client.blocking import Driver
@@ -21,8 +21,11 @@ from coherenced.client.stream import Request
 from coherenced.client.transport import Pool
 from coherenced.client.values import ABSENT, MSGPACK, RAW, Serializer, serializer_of
 from coherenced.client.warming import Progress, Warmed
-from coherenced.errors import Unreachable, UsageError
+from coherenced.errors import DaemonUnreachable, Unreachable, UsageError
 from coherenced.page.layout import GENERATION_AT
+
+if TYPE_CHECKING:
+    from coherenced.client.direct import Direct
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -53,6 +56,11 @@ class Client:
     `l0`: keep decoded objects in this process (client/l0.py), at most `l0_max_entries` and
     `l0_max_bytes`; a hit is proved from the daemon's shared page, with the same promises as any
     read. Callers are given objects of their own; `l0_values="shared"` gives all the same one.
+    `on_unavailable`, when the daemon (or Redis behind it) cannot be reached: "raise"; "load": a
+    read is a miss and `get_or_load` calls its loader; "redis": as "load", but first straight to
+    Redis, at `redis` (an URL; else what the daemon's configuration says). A write is never lost
+    in silence: where it cannot be carried out it raises.
+    `load_policy`: what `get_or_load` and its kin do where a call does not say.
     `session`: reads never show anything older than this client's own last write, on
     whichever node it is answered.
     """
@@ -67,6 +75,7 @@ class Client:
         session: bool = False,
         max_connections: int = 16,
         on_unavailable: str = "raise",
+        redis: str = "",
         load_policy: LoadPolicy = USUAL,
         l0: bool = True,
         l0_max_entries: int = MAX_ENTRIES,
@@ -100,6 +109,9 @@ class Client:
         exacting = Calls(serializer, max_staleness_ms, shared, l0=self._l0)
         self._patterns = Patterns(exacting, load_policy, on_unavailable, time.monotonic, draw)
         self._driver = Driver(self._run)
+        self._goes_past = on_unavailable == "redis"
+        self._redis = redis
+        self._direct: Direct | None = None
         self._is_raw = self._calls.serializer is RAW
         self._pool = self._new_pool()
         self._waits = self._new_pool()  # calls that wait for somebody else's load
@@ -313,6 +325,8 @@ class Client:
     def close(self) -> None:
         """Close the connections; calls after it raise."""
         self._driver.close()
+        if self._direct is not None:
+            self._direct.close()
         if self._l0 is not None:
             self._l0.close()
         self._pool.close()
@@ -334,11 +348,23 @@ class Client:
 
     def _run(self, request: Request[T]) -> T:
         try:
-            return self._ask(request)
+            try:
+                return self._ask(request)
+            except DaemonUnreachable as gone:
+                if not self._goes_past:
+                    raise
+                return self._way_past().run(request, gone)
         except Unreachable:
             if request.otherwise is None:
                 raise
             return request.otherwise()
+
+    def _way_past(self) -> Direct:
+        if self._direct is None:
+            from coherenced.client.direct import Direct  # loaded only here: it is server code
+
+            self._direct = Direct(self._redis)
+        return self._direct
 
     def _ask(self, request: Request[T]) -> T:
         if self._pool.pid != os.getpid():

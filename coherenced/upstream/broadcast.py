@@ -23,6 +23,8 @@ from coherenced.core.calls import (
     Call,
     Failed,
     Failure,
+    Fetch,
+    FetchedAll,
     Logged,
     Mutate,
     Mutated,
@@ -35,7 +37,17 @@ from coherenced.core.calls import (
     Subscribe,
     Subscribed,
 )
-from coherenced.core.model import Acknowledgement, Member, Mutation, ReplyError, Version
+from coherenced.core.model import (
+    Acknowledgement,
+    Fetched,
+    Lineage,
+    Member,
+    Mutation,
+    Query,
+    Reply,
+    ReplyError,
+    Version,
+)
 from coherenced.core.requests import Level
 from coherenced.errors import CommandError, Indeterminate, RedisUnreachable
 from coherenced.upstream.link import Link
@@ -66,6 +78,8 @@ class Broadcast(msgspec.Struct, frozen=True):
     missing: tuple[str, ...]
     satisfied: bool
     """Whether the asked level was reached in time."""
+    replies: tuple[Reply, ...] = ()
+    """Redis's, of each mutation."""
 
 
 class Broadcaster:
@@ -112,6 +126,19 @@ class Broadcaster:
         RedisUnreachable: nothing was done. Indeterminate: the reply was lost and the log
         cannot tell. CommandError: the server answered one of them with an error.
         """
+        done, answer = await self._send(mutations, level, timeout_ms)
+        return msgspec.structs.replace(done, replies=tuple(one.reply for one in answer.done))
+
+    async def fetch(
+        self, items: tuple[bytes | Query, ...]
+    ) -> tuple[Lineage, tuple[Fetched | Reply, ...]]:
+        """F1: read keys (`Fetched`) and ask queries (their replies), with the lineage."""
+        found = await self._ask(lambda n: Fetch(n, 0, _new_id(), items), FetchedAll)
+        return found.lineage, found.results
+
+    async def _send(
+        self, mutations: tuple[Mutation, ...], level: int, timeout_ms: float
+    ) -> tuple[Broadcast, Mutated]:
         wants_ack = level not in (Level.NONE, Level.REDIS)
         before = await self._ask(lambda n: ReadRoster(n, 0), RosterRead) if wants_ack else None
         answer = await self._write(mutations, wants_ack)
@@ -122,7 +149,7 @@ class Broadcaster:
         seq = max((done.seq for done in answer.done), default=0)
         version = Version(answer.lineage.epoch, seq) if seq else None
         if before is None or version is None:
-            return Broadcast(version, {}, (), (), True)
+            return Broadcast(version, {}, (), (), True), answer
         self._chain = {seq: answer.lineage.tag}
         members = {m.incarnation: m for m in before.members}
         if before.roster_version != answer.roster_version:
@@ -130,7 +157,7 @@ class Broadcaster:
             try:
                 after = await self._ask(lambda n: ReadRoster(n, 0), RosterRead)
             except RedisUnreachable:
-                return Broadcast(version, {}, (), (ROSTER_UNKNOWN,), False)
+                return Broadcast(version, {}, (), (ROSTER_UNKNOWN,), False), answer
             members |= {m.incarnation: m for m in after.members}
         # K7: after a change of lineage there may be holders that no roster names; whatever
         # they hold is too old to be served when one bound has passed.
@@ -138,7 +165,8 @@ class Broadcaster:
         if version.epoch != self._known_epoch:
             bounds = (member.bound_ms for member in members.values())
             unknown_ms = fence_after_ms(max([UNKNOWN_BOUND_MS, *bounds]))
-        return await self._gather(version, members, level, (committed_s, unknown_ms, timeout_ms))
+        times = (committed_s, unknown_ms, timeout_ms)
+        return await self._gather(version, members, level, times), answer
 
     # -- the write ----------------------------------------------------------------------
 
