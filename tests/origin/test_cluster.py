@@ -150,6 +150,15 @@ def test_no_reader_sees_anything_older_than_an_acknowledged_update(
     assert served[b"origin"] > 20 and served[b"l1"] + served[b"l2"] > 20, served
 
 
+def test_without_the_law_of_leases_the_same_readers_see_older_values(origin: OriginServer) -> None:
+    settings = namespace(origin, "plain", ttl_ms=60_000)
+    with (
+        Cluster(1, settings=settings, without=("lease_voided",)) as lawless,
+        pytest.raises(AssertionError, match="more items"),
+    ):
+        test_no_reader_sees_anything_older_than_an_acknowledged_update(lawless, origin)
+
+
 def test_not_there_is_asked_once_by_all_for_a_while(cluster: Cluster, origin: OriginServer) -> None:
     for daemon in cluster.daemons * 2:
         assert daemon.command("GET", "plain:none") is None

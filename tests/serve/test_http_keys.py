@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from coherenced.core.model import ReplyError, Version
-from coherenced.core.requests import Fault, FaultKind, Level
+from coherenced.core.requests import Fault, FaultKind, Level, Source, Value
+from coherenced.serve.http_headers import PLAIN, read_wish
+from coherenced.serve.http_keys import _cache_status
 from coherenced.serve.http_limits import HttpLimits
+from coherenced.serve.problem import Problem, of_reply
 from tests.serve.fake_port import EPOCH, UNAVAILABLE
 from tests.serve.http_rig import Rig, rig
 
@@ -346,3 +349,47 @@ async def test_too_many_tags_and_too_large_a_value(tmp_path: Path) -> None:
 async def test_an_encoded_body_is_not_stored_as_if_it_were_plain(http: Rig) -> None:
     answer = await http.ask("PUT", "/v1/keys/k", b"\x1f\x8b", Content_Encoding="gzip")
     assert (answer.status, answer.json["pointer"]) == (415, "Content-Encoding")
+
+
+# -- keys with an origin -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "stale", "ttl_ms", "told"),
+    [
+        (Source.ORIGIN, False, 5_900.0, "coherenced; fwd=miss; stored"),
+        (Source.ORIGIN, False, None, "coherenced; fwd=miss"),
+        (Source.L1, False, 5_900.0, "coherenced; hit; ttl=5"),
+        (Source.L2, False, 5_900.0, "coherenced; fwd=miss"),
+        (Source.L2, True, -5_900.0, 'coherenced; hit; ttl=-5; detail="stale"'),
+        (Source.L2, True, -100.0, 'coherenced; hit; ttl=-1; detail="stale"'),
+        (Source.L1, True, 5_900.0, 'coherenced; hit; detail="stale"'),
+    ],
+)
+def test_cache_status_says_what_was_done(
+    source: str, stale: bool, ttl_ms: float | None, told: str
+) -> None:
+    value = Value(b"x", Version(b"0" * 16, 1), source, 0.0, stale=stale, ttl_ms=ttl_ms)
+    assert _cache_status(value, PLAIN) == told
+
+
+def test_a_request_may_say_how_stale_it_takes_an_answer() -> None:
+    wish = read_wish({"Cache-Control": "stale-while-revalidate=5, stale-if-error=60"})
+    read = wish.read((b"k",))
+    assert (read.stale_while_revalidate_ms, read.stale_if_error_ms) == (5_000.0, 60_000.0)
+    assert not wish.plain and read_wish({}).plain
+    with pytest.raises(Problem, match="whole number"):
+        read_wish({"Cache-Control": "stale-while-revalidate=x"})
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "status"),
+    [
+        ("ORIGIN the origin answered 500", "origin", 502),
+        ("ORIGIN refused: INCR cannot be sent to an origin", "not-for-origin", 422),
+    ],
+)
+def test_faults_of_an_origin_have_kinds_of_their_own(text: str, kind: str, status: int) -> None:
+    problem = of_reply(ReplyError(text))
+    assert (problem.kind, problem.status) == (kind, status)
+    assert problem.detail == text.removeprefix("ORIGIN ").removeprefix("refused: ")
