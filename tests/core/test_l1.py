@@ -177,6 +177,26 @@ def test_counted_bytes_are_what_the_process_really_takes() -> None:
     assert 0.85 < float(done.stdout) < 1.07
 
 
+HOLES = (
+    GROW.split("store, lane")[0]
+    + """
+store, lane = L1(24 << 20, 1 << 20), Lane(0)
+before = resident()
+for i in range(60_000):  # six times what it holds
+    store.put(Entry(b"key:%016d" % i, bytes(2000), lane, i + 1000, i * 1.5 + 0.25, 1000.0))
+print((resident() - before) / store.bytes_used, flush=True)
+os._exit(0)
+"""
+)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's /proc")
+def test_long_values_leave_no_holes_behind_them() -> None:
+    """Formatted in one go, each would take half as much again."""
+    done = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, text=True, check=True)
+    assert 0.85 < float(done.stdout) < 1.12
+
+
 # -- the bound --------------------------------------------------------------------------------
 
 

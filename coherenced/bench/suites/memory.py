@@ -36,7 +36,7 @@ PAUSE_TARGET: Final = Target(5.0, "at most", "ours")
 SETTLE_S: Final = 1.0
 BATCH: Final = 100
 """Keys that one read of the churn names."""
-LARGEST_BYTES: Final = 4000
+LARGEST_BYTES: Final = 16_000
 
 
 def run(context: Context) -> list[Row]:
@@ -105,7 +105,7 @@ def _longest(seen: list[Collection], entries: int) -> Row:
 
 
 def _churn(context: Context) -> list[Row]:
-    bound = context.amount(128, 64, 4) * MIB
+    bound = context.amount(256, 128, 4) * MIB
     seconds = float(context.amount(600, 15, 1))
     with Rig(context.directory) as rig:
         settings = {**LASTING, "l1.max_bytes": bound}
@@ -113,7 +113,7 @@ def _churn(context: Context) -> list[Row]:
         if not context.quick:
             time.sleep(SETTLE_S)
         idle = rss_bytes(daemon.pid)
-        keys = 3 * bound // (LARGEST_BYTES // 2)
+        keys = 2 * bound // (LARGEST_BYTES // 2)
         with Talk(daemon.socket) as talk:
             context.say(f"churn of {keys} keys under a bound of {bound >> 20} MiB")
             _store(talk, Random(8), range(keys))
