@@ -26,6 +26,8 @@ PATIENCE_S: Final = 2.0
 IMPATIENCE_S: Final = 0.12
 """The same of a reader that looks elsewhere meanwhile: it finds what is served at once."""
 ACK_TIMEOUT_MS: Final = 1500
+SNAPSHOTS: Final = 0.15
+"""Share of a reader's steps that look at a whole group."""
 RECONNECT_S: Final = 0.05
 STOP_S: Final = 30.0
 TTL_MS: Final = 300
@@ -288,6 +290,9 @@ class Reader(Client):
             self.hang_up()
             self.node = self.random.choice(sorted(self._sockets))
             return
+        if self.random.random() < SNAPSHOTS:
+            self._look_at_once(self.random.choice(self.groups))
+            return
         key = self.random.choice(self.keys)
         if not self._wanders:
             look(self, self._ledger, key, current=self.random.random() < 0.15)
@@ -298,6 +303,14 @@ class Reader(Client):
             self.name = f"{self.name.partition('#')[0]}#{self.clock():.3f}"
         else:
             self._token = newer(version, self._token)
+
+    def _look_at_once(self, group: list[str]) -> None:
+        """A snapshot of keys that are only ever set together."""
+        began_s = self.clock()
+        values, fate = self.ask("COH.MGET", *group, "SNAPSHOT")
+        if fate == Fate.OK:
+            told = [None if value is None else value.decode() for value in values]
+            self._ledger.groups.append((self.name, dict(zip(group, told, strict=True)), began_s))
 
 
 def look(
