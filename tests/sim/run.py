@@ -162,8 +162,11 @@ def build(config: Config) -> tuple[World, list[Client]]:
 
 def run(config: Config) -> Report:
     """Run it. `Failure` when a promise was broken."""
-    world, clients = build(config)
     faults = faults_of(config)
+    try:
+        world, clients = build(config)
+    except (Violation, AssertionError) as problem:
+        raise Failure(config, f"at the start: {problem}", faults, []) from problem
     try:
         Nemesis(world, faults)
         for client in clients:

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from coherenced.core import invariants
+from coherenced.core.invariants import Watch
 from coherenced.core.laws import Laws
 from coherenced.core.requests import Level
 from tests.sim.clients import Mix
@@ -151,3 +152,19 @@ def test_two_hundred_nodes(seed: int) -> None:
             fault_gap_ms=40.0,
         )
     )
+
+
+def test_invariants_are_checked_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = 0
+    check = Watch.check
+
+    def counted(watch: Watch) -> list[str]:
+        nonlocal looked
+        looked += 1
+        return check(watch)
+
+    monkeypatch.setattr(Watch, "check", counted)
+    assert run(by_seed(3)).steps == looked > 1_000
+    monkeypatch.setattr(Watch, "check", lambda watch: ["V3: made up"])
+    with pytest.raises(Failure, match="V3: made up"):
+        run(by_seed(3))
