@@ -30,10 +30,10 @@ from coherenced.core.model import Mutation, Op, Version
 from coherenced.core.node import BEATS_PER_BOUND
 from coherenced.core.policy import Policy
 from coherenced.core.requests import Fault, Level, Outcome, Read, ReadResult, Write, WriteResult
-from tests.sim.clients import set_mutation
 from tests.sim.fingerprint import Freezer
 from tests.sim.history import ReadOp, WriteOp
 from tests.sim.host import Host
+from tests.sim.mix import set_mutation
 from tests.sim.network import BUS, Connection
 from tests.sim.redis_model import Server, ServerLaws
 from tests.sim.world import World

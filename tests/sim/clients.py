@@ -8,70 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
-from typing import Final
 
 import msgspec
 
 from coherenced.core.model import Mutation, Op, Version
 from coherenced.core.requests import (
     Fault,
+    Fill,
+    Lease,
+    LeaseResult,
     Level,
     Outcome,
     Read,
     ReadResult,
+    Release,
     Write,
     WriteResult,
 )
 from tests.sim.history import ReadOp, WriteOp
 from tests.sim.host import Host
+from tests.sim.mix import COUNTER, TAGS, Mix, set_mutation
 from tests.sim.world import FILLER, World
-
-TAGS: Final = (b"red", b"blue")
-COUNTER: Final = b"n:"
-"""Keys with this prefix are only ever incremented."""
-
-
-def set_mutation(key: bytes, value: bytes, ttl_ms: int | None = None) -> Mutation:
-    argv: tuple[bytes, ...] = (b"SET", key, value)
-    if ttl_ms is not None:
-        argv += (b"PX", b"%d" % ttl_ms)
-    return Mutation(
-        argv,
-        keys=(key,),
-        keeps=value,
-        keeps_ttl_ms=ttl_ms,
-        expected_reply=b"OK",
-        reply_is_known=True,
-    )
-
-
-class Mix(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client does, as weights, and how often."""
-
-    think_ms: float = 8.0
-    reads: float = 60.0
-    zero_reads: float = 8.0
-    multi_reads: float = 4.0
-    token_reads: float = 4.0
-    snapshots: float = 4.0
-    loose_reads: float = 4.0
-    """Reads that allow more staleness than the node's own bound."""
-    sets: float = 12.0
-    ttl_sets: float = 3.0
-    tagged_sets: float = 2.0
-    deletes: float = 2.0
-    increments: float = 3.0
-    invalidations: float = 2.0
-    large_invalidations: float = 1.0
-    """Records too large for a message of the bus: it says where the log is, and no more (W6)."""
-    tag_invalidations: float = 1.0
-    prefix_invalidations: float = 0.5
-    everything: float = 0.2
-    flushes: float = 0.1
-    transactions: float = 2.0
-    compare_and_set: float = 2.0
-    appends: float = 1.0
-    levels: tuple[int, ...] = (Level.REDIS, Level.REDIS, Level.ALL, Level.NONE, 2, Level.QUORUM)
 
 
 class Client:
@@ -115,6 +72,7 @@ class Client:
             self._transaction: mix.transactions,
             self._compare_and_set: mix.compare_and_set,
             self._append: mix.appends,
+            self._load: mix.loads,
         }
         self._kinds = list(kinds)
         self._weights = list(kinds.values())
@@ -291,6 +249,82 @@ class Client:
         value = self._value()
         mutation = msgspec.structs.replace(set_mutation(key, value), if_version=version)
         self.write("compare-and-set", (mutation,), value)
+
+    # -- loads -------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        host, world, key = self.host, self.world, self._key()
+        bound_ms = world.namespaces.for_key(key).max_staleness_ms
+        op = ReadOp(self.name, host.name, host.incarnation, (key,), bound_ms, world.now_ms)
+        world.history.unanswered += 1
+        lease_ms = self.random.choice((20, 300))
+        refresh_ms = self.random.choice((None, None, 200.0))
+        wait_ms = self.random.choice((0.0, 30.0))
+
+        def done(outcome: Outcome) -> None:
+            assert isinstance(outcome, LeaseResult | Fault)
+            told = isinstance(outcome, LeaseResult)
+            if isinstance(outcome, LeaseResult) and outcome.value is not None:
+                world.history.end_read(op, ReadResult((outcome.value,)), world.now_ms)
+            elif isinstance(outcome, Fault):
+                world.history.end_read(op, outcome, world.now_ms)
+            else:
+                world.history.unanswered -= 1
+            if not told or not outcome.token:
+                self._again()
+                return
+            loading_ms = self.random.expovariate(1.0 / 15.0)
+            granted_ms, incarnation = world.now_ms, host.incarnation
+
+            def loaded() -> None:
+                if self.stopped or host.incarnation != incarnation:
+                    self._again()
+                elif self.random.random() < 0.2:
+                    self._give_back(key, outcome.token)
+                else:
+                    self._fill(key, outcome.token, granted_ms, lease_ms)
+
+            world.after(loading_ms, loaded)
+
+        request = Lease(key, lease_ms=lease_ms, wait_ms=wait_ms, refresh_ms=refresh_ms)
+        host.submit(request, self._once(op, done))
+
+    def _fill(self, key: bytes, token: bytes, granted_ms: float, lease_ms: int) -> None:
+        host, world, value = self.host, self.world, self._value()
+        keys = (key,)
+        op = WriteOp(
+            self.name, host.name, host.incarnation, keys, value, "fill", Level.REDIS, world.now_ms
+        )
+        op.tags = tuple(self.random.sample(TAGS, self.random.choice((0, 0, 1))))
+        if key.startswith(world.history.linearizable):
+            op.tags = ()
+        op.granted_ms, op.lapses_ms = granted_ms, granted_ms + lease_ms
+        world.history.unanswered += 1
+
+        def done(outcome: Outcome) -> None:
+            assert isinstance(outcome, WriteResult | Fault)
+            world.history.end_write(op, outcome, world.now_ms)
+            self._again()
+
+        ttl_ms = self.random.choice((None, 300))
+        fill = Fill(key, token, value, ttl_ms, op.tags, Level.REDIS)
+        host.submit(fill, self._once(op, done))
+
+    def _give_back(self, key: bytes, token: bytes) -> None:
+        host, world = self.host, self.world
+        op = WriteOp(
+            self.name, host.name, host.incarnation, (key,), b"", "give back", Level.REDIS,
+            world.now_ms,
+        )  # fmt: skip
+        world.history.unanswered += 1
+
+        def done(outcome: Outcome) -> None:
+            assert isinstance(outcome, WriteResult | Fault)
+            world.history.end_write(op, outcome, world.now_ms)
+            self._again()
+
+        absent_ms = self.random.choice((None, 100))
+        host.submit(Release(key, token, absent_ms), self._once(op, done))
 
     def write(
         self, what: str, mutations: tuple[Mutation, ...], mark: bytes, *, atomic: bool = False

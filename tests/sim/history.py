@@ -28,6 +28,8 @@ from tests.sim.truth import Truth
 DRIFT: Final = 1.01
 """Node clocks run apart by less than this: a bound of B ms on one is less than that elsewhere."""
 ROUNDING_MS: Final = 0.01
+LEASE_GRAIN_MS: Final = 2.0
+"""The server counts in whole milliseconds."""
 TIE_MS: Final = 1e-6
 """A commit at the very moment at which a read begins may be on either side of it."""
 
@@ -75,8 +77,8 @@ class ReadOp:
 
 class WriteOp:
     __slots__ = (
-        "end_ms", "fault", "host", "incarnation", "keys", "level", "result", "session",
-        "start_ms", "value", "what",
+        "end_ms", "fault", "granted_ms", "host", "incarnation", "keys", "lapses_ms", "level",
+        "result", "session", "start_ms", "tags", "value", "what",
     )  # fmt: skip
 
     def __init__(
@@ -100,6 +102,10 @@ class WriteOp:
         self.level = level
         self.start_ms = start_ms
         self.end_ms = float("inf")
+        self.granted_ms = float("-inf")
+        """When the caller had the lease that this fills under, and by when it had run out."""
+        self.lapses_ms = float("inf")
+        self.tags: tuple[bytes, ...] = ()
         self.result: WriteResult | None = None
         self.fault: Fault | None = None
 
@@ -268,6 +274,8 @@ class History:
         times = self.truth.committed.get(op.value, [])
         if not times:
             return
+        if op.granted_ms != float("-inf"):
+            self._check_fill(op, times[-1])
         for key in op.keys:
             self._wrote(op, key, times[-1])
         done = op.result is not None and op.result.satisfied
@@ -275,6 +283,17 @@ class History:
             self.checked["ack=all write"] = self.checked.get("ack=all write", 0) + 1
             for key in op.keys:
                 self._note_acked(key, now_ms, times[-1])
+
+    def _check_fill(self, op: WriteOp, commit_ms: float) -> None:
+        """L1: nothing has happened to the key, or to a tag of the value, since it was leased."""
+        self.checked["fill"] = self.checked.get("fill", 0) + 1
+        if self.truth.lost_since(op.granted_ms):
+            return  # what had happened may be forgotten
+        covered_ms = self.truth.covered_between(op.keys[0], op.tags, op.granted_ms, commit_ms)
+        if covered_ms is not None:
+            raise Violation(f"lease: {op}: stored though the key was changed at {covered_ms:.2f}")
+        if commit_ms > op.lapses_ms + LEASE_GRAIN_MS:
+            raise Violation(f"lease: {op}: stored at {commit_ms:.2f}, after the lease was over")
 
     def _wrote(self, op: WriteOp, key: bytes, commit_ms: float) -> None:
         session = (op.session, op.incarnation, key)
@@ -324,6 +343,7 @@ NOTHING_DONE: Final = frozenset(
         FaultKind.LOST,
         FaultKind.OVERLOADED,
         FaultKind.STOPPING,
+        FaultKind.LOST,
     }
 )
 

@@ -12,9 +12,10 @@ import msgspec
 
 from coherenced.core.laws import Laws
 from coherenced.core.policy import Policy
-from tests.sim.clients import COUNTER, Client, Mix
+from tests.sim.clients import Client
 from tests.sim.faults import STOPPED_CLOCKS, Fault, Nemesis, plan
 from tests.sim.history import Violation
+from tests.sim.mix import COUNTER, Mix
 from tests.sim.redis_model import ServerLaws
 from tests.sim.world import LINEARIZABLE, World
 

@@ -27,9 +27,9 @@ from coherenced.core.requests import (
     Write,
     WriteResult,
 )
-from tests.sim.clients import set_mutation
 from tests.sim.history import NOTHING_DONE, ReadOp, WriteOp
 from tests.sim.host import Host
+from tests.sim.mix import set_mutation
 from tests.sim.network import ROLES
 from tests.sim.redis_model import Server
 from tests.sim.world import World

@@ -11,7 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from coherenced.core.model import Lineage
+from coherenced.core.model import Lineage, Mutation, Op
 from tests.sim.redis_model import Server
 
 
@@ -93,6 +93,8 @@ class Truth:
         """When the server lost or replaced its data: a flush, an older file, a failover."""
         self.foreign: dict[bytes, list[float]] = {}
         """Key -> when it was changed with no record: by another program, or by an eviction."""
+        self.covers: list[tuple[float, Mutation]] = []
+        """Recorded mutations and when they were committed, in order."""
         self.committed: dict[bytes, list[float]] = {}
         """Each written value -> when it was committed. More than one time is a double apply."""
 
@@ -142,6 +144,29 @@ class Truth:
 
     def foreign_between(self, key: bytes, from_ms: float, to_ms: float) -> bool:
         return any(from_ms <= at_ms <= to_ms for at_ms in self.foreign.get(key, ()))
+
+    def note_cover(self, mutation: Mutation, now_ms: float) -> None:
+        """A record that voids every lease of what it covers has just been committed."""
+        if mutation.op not in (Op.PREPARE, Op.ABORT):
+            self.covers.append((now_ms, mutation))
+
+    def covered_between(
+        self, key: bytes, tags: tuple[bytes, ...], from_ms: float, to_ms: float
+    ) -> float | None:
+        """When, after the one and before the other, a record covered `key` or one of `tags`."""
+        for at_ms, mutation in reversed(self.covers):
+            if at_ms <= from_ms:
+                return None
+            covers = (
+                mutation.everything
+                or mutation.op == Op.FLUSH
+                or key in mutation.keys
+                or any(tag in mutation.tags for tag in tags)
+                or key.startswith(mutation.prefixes)
+            )
+            if covers and at_ms < to_ms:
+                return at_ms
+        return None
 
     def note_written(self, value: bytes, now_ms: float) -> None:
         if value:

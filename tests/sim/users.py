@@ -6,9 +6,9 @@ import msgspec
 
 from coherenced.core.model import Mutation, Op, ReplyError
 from coherenced.core.requests import Fault, Level, Outcome, Read, ReadResult, Write, WriteResult
-from tests.sim.clients import set_mutation
 from tests.sim.history import ReadOp, WriteOp
 from tests.sim.host import Host
+from tests.sim.mix import set_mutation
 from tests.sim.stage import PATIENCE_MS, Broken, Stage
 
 

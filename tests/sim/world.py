@@ -270,6 +270,7 @@ class World:
                 truth.positions.setdefault(position, truth.index)
                 truth.by_seq.setdefault(position[:2], []).append(truth.index)
                 truth.note_written(self.mark_of(mutation), self.now_ms)
+                truth.note_cover(mutation, self.now_ms)
 
     def mark_of(self, mutation: Mutation) -> bytes:
         known = self.marks.get(id(mutation))
