@@ -70,17 +70,24 @@ def get(
 @click.argument("keys", type=name, nargs=-1, required=True, metavar="KEY...")
 @max_staleness_option
 @min_version_option
+@click.option("--snapshot", is_flag=True, help="All as of one moment (at most 200 keys).")
 @as_json
 @connection
 def mget(
-    keys: tuple[bytes, ...], max_staleness: int | None, min_version: str | None, as_json: bool
+    keys: tuple[bytes, ...],
+    max_staleness: int | None,
+    min_version: str | None,
+    snapshot: bool,
+    as_json: bool,
 ) -> int:
     """Print the values of several keys.
 
     One line each: the key, a tab, the value. Keys that are not there are named on stderr.
     """
     with connect() as cache:
-        found = cache.get_many(keys, max_staleness_ms=max_staleness, min_version=min_version)
+        found = cache.get_many(
+            keys, max_staleness_ms=max_staleness, min_version=min_version, snapshot=snapshot
+        )
     if as_json:
         rows: list[dict[str, Any]] = []
         for key in keys:

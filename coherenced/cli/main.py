@@ -34,6 +34,7 @@ COMMANDS: Final = {
     "set": Command("keys", "set_", "Store a value under a key."),
     "del": Command("keys", "delete", "Delete keys, everywhere."),
     "mget": Command("keys", "mget", "Print the values of several keys."),
+    "lease": Command("lease", "lease_", "Print a value; one in the cluster runs what makes it."),
     "warm": Command("warm", "warm", "Read keys into this host's memory."),
     "invalidate": Command("invalidate", "invalidate", "Make every node drop what it holds."),
     "watch": Command("watch", "watch", "Show invalidations as they happen."),

@@ -153,9 +153,15 @@ class AsyncClient:
         *,
         max_staleness_ms: float | None = None,
         min_version: str | None = None,
+        snapshot: bool = False,
     ) -> dict[K, Any]:
         return await self._run(
-            self._calls.get_many(keys, max_staleness_ms=max_staleness_ms, min_version=min_version)
+            self._calls.get_many(
+                keys,
+                max_staleness_ms=max_staleness_ms,
+                min_version=min_version,
+                snapshot=snapshot,
+            )
         )
 
     async def set(

@@ -32,6 +32,9 @@ from coherenced.client.stream import Batch, Request, batch_of, batches_of, parts
 from coherenced.client.values import Serializer, serializer_of
 from coherenced.errors import CoherencedError, CommandError, Conflict, NotAcknowledged, UsageError
 
+MOST_IN_SNAPSHOT: Final = 200
+"""Keys that can be read as of one moment."""
+
 T = TypeVar("T")
 K = TypeVar("K", bound=str | bytes)
 C = TypeVar("C")
@@ -146,10 +149,17 @@ class Calls:
         *,
         max_staleness_ms: float | None = None,
         min_version: str | None = None,
+        snapshot: bool = False,
     ) -> Request[dict[K, Any]]:
-        """Those of `keys` that are there, with their values; many keys share a round trip."""
-        l0 = self._l0
+        """Those of `keys` that are there, with their values; many keys share a round trip.
+
+        `snapshot`: all as of one moment, so that no half of a transaction is seen (at most
+        200 keys).
+        """
         order = list(dict.fromkeys(keys))
+        if snapshot:
+            return self._snapshot(order, max_staleness_ms, min_version)
+        l0 = self._l0
         held: dict[K, Any] = {}
         wanted = []
         for key in order:
@@ -415,6 +425,18 @@ class Calls:
         if note is not None and self._l0 is not None and len(reply) > 6:
             self._l0.keep(note, stored, entry, reply[6])
         return entry
+
+    def _snapshot(
+        self, order: list[K], max_staleness_ms: float | None, min_version: str | None
+    ) -> Request[dict[K, Any]]:
+        if len(order) > MOST_IN_SNAPSHOT:
+            raise UsageError(f"a snapshot has at most {MOST_IN_SNAPSHOT} keys")
+        options = self._read_options(max_staleness_ms, min_version)
+        names = [key_bytes(key) for key in order]
+        batches = (batch_of([(b"COH.MGET", *names, b"SNAPSHOT", *options)]),) if names else ()
+        otherwise = dict[K, Any] if self._misses_when_unavailable else None
+        decode = partial(self._decode_many, order, order, {})
+        return Request(batches, decode, otherwise=otherwise)
 
     def _decode_many_kept(
         self, order: list[K], notes: list[Note], held: dict[K, Any], replies: list[Any]

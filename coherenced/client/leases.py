@@ -94,7 +94,8 @@ def _fill_batches(fillings: list[Filling]) -> tuple[Batch, ...]:
     commands = []
     for one in fillings:
         command: tuple[bytes, ...] = (b"COH.FILL", one.name, one.token, one.value)
-        command += (b"PX", _ms(one.stored_s))
+        if one.stored_s > 0:  # else for as long as Redis keeps it
+            command += (b"PX", _ms(one.stored_s))
         if one.tags:
             command += (b"TAGS", b"%d" % len(one.tags), *one.tags)
         commands.append(command)

@@ -171,9 +171,15 @@ class Client:
         *,
         max_staleness_ms: float | None = None,
         min_version: str | None = None,
+        snapshot: bool = False,
     ) -> dict[K, Any]:
         return self._run(
-            self._calls.get_many(keys, max_staleness_ms=max_staleness_ms, min_version=min_version)
+            self._calls.get_many(
+                keys,
+                max_staleness_ms=max_staleness_ms,
+                min_version=min_version,
+                snapshot=snapshot,
+            )
         )
 
     def set(

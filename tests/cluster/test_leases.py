@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import hiredis
 import pytest
 
+from coherenced import Client
+from coherenced.errors import UsageError
 from tests.cluster.daemons import Cluster, Daemon
 from tests.servers import wait_until
 
@@ -234,3 +239,42 @@ class SessionOf:
 
     def __exit__(self, *_: object) -> None:
         self._sock.close()
+
+
+def test_on_the_command_line(cluster: Cluster, tmp_path: Path) -> None:
+    counted = tmp_path / "runs"
+    script = f"echo run >> {counted}; sleep 0.5; echo made"
+
+    def start(daemon: Daemon, *words: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "coherenced", "lease", "--socket", str(daemon.socket)]
+        return subprocess.Popen([*command, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    several = [
+        start(daemon, "cli:k", "--ttl", "60s", "--", "sh", "-c", script)
+        for daemon in cluster.daemons[:2]
+        for _ in range(2)
+    ]
+    outcomes = [one.communicate(timeout=60) for one in several]
+    assert [out for out, _ in outcomes] == [b"made\n"] * 4, outcomes
+    assert [one.returncode for one in several] == [0] * 4
+    assert counted.read_text() == "run\n"
+    failing = start(cluster.daemons[0], "cli:fails", "--", "sh", "-c", "exit 7")
+    _, told = failing.communicate(timeout=60)
+    assert (failing.returncode, b"ended with 7" in told) == (1, True)
+    # The token was given back: the next in line need not wait for the lease.
+    answer = cluster.daemons[1].command("COH.LEASE", "cli:fails")
+    assert answer[0] == b"TOKEN"
+
+
+def test_a_snapshot_through_the_client_and_the_command_line(cluster: Cluster) -> None:
+    daemon = cluster.daemons[0]
+    assert daemon.command("MSET", "s:a", "1", "s:b", "1") == b"OK"
+    with Client(f"unix://{daemon.socket}", serializer=None) as cache:
+        assert cache.get_many(["s:a", "s:b", "s:c"], snapshot=True) == {"s:a": b"1", "s:b": b"1"}
+        with pytest.raises(UsageError):
+            cache.get_many([f"k{n}" for n in range(201)], snapshot=True)
+    command = [sys.executable, "-m", "coherenced", "mget", "--socket", str(daemon.socket)]
+    ran = subprocess.run(
+        [*command, "--snapshot", "s:a", "s:b"], capture_output=True, timeout=60, check=False
+    )
+    assert (ran.returncode, ran.stdout) == (0, b"s:a\t1\ns:b\t1\n")
