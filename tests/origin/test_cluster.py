@@ -213,6 +213,25 @@ def test_a_failing_origin_is_bridged_left_alone_and_tried_again(
     assert 'coherenced_origin_breaker_open{namespace="sie"} 0.0' in metrics
 
 
+def test_an_origin_that_is_down_is_bridged_and_found_again(
+    cluster: Cluster, origin: OriginServer
+) -> None:
+    daemon = cluster.daemons[0]
+    origin.rows["sie-down"] = b"one"
+    assert daemon.command("GET", "sie:down") == b"one"
+    origin.stop()
+    try:
+        time.sleep(0.35)
+        meta = daemon.command("COH.GET", "sie:down", "META")
+        assert (meta[0], meta[4]) == (b"one", 1)
+        assert "cannot be reached" in str(daemon.command("GET", "sie:nothing"))
+        assert daemon.command("SET", "unrelated", "x") == b"OK"
+    finally:
+        origin.start()
+    origin.rows["sie-down"] = b"two"
+    wait_until(lambda: daemon.command("GET", "sie:down") == b"two", 20.0)
+
+
 def test_past_the_soft_timeout_stale_and_past_the_hard_one_an_error(
     cluster: Cluster, origin: OriginServer
 ) -> None:
