@@ -180,10 +180,15 @@ def test_counted_bytes_are_what_the_process_really_takes() -> None:
 HOLES = (
     GROW.split("store, lane")[0]
     + """
-store, lane = L1(24 << 20, 1 << 20), Lane(0)
+import random
+store, lane, draw = L1(24 << 20, 1 << 20), Lane(0), random.Random(3).randrange
 before = resident()
-for i in range(60_000):  # six times what it holds
-    store.put(Entry(b"key:%016d" % i, bytes(2000), lane, i + 1000, i * 1.5 + 0.25, 1000.0))
+for i in range(120_000):  # of three times as many keys as there is room for, in any order
+    key = b"key:%016d" % draw(30_000)
+    if key not in store.entries:
+        store.put(Entry(key, bytes(2000), lane, i + 1000, i * 1.5 + 0.25, 1000.0))
+    if not i % 20:
+        store.remove(b"key:%016d" % draw(30_000))
 print((resident() - before) / store.bytes_used, flush=True)
 os._exit(0)
 """
