@@ -15,6 +15,7 @@ from coherenced.core.requests import Ask, Fault, FaultKind, Read, Write
 from coherenced.serve.resp import RespFront
 from coherenced.serve.resp_settings import RespSettings
 from coherenced.wire.framing import FrameLimits
+from coherenced.wire.plan import Bounds
 from tests.serve.resp_rig import Client, RespPort, packed
 
 SMALL = RespSettings(
@@ -652,3 +653,31 @@ def test_a_lone_get_that_misses(client: Client, protocol: int) -> None:
     assert client.raw() == b""
     client.port.release()
     assert client.raw() == b"$1\r\nv\r\n+PONG\r\n"
+
+
+# -- clients that keep copies -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hello", ["PING", "HELLO 3"])
+def test_a_hit_with_its_terms_is_answered_as_the_node_would(hello: str) -> None:
+    page = b"00000000000000aa"
+    client = Client(settings=msgspec.structs.replace(SMALL, bounds=Bounds(page=page)))
+    client.ask(hello)
+    client.port.keep(b"k", b"v")
+    client.port.keep(b"gone", None)
+    for key, value in ((b"k", b"v"), (b"gone", None)):
+        answer = client.ask((b"COH.GET", key, b"KEEP", page))
+        assert client.port.requests == []
+        found, version, source, age_ms, stale, left_ms, (keep_ms, bound_ms) = answer
+        assert (found, source, stale, left_ms) == (value, b"l1", 0, -1)
+        assert keep_ms > 0
+        assert bound_ms > 0
+        assert b":" in version
+        assert float(age_ms) >= 0
+    client.ask((b"COH.GET", b"k", b"KEEP", b"00000000000000bb"))  # another daemon's page
+    assert len(client.port.requests) == 1
+
+
+def test_without_a_page_nothing_may_be_kept(client: Client) -> None:
+    client.port.keep(b"k", b"v")
+    assert client.ask((b"COH.GET", b"k", b"KEEP", b"00000000000000aa"))[-1] == [-1, 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from coherenced.core.model import Mutation, Op, ReplyError, Version
@@ -11,7 +12,8 @@ from coherenced.wire.answers import answer
 from coherenced.wire.commands import COMMANDS
 from coherenced.wire.plan import Bounds, Plan
 
-BOUNDS = Bounds(max_key_bytes=50, max_tags=3)
+PAGE = "00000000000000aa"
+BOUNDS = Bounds(max_key_bytes=50, max_tags=3, page=PAGE.encode())
 VERSION = Version(b"0f1e2d3c4b5a6978", 42)
 TOLD = b"$19\r\n0f1e2d3c4b5a6978:42\r\n"
 
@@ -66,6 +68,22 @@ def test_get_refused(text: str, told: str) -> None:
 
 def test_get_refuses_what_is_no_version() -> None:
     assert refused("COH.GET k MINVER 42").startswith("a version is written epoch:seq")
+
+
+def test_get_tells_the_terms_on_which_a_copy_may_be_kept() -> None:
+    kept = Value(
+        b"v", VERSION, "l1", 0.0, labels=(b"t",), keep_ms=700.9, bound_ms=1000.0, expires_in_ms=900
+    )
+    told = b"*7\r\n$1\r\nv\r\n" + TOLD + b"$2\r\nl1\r\n$5\r\n0.000\r\n:0\r\n:900\r\n"
+    terms = b"*3\r\n:700\r\n:1000\r\n$1\r\nt\r\n"
+    assert tell(f"COH.GET k KEEP {PAGE}", ReadResult((kept,))) == told + terms
+    not_kept = msgspec.structs.replace(kept, keep_ms=0.4)
+    assert tell(f"COH.GET k KEEP {PAGE}", ReadResult((not_kept,))).endswith(b"*2\r\n:0\r\n:0\r\n")
+    other = tell("COH.GET k KEEP 00000000000000bb", ReadResult((kept,)))
+    assert other == told + b"*2\r\n:-1\r\n:0\r\n"
+    wrong = Value(None, VERSION, "l2", 0.0, error=ReplyError("WRONGTYPE no"))
+    assert tell(f"COH.GET k KEEP {PAGE}", ReadResult((wrong,))) == b"-WRONGTYPE no\r\n"
+    assert refused("COH.GET k KEEP") == "syntax error"
 
 
 def test_get_answers() -> None:
