@@ -36,6 +36,7 @@ from coherenced.core.requests import (
     Audit,
     AuditResult,
     Fault,
+    FaultKind,
     MembersResult,
     Outcome,
     Request,
@@ -318,10 +319,18 @@ class Host:
         def read(outcome: Outcome) -> None:
             if isinstance(outcome, MembersResult):
                 done(self._describe_members(outcome))
+            elif isinstance(outcome, Fault) and outcome.kind == FaultKind.UNAVAILABLE:
+                # When Redis is gone, what has happened is what people want to see.
+                done({**self._describe_members(self._last_members()), "outdated": outcome.detail})
             elif isinstance(outcome, Fault):
                 done(outcome)
 
         self.submit(AskMembers(), read)
+
+    def _last_members(self) -> MembersResult:
+        """The roster as it was last read."""
+        roster = self.node.roster
+        return MembersResult(tuple((m, roster.is_live(m)) for m in roster.members.values()))
 
     def _describe_members(self, result: MembersResult) -> dict[str, Any]:
         own = self.node.settings.incarnation

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from coherenced.cli.options import as_json, connect, connection
-from coherenced.cli.output import duration, print_json, print_table
+from coherenced.cli.output import duration, note, print_json, print_table
 from coherenced.errors import ProtocolError
 
 
@@ -27,6 +27,8 @@ def nodes(events: bool, as_json: bool) -> int:
     members = told.get("nodes")
     if not isinstance(members, list):
         raise ProtocolError("the daemon's list of nodes has another form than this version knows")
+    if told.get("outdated"):
+        note(f"the roster as it was last read: {told['outdated']}")
     print_table(
         ["node", "state", "bound", "version", "incarnation"], [_row(member) for member in members]
     )

@@ -218,6 +218,8 @@ class NodesAnswer(msgspec.Struct, frozen=True):
     self: str
     nodes: list[dict[str, Any]]
     events: list[dict[str, Any]] | UnsetType = UNSET
+    outdated: str | UnsetType = UNSET
+    """Why the roster is the one that was last read: Redis does not answer."""
 
 
 def found_of(key: Name, value: Value) -> Found:

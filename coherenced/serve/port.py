@@ -44,7 +44,8 @@ class NodePort(Protocol):
 
     def nodes(self, done: Callable[[dict[str, Any] | Fault], None]) -> None:
         """`{"self": name, "nodes": [{name, incarnation, beat, bound_ms, version, live, self,
-        applied, ...}], "events": [{at, event, ...}]}`, read from the roster now."""
+        applied, ...}], "events": [{at, event, ...}]}`, read from the roster now; with
+        `"outdated": why` as it was last read, when Redis does not answer."""
 
     def audit(
         self, keys: Sequence[bytes] | int, done: Callable[[dict[str, Any] | Fault], None]
