@@ -29,7 +29,7 @@ from coherenced.core.calls import (
 )
 from coherenced.core.l1 import Entry
 from coherenced.core.model import FOREVER, Record, Version
-from coherenced.core.node import Flush, Input, Node, Start, Stop, Submit, Tick
+from coherenced.core.node import Drain, Flush, Input, Node, Start, Stop, Submit, Tick
 from coherenced.core.outbox import Applied, Event, Settled
 from coherenced.core.requests import (
     AskMembers,
@@ -148,6 +148,7 @@ class Host:
         if self.origins is not None:
             await self.origins.finish(patience_ms)
         self._drained = asyncio.Event()
+        self.give(Drain())
         self._check_drained()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._drained.wait(), patience_ms / 1e3)

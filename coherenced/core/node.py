@@ -115,11 +115,15 @@ class Flush(msgspec.Struct, frozen=True, gc=False):
     submits: Sequence[Submit] = ()
 
 
+class Drain(msgspec.Struct, frozen=True, gc=False):
+    """About to stop: nobody is kept waiting for somebody else's load any more."""
+
+
 class Stop(msgspec.Struct, frozen=True, gc=False):
     """Leave the roster; serve nothing from now on. Ends with Event `left`."""
 
 
-Input = Answer | Submit | Start | Tick | Forget | Flush | Stop
+Input = Answer | Submit | Start | Tick | Forget | Flush | Drain | Stop
 
 
 class Node:
@@ -329,6 +333,8 @@ class Node:
             self.catchup.start()
             self.roster.start()
             self.box.timers.at(self.box.now_ms + SWEEP_EVERY_MS, self._sweep)
+        elif isinstance(given, Drain):
+            self.leases.stop()
         elif isinstance(given, Stop):
             self._stop()
         elif isinstance(given, Forget):

@@ -8,7 +8,7 @@ from coherenced.core import calls
 from coherenced.core.calls import Claim, Claimed, Claims, Failure
 from coherenced.core.laws import Laws
 from coherenced.core.model import Done, Fetched, Op, ReplyError
-from coherenced.core.node import Stop
+from coherenced.core.node import Drain
 from coherenced.core.requests import (
     Fault,
     FaultKind,
@@ -215,7 +215,7 @@ def test_too_many_leases_and_a_stopping_node() -> None:
     assert d.fault(request).kind == FaultKind.OVERLOADED
     waits = lease(d, wait_ms=5000.0)
     claimed(d, Claims.HELD, left=4000)
-    d.step(Stop())
+    d.step(Drain())
     outcome = d.result(waits)
     assert isinstance(outcome, Fault)
     assert outcome.kind == FaultKind.STOPPING
