@@ -7,7 +7,7 @@
     load        many requests over many connections: redis-benchmark, or `generator`
     processes   CPU time and memory of a process; child processes that answer with JSON
     rivals, bento               other servers and caches, where they are installed
-    generator, peers, flood, sink, watched    programs that run as processes of their own
+    generator, peers, flood, holder, sink, watched    programs that run as processes of their own
     cost_model, plot            what a fleet costs, and figures drawn in text
     suites/     one module each, `run(context) -> list[Row]`
 
