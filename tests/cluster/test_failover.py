@@ -49,7 +49,7 @@ def leave_behind(cluster: Cluster) -> tuple[Server, Server]:
     assert new is not None
     one, two = cluster.daemons
     one.command("SET", "k", "old")
-    wait_until(lambda: holds(two, "k", b"old"), what="n2 holds it")
+    wait_until(lambda: holds(two, "k", b"old"), 20, "n2 holds it")
     wait_until(lambda: new.command("GET", "k") == b"old", what="the replica has it")
     new.command("REPLICAOF", "NO", "ONE")
     cluster.retarget(new, ["n1"])
@@ -68,10 +68,10 @@ def test_V2_an_old_primary_proves_nobody_current(cluster: Cluster, how: str) -> 
         old.command("REPLICAOF", "127.0.0.1", str(new.port))
     else:
         wait_until(lambda: old.info_field("replication", "connected_slaves") == "0")
-    wait_until(lambda: one.command("SET", "k", "new") == b"OK", what="n1 writes to the new one")
+    wait_until(lambda: one.command("SET", "k", "new") == b"OK", timeout_s=20)
     assert old.command("PING") == b"PONG"
     # n2 talks to a server that answers, and yet serves nothing once its bound has passed.
-    wait_until(lambda: (lane(two)["verified_age_ms"] or 0) > BOUND_MS, what="n2's bound to pass")
+    wait_until(lambda: (lane(two)["verified_age_ms"] or 0) > BOUND_MS, timeout_s=20)
     refusals = lane(two)["probe_failures"]
     assert refusals > 0
     for _ in range(3):
@@ -91,12 +91,12 @@ def test_A2_a_failover_that_gives_numbers_out_again_is_a_fork(cluster: Cluster) 
     one, two = cluster.daemons
     one.command("SET", "k", "kept")
     wait_until(lambda: new.command("GET", "k") == b"kept")
-    wait_until(lambda: holds(two, "k", b"kept"))
+    wait_until(lambda: holds(two, "k", b"kept"), 20)
     shared = last_number(new)
     # The last write reaches nobody but the old primary and the nodes.
     new.command("REPLICAOF", "NO", "ONE")
     one.command("SET", "k", "lost")
-    wait_until(lambda: holds(two, "k", b"lost"))
+    wait_until(lambda: holds(two, "k", b"lost"), 20)
     assert last_number(old) == shared + 1
     old.kill()
     cluster.proxies["n2"].refuse()  # n2 learns of nothing until the numbers are used again

@@ -52,7 +52,7 @@ def count_under_lost_replies(seconds: float) -> None:
         indeterminate = sum(daemon.stats()["writes"]["indeterminate"] for daemon in cluster.daemons)
         total = sum(told, Counter[tuple[str, str]]())
         print(f"{lost} replies lost, {resolved} looked up; told: {dict(total)}")
-        assert lost > seconds
+        assert lost > 0
         assert resolved > 0
         for key in KEYS:
             stands_at = int(cluster.primary.command("GET", key))
