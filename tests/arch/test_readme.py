@@ -4,6 +4,7 @@ program works, against a real daemon."""
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from tests.arch.readme_commands import INSTALL, RULES, TEST, rule_for
 from tests.deploy.manager import PROGRAM, http_status
 from tests.servers import Server, free_port
 
-FILES = ("README.md", "deploy/README.md")
+FILES = ("README.md", "deploy/README.md", "coherenced/client/PATTERNS.md")
 COMMANDS = [command for file in FILES for command in commands(file)]
 TIMEOUT_S = 60.0
 HTTP_ADDRESS = "127.0.0.1:8377"
@@ -167,6 +168,16 @@ def test_programs_that_are_shown_run(block: Block, surroundings: Surroundings) -
         stdin=subprocess.DEVNULL, timeout=TIMEOUT_S,
     )  # fmt: skip
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_links_and_named_files_are_there(file: str) -> None:
+    text = (ROOT / file).read_text()
+    here = (ROOT / file).parent
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (here / target).exists(), target
+    for path in re.findall(r"`(tests/[\w/.]+)`", text):
+        assert (ROOT / path).exists(), path
 
 
 # -- the reader itself --------------------------------------------------------------------------
