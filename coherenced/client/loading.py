@@ -149,7 +149,7 @@ class Loads:
                 return (yield from self._lead(job, flight, fallback, until))
             finally:
                 flight.land()
-        self.counters.add("coalesced")
+        self.counters.add("shared")
         landed = yield Await(flight, max(0.0, until - self._clock()))
         if not landed:
             return (yield from self._alone(job, fallback))
@@ -326,7 +326,7 @@ class Loads:
 
     def _answer(self, entry: Entry, *, stale: bool = False) -> Entry:
         if stale:
-            self.counters.add("stale_served")
+            self.counters.add("stale_answers")
             entry = entry._replace(stale=True)
         if entry.value is None or (self._is_raw and entry.value == ABSENT):
             entry = entry._replace(value=None, found=False)

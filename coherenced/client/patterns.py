@@ -6,13 +6,16 @@ As `core.Calls` for the plain ones: what they mean is written here and only here
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from time import clock_gettime_ns as clock_ns
 from typing import Any, Final, Unpack
 
 from coherenced.client.core import Calls, K, Key, key_bytes
 from coherenced.client.freshness import LoadOptions, LoadPolicy
+from coherenced.client.l0 import BOOTTIME, L0, Copy
 from coherenced.client.loading import Job, Loads, Tags
 from coherenced.client.replies import Entry
 from coherenced.client.steps import Machine
+from coherenced.client.values import ABSENT
 from coherenced.client.warming import Progress, Warmed, Warming
 from coherenced.errors import UsageError
 
@@ -34,10 +37,12 @@ class Patterns:
         on_unavailable: str,
         clock: Callable[[], float],
         random: Callable[[], float],
+        l0: L0 | None = None,
     ) -> None:
         if on_unavailable not in MODES:
             raise UsageError(f"on_unavailable is one of {', '.join(MODES)}")
         self._calls = calls
+        self._l0 = l0
         self._policy = policy.checked()
         self._loads = Loads(calls, policy, clock, random, on_unavailable != "raise")
         self._known: dict[tuple[Any, ...], LoadPolicy] = {}
@@ -112,6 +117,18 @@ class Patterns:
         job = Job(key_bytes(key), loader, policy, tags)
         entry = yield from self._loads.entry(job, is_missing=is_missing)
         return entry.value
+
+    def fresh_copy(self, key: Key, policy: LoadPolicy) -> Copy | None:
+        """This process's copy, when it may be served and is fresh: nothing else is to be done."""
+        if self._l0 is None or policy.early_refresh:
+            return None
+        copy = self._l0.held(key_bytes(key), None, None)  # as the machine names it
+        if copy is None or not copy.found or copy.value == ABSENT:
+            return None
+        ends_ns = copy.expires_ns
+        if ends_ns is not None and ends_ns - clock_ns(BOOTTIME) <= policy.grace * 1e9:
+            return None
+        return copy
 
     def stats(self, daemons: dict[str, Any]) -> dict[str, Any]:
         """The daemon's document, with what this client has loaded beside its origins."""

@@ -107,7 +107,9 @@ class Client:
             serializer, max_staleness_ms, shared, misses_when_unavailable=forgives, l0=self._l0
         )
         exacting = Calls(serializer, max_staleness_ms, shared, l0=self._l0)
-        self._patterns = Patterns(exacting, load_policy, on_unavailable, time.monotonic, draw)
+        self._patterns = Patterns(
+            exacting, load_policy, on_unavailable, time.monotonic, draw, self._l0
+        )
         self._driver = Driver(self._run)
         self._goes_past = on_unavailable == "redis"
         self._redis = redis
@@ -322,7 +324,11 @@ class Client:
     def _recall(self, key: Key, loader: Callable[[], Any], policy: LoadPolicy, tags: Tags) -> Any:
         """`get_or_load`: what needs no care about its age is one `get` when it is there."""
         plain = policy.is_plain
-        if plain:
+        if not plain:
+            copy = self._patterns.fresh_copy(key, policy)
+            if copy is not None:
+                return copy.given(None)
+        else:
             value = self.get(key, NOWHERE)
             if value is not NOWHERE:
                 return None if self._is_raw and value == ABSENT else value
