@@ -108,8 +108,8 @@ class Claims:
 class Mutate(msgspec.Struct, frozen=True, gc=False):
     """W1: execute and record these, in order, as one atomic script. -> Mutated | Failed.
 
-    `tags[i]` is the chain tag for mutation i if it gets recorded. At most one
-    Mutate per lane is in flight (group commit), which keeps W4.
+    `tags[i]` is the chain tag for mutation i if it gets recorded. A second
+    Mutate may be in flight behind one whose keys are others; the server takes them in order.
     """
 
     call_id: int

@@ -83,6 +83,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     refill_keys_per_s: int = 0
     """A5: at most so many keys a second are fetched again after a drop. 0: no bound."""
     max_waiting: int = 100_000
+    follow_from: int = 8
+    """So many writes must have gathered to leave while a batch of others is still in flight."""
     gathers: bool = False
     """What is to be sent waits for a `Flush`, so that one turn of the shell's loop leaves together.
     False: it is sent at the end of each step."""
@@ -203,6 +205,7 @@ class Node:
             new_id,
             self._cover,
             self._page,
+            settings.follow_from,
         )
         self.phases = TwoPhase(self.box, self.laws, self.writes.write, namespaces, new_id)
         self.audits = Audits(self.lane, self.box, self.l1, new_id, self._forget)

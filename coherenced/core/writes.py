@@ -1,9 +1,14 @@
 """The write side of one lane: group commit, and the truth about lost replies.
 
-One batch is in flight at a time; what arrives meanwhile leaves together in the
-next. That keeps the order of acceptance (W4), makes one script and one PUBLISH
-of many mutations, and leaves exactly one batch to ask about when a reply is
-lost (W3): its tags are in the log, or they are not.
+What arrives while a batch is in flight leaves together in the next: one script and
+one PUBLISH of many mutations. Enough of them need not wait for the reply, so that the
+server works while this node does: a second batch follows on the same connection. Only
+plain writes do that, and only to other keys than those in flight: whatever becomes of
+the first batch (refused, lost, sent again), no write overtakes another of its key (W4).
+
+When a reply is lost (W3) nothing more is sent until the truth is known, about the later
+batch first, so that what must be sent again stands in the queue as it was accepted. A
+batch's tags are in the log, or they are not.
 """
 
 from __future__ import annotations
@@ -45,6 +50,8 @@ from coherenced.core.tickets import Ticket, Tickets
 BATCH_MUTATIONS: Final = 32
 """Mutations in one script, so that their records fit one message of the bus (W6: 4 KB). Only a
 transaction is longer: it is one script however long it is allowed to be, and read from the log."""
+BATCHES_OPEN: Final = 2
+"""Batches in flight at once."""
 RESOLVE_RETRY_MS: Final = 100.0
 RESOLVE_PATIENCE_MS: Final = 2_000.0
 """How long callers wait for the truth about a lost reply before they are told *indeterminate*."""
@@ -62,6 +69,8 @@ class _Pending(msgspec.Struct, gc=False, eq=False):
     write: Write
     level: int
     timeout_ms: float
+    key: bytes | None
+    """The one key that it changes, if it is a plain write; None: it goes by itself."""
     first: int = 0
     tries: int = 0
     answered: bool = False
@@ -78,6 +87,8 @@ class _Batch:
         "call_id",
         "chain",
         "generation",
+        "keys",
+        "lost",
         "mutations",
         "pending",
         "reliance",
@@ -95,6 +106,10 @@ class _Batch:
         self.want_ack: list[bool] = []
         self.tags: tuple[bytes, ...] = ()
         self.tickets: dict[int, Ticket] = {}
+        self.keys: set[bytes] | None = set()
+        """What it changes; None: not a batch that others may be in flight beside."""
+        self.lost: str | None = None
+        """W3: why its reply will not come."""
         self.told = False
         """The callers have been told that it is indeterminate."""
         self.call_id = 0
@@ -111,8 +126,17 @@ class _Batch:
             return True
         return size + len(write.mutations) <= BATCH_MUTATIONS and not write.watch_id
 
+    def is_apart_from(self, pending: _Pending) -> bool:
+        """W4: whether `pending` may be in flight beside this batch: another key's plain write."""
+        keys, key = self.keys, pending.key
+        return keys is not None and key is not None and key not in keys
+
     def add(self, pending: _Pending) -> None:
         mutations = pending.write.mutations
+        if pending.key is None:
+            self.keys = None
+        elif self.keys is not None:
+            self.keys.add(pending.key)
         pending.first = len(self.mutations)
         self.pending.append(pending)
         self.mutations += mutations
@@ -136,6 +160,7 @@ class Writes:
         new_tag: Callable[[], bytes],
         cover: Callable[[Lane, Record], None],
         page: Page,
+        follow_from: int,
     ) -> None:
         self.committed = self.unchanged = self.refused = self.resolved = self.batches = 0
         self.faults: dict[str, int] = {}
@@ -155,11 +180,15 @@ class Writes:
         self._cover = cover
         self._page = page
         self.queue: deque[_Pending] = deque()
-        self._batch: _Batch | None = None
+        self._follow_from = follow_from
+        """So many must have gathered for a second batch."""
+        self._flying: list[_Batch] = []
+        """What is in flight, in the order sent."""
+        self._resolving = False
 
     @property
     def idle(self) -> bool:
-        return self._batch is None and not self.queue
+        return not self._flying and not self.queue
 
     # -- accepting ------------------------------------------------------------------
 
@@ -171,7 +200,7 @@ class Writes:
             self._in_pieces(request_id, write)
             return
         level, timeout_ms = self._terms(write)
-        pending = _Pending(request_id, write, level, timeout_ms)
+        pending = _Pending(request_id, write, level, timeout_ms, _plain_key(write))
         self.waiting += 1
         if level == Level.NONE and _answerable(write):
             self._accept(pending)
@@ -242,23 +271,32 @@ class Writes:
 
     @property
     def sendable(self) -> bool:
-        return bool(self.queue) and self._batch is None
+        if not self.queue:
+            return False
+        flying = self._flying
+        if not flying:
+            return True
+        if len(flying) >= BATCHES_OPEN or len(self.queue) < self._follow_from:
+            return False
+        return flying[0].lost is None and flying[0].is_apart_from(self.queue[0])
 
     def flush(self) -> None:
-        """Send the next batch; called at the end of every step."""
-        if self._batch is not None or not self.queue:
-            return
-        batch = _Batch(self._lane, self._box.now_ms)
-        queue = self.queue
-        while queue and batch.has_room(queue[0].write):
-            pending = queue.popleft()
-            batch.add(pending)
-            if pending.write.watch_id:
-                break
-        self._send(batch)
+        """Send what may be sent; called at the end of every step."""
+        while self.sendable:
+            before = self._flying[0] if self._flying else None
+            batch = _Batch(self._lane, self._box.now_ms)
+            queue = self.queue
+            while queue and batch.has_room(queue[0].write):
+                if before is not None and not before.is_apart_from(queue[0]):
+                    break  # W4
+                pending = queue.popleft()
+                batch.add(pending)
+                if pending.write.watch_id:
+                    break
+            self._send(batch)
 
     def _send(self, batch: _Batch) -> None:
-        self._batch = batch
+        self._flying.append(batch)
         self.batches += 1
         mutations = batch.mutations
         new_tag, open_ticket = self._new_tag, self._tickets.open
@@ -297,17 +335,17 @@ class Writes:
     # -- answers --------------------------------------------------------------------
 
     def _on_answer(self, batch: _Batch, answer: Mutated | Failed) -> None:
-        if isinstance(answer, Mutated):
-            self._batch = None
-            self._on_mutated(batch, answer)
-        elif answer.failure == Failure.LOST:
+        if isinstance(answer, Failed) and answer.failure == Failure.LOST:
             self._on_lost(batch, answer.detail)
+            return
+        self._flying.remove(batch)
+        if isinstance(answer, Mutated):
+            self._on_mutated(batch, answer)
         elif answer.failure == Failure.OUT_OF_MEMORY:
-            self._batch = None
             self._on_out_of_memory(batch, answer.detail)
         else:
-            self._batch = None
             self._fail(batch, Fault(FaultKind.UNAVAILABLE, answer.detail))
+        self._resolve_lost()
 
     def _on_mutated(self, batch: _Batch, answer: Mutated) -> None:
         if answer.aborted:
@@ -449,12 +487,21 @@ class Writes:
         for mutation in batch.mutations:
             if mutation.is_write:
                 self.forget(mutation)
-        if not self._laws.resolve_lost_reply:
-            self._batch = None
-            self._again(batch)
-            return
+        batch.lost = detail
         batch.started_ms = self._box.now_ms
-        self._resolve(batch, detail)
+        self._resolve_lost()
+
+    def _resolve_lost(self) -> None:
+        """Begin with the latest, once it is known of all whether their replies are lost."""
+        flying = self._flying
+        if not flying or self._resolving or any(b.lost is None for b in flying):
+            return
+        if self._laws.resolve_lost_reply:
+            self._resolving = True
+            self._resolve(flying[-1], flying[-1].lost or "")
+            return
+        while flying:
+            self._again(flying.pop())
 
     def _resolve(self, batch: _Batch, detail: str) -> None:
         start = batch.chain.seq if batch.chain is not None else 0
@@ -469,14 +516,16 @@ class Writes:
         if isinstance(answer, Failed):
             # The old connection may still be alive: no later write may overtake it (W4).
             if self._box.now_ms - batch.started_ms > RESOLVE_PATIENCE_MS:
-                if not batch.told:
-                    batch.told = True
-                    self._tell_indeterminate(batch, detail)
+                for lost in self._flying:
+                    if not lost.told:
+                        lost.told = True
+                        self._tell_indeterminate(lost, detail)
                 self._refuse_queued(answer.detail)
             retry_ms = self._box.now_ms + RESOLVE_RETRY_MS
             self._box.timers.at(retry_ms, self._resolve, batch, detail)
             return
-        self._batch = None
+        self._flying.remove(batch)
+        self._resolving = False
         self.resolved += 1
         self._catchup.server_seen(answer.server_id)
         found = {record.tag: index for index, record in enumerate(answer.records)}
@@ -489,6 +538,7 @@ class Writes:
             if not batch.told:
                 self._tell_indeterminate(batch, detail)
             self._close_tickets(batch)
+        self._resolve_lost()
 
     def _continuous(self, batch: _Batch, answer: Logged) -> bool:
         """Whether the log still shows everything since the batch was sent: absent = not applied."""
@@ -620,6 +670,17 @@ def _together(outcomes: list[WriteResult | Fault]) -> WriteResult | Fault:
         satisfied=all(r.satisfied for r in results),
         replicas=min(r.replicas for r in results),
     )
+
+
+def _plain_key(write: Write) -> bytes | None:
+    """The key of a write of one key, if that is all that can be said about it."""
+    if len(write.mutations) != 1 or write.watch_id or write.replicas:
+        return None
+    (m,) = write.mutations
+    special = m.tags or m.prefixes or m.everything or m.token or m.lease or m.if_version
+    if special or not m.argv or m.op > Op.DELETE or len(m.keys) != 1:
+        return None
+    return m.keys[0]
 
 
 def _is_wide(mutation: Mutation) -> bool:

@@ -131,6 +131,7 @@ class Driver:
         max_waiting: int = 1000,
         checked: bool = True,
         page: Page | None = None,
+        follow_from: int = 8,
     ) -> None:
         self._ids = 0
         self._checked = checked
@@ -141,6 +142,7 @@ class Driver:
             l1_max_bytes=max_bytes,
             l1_max_value_bytes=max_value_bytes,
             max_waiting=max_waiting,
+            follow_from=follow_from,
         )
         self.node = Node(settings, self._new_id, laws, page)
         self.now_ms = 1000.0

@@ -139,6 +139,7 @@ def test_an_error_reply_is_the_writers_and_nothing_is_kept() -> None:
 def test_W6_a_batch_is_bounded() -> None:
     d = Driver()
     d.write(set_to(b"first", b""))
+    d.write(incr(b"n"), incr(b"m"))  # behind which nothing follows
     for i in range(3 * BATCH_MUTATIONS):
         d.write(set_to(b"%d" % i, b""))
     d.mutated(d.take(calls.Mutate), first=11)
@@ -477,6 +478,145 @@ def test_out_of_memory_for_a_delete_alone_does_not_go_round_for_ever() -> None:
         if d.has(calls.Mutate):
             d.failed(d.take(calls.Mutate), Failure.OUT_OF_MEMORY)
     assert all(w in d.outcomes for w in writes)
+
+
+# -- a second batch in flight (W4) -----------------------------------------------------------------
+
+
+def keys_of(call: calls.Mutate) -> list[bytes]:
+    return [m.keys[0] for m in call.mutations]
+
+
+def test_W4_enough_plain_writes_to_other_keys_follow_a_batch_in_flight() -> None:
+    d = Driver(follow_from=3)
+    d.write(set_to(b"a", b""))
+    d.write(set_to(b"b", b""))
+    d.write(delete(b"c"))
+    assert len(d.open) == 1, "too few to be worth a batch"
+    d.write(incr(b"d"))
+    first, second = d.take(calls.Mutate), d.take(calls.Mutate)
+    assert (keys_of(first), keys_of(second)) == ([b"a"], [b"b", b"c", b"d"])
+    for i in range(20):
+        d.write(set_to(b"%d" % i, b""))
+    assert not d.has(calls.Mutate), "two are in flight"
+    d.mutated(first, first=11)
+    third = d.take(calls.Mutate)
+    assert len(third.mutations) == 20
+    d.mutated(second, first=12, prev=first.tags[0], replies=[b"OK", 1, 5])
+    assert d.node.lane.applied == 14
+    assert d.hit(b"b") == b""
+
+
+def test_W4_a_write_to_a_key_in_flight_waits_and_so_does_all_after_it() -> None:
+    d = Driver(follow_from=1)
+    d.write(set_to(b"a", b"1"))
+    d.write(set_to(b"b", b""))
+    first, second = d.take(calls.Mutate), d.take(calls.Mutate)
+    d.mutated(first, first=11)
+    d.write(set_to(b"b", b"2"))
+    d.write(set_to(b"c", b""))
+    assert not d.has(calls.Mutate)
+    d.mutated(second, first=12, prev=first.tags[0])
+    assert keys_of(d.take(calls.Mutate)) == [b"b", b"c"]
+
+
+@pytest.mark.parametrize(
+    ("mutations", "terms"),
+    [
+        ((incr(b"x"), incr(b"y")), {}),
+        ((delete(b"x", b"y"),), {}),
+        ((invalidate(b"x"),), {}),
+        ((invalidate(tags=(b"t",)),), {}),
+        ((set_to(b"x", b"", if_version=version(9)),), {}),
+        ((Mutation((b"FLUSHDB",), op=Op.FLUSH, everything=True),), {}),
+        ((set_to(b"x", b""),), {"watch_id": 7}),
+        ((set_to(b"x", b""),), {"replicas": 1}),
+    ],
+)
+def test_W4_what_is_no_plain_write_neither_follows_nor_is_followed(
+    mutations: tuple[Mutation, ...], terms: dict[str, Any]
+) -> None:
+    d = Driver(follow_from=1)
+    d.write(set_to(b"a", b""))
+    d.write(*mutations, **terms)
+    first = d.take(calls.Mutate)
+    assert not d.has(calls.Mutate)
+    d.mutated(first, first=11)
+    d.write(set_to(b"b", b""))
+    assert [m.argv for m in d.take(calls.Mutate).mutations] == [m.argv for m in mutations]
+    assert not d.has(calls.Mutate)
+
+
+def in_flight(d: Driver) -> tuple[list[int], calls.Mutate, calls.Mutate]:
+    """Two batches, and a write that waits behind them."""
+    writes = [d.write(set_to(key, key)) for key in (b"a", b"b", b"c")]
+    return writes, d.take(calls.Mutate), d.take(calls.Mutate)
+
+
+def test_W3_W4_two_lost_batches_are_resolved_and_sent_again_in_their_order() -> None:
+    d = Driver(follow_from=1)
+    _, first, second = in_flight(d)
+    d.failed(first, calls.Failure.LOST)
+    assert not d.has(calls.Resolve), "the fate of the second is not known"
+    d.failed(second, calls.Failure.LOST)
+    resolve = d.take(calls.Resolve)
+    assert resolve.failed_call_id == second.call_id
+    d.logged(resolve, record(10), at=10)
+    assert not d.has(calls.Mutate)
+    resolve = d.take(calls.Resolve)
+    assert resolve.failed_call_id == first.call_id
+    d.logged(resolve, record(10), at=10)
+    assert keys_of(d.take(calls.Mutate)) == [b"a", b"b", b"c"]
+
+
+def test_W3_of_two_lost_batches_one_was_applied() -> None:
+    d = Driver(follow_from=1)
+    writes, first, second = in_flight(d)
+    d.failed(first, calls.Failure.LOST)
+    d.failed(second, calls.Failure.LOST)
+    applied = own_record(first, 0, 11, tag_of(10))
+    where = Lineage(EPOCH, 11, first.tags[0])
+    d.logged(d.take(calls.Resolve), record(10), applied, at=where)
+    d.logged(d.take(calls.Resolve), record(10), applied, at=where)
+    assert d.result(writes[0]).version == version(11)
+    assert writes[1] not in d.outcomes
+    assert keys_of(d.take(calls.Mutate)) == [b"b", b"c"]
+
+
+def test_W3_a_lost_batch_waits_for_the_answer_to_the_one_behind_it() -> None:
+    d = Driver(follow_from=1)
+    writes, first, second = in_flight(d)
+    d.failed(first, calls.Failure.LOST)
+    d.mutated(second, first=12)
+    assert d.result(writes[1]).version == version(12)
+    assert not d.has(calls.Mutate), "what waits may be about the keys of the lost one"
+    applied = own_record(first, 0, 11, tag_of(10))
+    d.logged(d.take(calls.Resolve), record(10), applied, at=12)
+    assert d.result(writes[0]).version == version(11)
+    assert keys_of(d.take(calls.Mutate)) == [b"c"]
+
+
+def test_W3_of_two_lost_batches_nobody_can_tell() -> None:
+    d = Driver(follow_from=1)
+    writes, first, second = in_flight(d)
+    d.failed(first, calls.Failure.LOST)
+    d.failed(second, calls.Failure.LOST)
+    until_ms = d.now_ms + 3_000
+    while d.now_ms < until_ms:
+        if d.has(calls.Resolve):
+            d.failed(d.take(calls.Resolve))
+        d.tick(50)
+    kinds = [d.fault(write).kind for write in writes]
+    assert kinds == ["indeterminate", "indeterminate", "unavailable"]
+    assert not d.has(calls.Mutate)
+
+
+def test_without_W3_two_lost_batches_are_repeated_in_their_order() -> None:
+    d = Driver(follow_from=1, laws=Laws(resolve_lost_reply=False))
+    _, first, second = in_flight(d)
+    d.failed(first, calls.Failure.LOST)
+    d.failed(second, calls.Failure.LOST)
+    assert keys_of(d.take(calls.Mutate)) == [b"a", b"b", b"c"]
 
 
 # -- lost replies (W3) ------------------------------------------------------------------------

@@ -140,6 +140,7 @@ class World:
             namespaces=self.namespaces,
             version="sim",
             l1_max_bytes=self.l1_max_bytes,
+            follow_from=1,
         )
 
     # -- connections -----------------------------------------------------------------
