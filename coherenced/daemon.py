@@ -344,7 +344,6 @@ class Daemon:
         await host.wait_ready()
         if host.outbound is not None:
             host.outbound.replay()
-        _settle_collector()
         host.report("ready", {"socket": str(paths.socket), "http": str(paths.http_socket)})
         self._notify.ready(f"serving on {paths.socket}")
         if self._warmth is not None:
@@ -429,11 +428,13 @@ def _settle_collector() -> None:
 
     Entries and their index are not tracked by the collector; what is, apart from requests
     under way, are the modules and the connections. The modules, 14 ms to look through, are
-    put out of its sight once. Connections must stay in sight: a dead one can be a cycle.
+    put out of its sight once, when all are loaded. Connections must stay in sight: a dead
+    one can be a cycle. (`serve` has switched the collector off while modules were loaded.)
     """
     gc.collect()
     gc.freeze()
     gc.set_threshold(5_000, 20, 100)
+    gc.enable()
 
 
 def _fill_fronts(resp: RespFront, http: HttpFront, stats: NodeStats) -> None:
@@ -447,6 +448,7 @@ def run(loaded: Loaded, reload: Callable[[], Loaded] | None = None) -> int:
     """Run a daemon until it is told to stop; returns its exit code. Errors are told in one line."""
     config = loaded.config
     logs.configure(config.log.level, config.log.format)
+    _settle_collector()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(Daemon(loaded, reload).serve())

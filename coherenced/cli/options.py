@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from coherenced.client.address import Address, find_daemon, parse_address
-from coherenced.client.sync import Client
 from coherenced.errors import UsageError
+
+if TYPE_CHECKING:
+    from coherenced.client.sync import Client
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -92,6 +94,8 @@ def daemon_address() -> Address:
 
 def connect(timeout_s: float = 5.0) -> Client:
     """A client for raw bytes; nothing is opened before its first call."""
+    from coherenced.client.sync import Client  # which many commands have no use for
+
     given = click.get_current_context().find_root().obj
     return Client(given, timeout=timeout_s, serializer=None, max_connections=1, l0=False)
 

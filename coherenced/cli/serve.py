@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -43,6 +44,7 @@ def serve(
         return load(flags, path, os.environ)
 
     loaded = read()
+    gc.disable()  # modules are no garbage: a tenth of the time to load them; `run` enables it
     from coherenced.daemon import run  # after the configuration: a wrong one is told at once
 
     return run(loaded, read)

@@ -142,8 +142,12 @@ class Daemon:
 
 
 def plain_environment(**more: str) -> dict[str, str]:
-    """This process's environment without what configures or supervises a daemon."""
-    unwanted = ("COHERENCED_", "NOTIFY_", "WATCHDOG_", "LISTEN_", "RUNTIME_DIRECTORY")
+    """This process's environment without what configures or supervises a daemon; and it may
+    keep its bytecode, as an installed package has it: not to compile anew at each start."""
+    unwanted = (
+        *("COHERENCED_", "NOTIFY_", "WATCHDOG_", "LISTEN_", "RUNTIME_DIRECTORY"),
+        "PYTHONDONTWRITEBYTECODE",
+    )
     kept = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
     return kept | more
 
