@@ -24,11 +24,12 @@ from coherenced.core.calls import (
     Delivered,
     Fetch,
     FetchedAll,
+    Heard,
     Mutated,
     Probed,
 )
 from coherenced.core.l1 import Entry
-from coherenced.core.model import FOREVER, Record, Version
+from coherenced.core.model import FOREVER, Message, Record, Version
 from coherenced.core.node import Drain, Flush, Input, Node, Start, Stop, Submit, Tick
 from coherenced.core.outbox import Applied, Event, Settled
 from coherenced.core.requests import (
@@ -203,7 +204,10 @@ class Host:
     def answer(self, answer: Answer) -> None:
         """What the server said."""
         if isinstance(answer, Delivered):
-            self._time_bus(answer)
+            self._time_bus(answer.message)
+        elif isinstance(answer, Heard):
+            for message in answer.messages:
+                self._time_bus(message)
         elif isinstance(answer, FetchedAll):
             self._time_fetch(answer)
         elif isinstance(answer, Mutated):
@@ -273,10 +277,10 @@ class Host:
                 self._own_commits.clear()
             self._own_commits[answer.done[-1].tag] = boottime_ms()
 
-    def _time_bus(self, answer: Delivered) -> None:
+    def _time_bus(self, message: Message) -> None:
         self.messages += 1
-        if self._own_commits and answer.message.tag in self._own_commits:
-            committed_ms = self._own_commits.pop(answer.message.tag)
+        if self._own_commits and message.tag in self._own_commits:
+            committed_ms = self._own_commits.pop(message.tag)
             self.bus_lag.observe(boottime_ms() - committed_ms)
 
     # -- what the front ends ask (serve.port.NodePort) ---------------------------------

@@ -224,6 +224,14 @@ class Delivered(msgspec.Struct, frozen=True, gc=False):
     message: Message
 
 
+class Heard(msgspec.Struct, frozen=True, gc=False):
+    """Several messages that arrived at once on bus connection number `connection`, in order."""
+
+    lane: int
+    connection: int
+    messages: tuple[Message, ...]
+
+
 class AckReceived(msgspec.Struct, frozen=True, gc=False):
     ack: Acknowledgement
 
@@ -318,6 +326,7 @@ Answer = (
     Subscribed
     | BusLost
     | Delivered
+    | Heard
     | AckReceived
     | Probed
     | FetchedAll

@@ -16,7 +16,6 @@ from typing import Final
 
 from coherenced.core.calls import (
     BusLost,
-    Delivered,
     Failed,
     Logged,
     Probe,
@@ -27,7 +26,7 @@ from coherenced.core.calls import (
 )
 from coherenced.core.lane import Lane, Verdict
 from coherenced.core.laws import Laws
-from coherenced.core.model import NEVER, Lineage, Member, Record
+from coherenced.core.model import NEVER, Lineage, Member, Message, Record
 from coherenced.core.outbox import Applied, Outbox
 from coherenced.core.roster import still_for_ms
 
@@ -136,16 +135,18 @@ class Catchup:
             self._gap_open = True  # whatever is missed from here on is worth a line
         self._resubscribe()
 
-    def on_delivered(self, answer: Delivered) -> None:
-        message = answer.message
+    def on_delivered(self, connection: int, message: Message) -> None:
         lane = self.lane
-        if answer.connection != self.connection and self._laws.old_connection_ignored:
+        if connection != self.connection and self._laws.old_connection_ignored:
             self.stale_messages += 1  # A3
             return
         if lane.epoch is None:
             return
         if message.epoch != lane.epoch:
             self._send_probe(beat=False)
+            return
+        if lane.recent.get(message.seq) == message.tag and message.seq <= lane.applied:
+            self.duplicates += len(message.records)  # A6: mostly what this node has written itself
             return
         for record in message.records:
             # The common case is kept short: the next record of the chain.

@@ -25,6 +25,7 @@ from coherenced.core.calls import (
     BusLost,
     Delivered,
     Failed,
+    Heard,
     Leave,
     Left,
     SendAck,
@@ -35,7 +36,15 @@ from coherenced.core.l1 import L1, MAX_FREQUENCY, Entry
 from coherenced.core.lane import Lane
 from coherenced.core.laws import Laws
 from coherenced.core.leases import Leases
-from coherenced.core.model import EVERYTHING, Acknowledgement, Member, Mutation, Op, Record
+from coherenced.core.model import (
+    EVERYTHING,
+    Acknowledgement,
+    Member,
+    Message,
+    Mutation,
+    Op,
+    Record,
+)
 from coherenced.core.outbox import Effect, Event, Outbox
 from coherenced.core.page import LatePage, NoPage, Page
 from coherenced.core.phases import TwoPhase
@@ -245,8 +254,13 @@ class Node:
         kind = given.__class__
         if kind is Delivered:
             if self._acks_unseen:
-                self._acknowledge_unseen(given)  # type: ignore[arg-type]
-            self.catchup.on_delivered(given)  # type: ignore[arg-type]
+                self._acknowledge_unseen(given.message)  # type: ignore[union-attr]
+            self.catchup.on_delivered(given.connection, given.message)  # type: ignore[union-attr]
+        elif kind is Heard:
+            for message in given.messages:  # type: ignore[union-attr]
+                if self._acks_unseen:
+                    self._acknowledge_unseen(message)
+                self.catchup.on_delivered(given.connection, message)  # type: ignore[union-attr]
         elif kind is Submit:
             self._submit(given)  # type: ignore[arg-type]
         elif kind is Flush:
@@ -501,9 +515,9 @@ class Node:
             self.acks_sent += 1
             self.box.emit(SendAck(lane.index, writer, ack))
 
-    def _acknowledge_unseen(self, given: Delivered) -> None:
+    def _acknowledge_unseen(self, message: Message) -> None:
         """What K1 forbids: to acknowledge what has arrived but is not applied."""
-        message, settings = given.message, self.settings
+        settings = self.settings
         for record in message.records:
             if record.wants_ack and record.writer != settings.incarnation:
                 ack = Acknowledgement(

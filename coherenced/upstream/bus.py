@@ -17,7 +17,15 @@ from typing import Any, Final
 
 import hiredis
 
-from coherenced.core.calls import AckReceived, Answer, BusLost, Delivered, Subscribed
+from coherenced.core.calls import (
+    AckReceived,
+    Answer,
+    BusLost,
+    Delivered,
+    Heard,
+    Subscribed,
+)
+from coherenced.core.model import Message
 from coherenced.errors import ProtocolError, RedisUnreachable
 from coherenced.upstream.connection import Pipe, pack
 from coherenced.upstream.faults import plain
@@ -110,14 +118,15 @@ class Subscriber(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard_s = self._loop.time()
-        reader, answer, lane, connection = self._reader, self._answer, self._lane, self.connection
-        bus = self._channels[0]
+        reader, lane, bus = self._reader, self._lane, self._channels[0]
+        heard: list[Message] = []
         try:
             reader.feed(data)
             while (item := reader.gets()) is not False:
                 if item.__class__ is not list or len(item) != 3:
                     self._other(item)
                 elif item[0] != b"message" or item[1] != bus:
+                    self._tell(heard)
                     self._push(*item)
                 else:
                     try:
@@ -126,11 +135,21 @@ class Subscriber(asyncio.Protocol):
                         self.malformed += 1
                         continue
                     if message.lane == lane:
-                        answer(Delivered(lane, connection, message))
+                        heard.append(message)
                     else:
                         self.malformed += 1
         except hiredis.ProtocolError as error:
+            self._tell(heard)
             self.close(f"the server sent bytes that are not its protocol: {error}")
+        self._tell(heard)
+
+    def _tell(self, heard: list[Message]) -> None:
+        """Hand these over, in one piece where there are several."""
+        if len(heard) == 1:
+            self._answer(Delivered(self._lane, self.connection, heard[0]))
+        elif heard:
+            self._answer(Heard(self._lane, self.connection, tuple(heard)))
+        heard.clear()
 
     def _other(self, item: Any) -> None:
         """What is not about a channel: the reply to PING, or an error."""

@@ -18,6 +18,7 @@ from coherenced.core.calls import (
     Answer,
     Call,
     Delivered,
+    Heard,
     Reap,
     SendAck,
     Subscribe,
@@ -122,6 +123,9 @@ class RealPort:
             self._subscribed.set_result(None)
         elif isinstance(answer, Delivered):
             self._published.append(answer.message)
+            self._heard.set()
+        elif isinstance(answer, Heard):
+            self._published += answer.messages
             self._heard.set()
         elif isinstance(answer, AckReceived):
             self._published.append(answer.ack)

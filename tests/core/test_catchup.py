@@ -16,6 +16,7 @@ from tests.core.driver import (
     Driver,
     delete,
     lineage,
+    message,
     own_record,
     record,
     set_to,
@@ -630,3 +631,15 @@ def test_K2_without_the_law_it_proves_itself_though_nobody_waits_for_it() -> Non
     d.write(set_to(b"other", b"v"))
     d.mutated(d.take(calls.Mutate), first=11)
     assert d.hit(b"k") == b"v"
+
+
+def test_several_messages_in_one_step_are_taken_in_their_order() -> None:
+    d = Driver()
+    number = d.node.catchup.connection
+    first, second = message(record(11), record(12)), message(record(13))
+    d.step(calls.Heard(0, number, (first, second)))
+    assert d.node.lane.applied == 13
+    d.step(calls.Heard(0, number - 1, (message(record(14)),)))
+    assert d.node.lane.applied == 13, "of an earlier connection"
+    d.step(calls.Heard(0, number, (message(record(15)), message(record(14)))))
+    assert d.has(calls.ReadLog), "there is a gap before the first"

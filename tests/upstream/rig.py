@@ -16,6 +16,7 @@ from coherenced.core.calls import (
     Failed,
     Fetch,
     FetchedAll,
+    Heard,
     Mutate,
     Mutated,
     Probe,
@@ -123,7 +124,13 @@ class Rig:
 
     @property
     def delivered(self) -> list[Delivered]:
-        return [item for item in self.bus if isinstance(item, Delivered)]
+        found: list[Delivered] = []
+        for item in self.bus:
+            if isinstance(item, Delivered):
+                found.append(item)
+            elif isinstance(item, Heard):
+                found += [Delivered(item.lane, item.connection, m) for m in item.messages]
+        return found
 
     async def until(self, condition: Callable[[], T], what: str = "") -> T:
         """Wait until `condition` is true, looking whenever something has come."""
@@ -136,7 +143,7 @@ class Rig:
     # -- what the link says ---------------------------------------------------------------
 
     def _answer(self, answer: Answer) -> None:
-        if isinstance(answer, Subscribed | BusLost | Delivered | AckReceived):
+        if isinstance(answer, Subscribed | BusLost | Delivered | Heard | AckReceived):
             self.bus.append(answer)
         else:
             waiting = self._waiting.pop(answer.call_id)  # exactly one answer for each call

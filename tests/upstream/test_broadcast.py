@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from coherenced.core.calls import Delivered, Leave, SendAck
+from coherenced.core.calls import Delivered, Heard, Leave, SendAck
 from coherenced.core.model import Acknowledgement, Member
 from coherenced.core.requests import Level
 from coherenced.errors import CommandError, Indeterminate, RedisUnreachable
@@ -36,8 +36,9 @@ class Node(Rig):
 
     def _answer(self, answer: Any) -> None:
         super()._answer(answer)
-        if isinstance(answer, Delivered) and not self.silent:
-            message = answer.message
+        if self.silent or not isinstance(answer, Delivered | Heard):
+            return
+        for message in answer.messages if isinstance(answer, Heard) else (answer.message,):
             tag = b"x" * 16 if self.lies else message.tag
             ack = Acknowledgement(
                 self.incarnation, self.member.name, 0, message.epoch, message.seq, tag
