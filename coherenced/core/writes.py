@@ -21,6 +21,17 @@ from typing import Final
 import msgspec
 
 from coherenced.core.acks import Acks
+from coherenced.core.batches import (
+    BATCH_MUTATIONS,
+    Batch,
+    Pending,
+    answerable,
+    assumed_reply,
+    is_wide,
+    plain_key,
+    strength,
+    together,
+)
 from coherenced.core.calls import Failed, Failure, Logged, Mutate, Mutated, Resolve
 from coherenced.core.catchup import Catchup
 from coherenced.core.l1 import L1, Entry
@@ -45,11 +56,8 @@ from coherenced.core.page import Page
 from coherenced.core.policy import Namespaces
 from coherenced.core.reads import Reads
 from coherenced.core.requests import Fault, FaultKind, Level, Outcome, Write, WriteResult
-from coherenced.core.tickets import Ticket, Tickets
+from coherenced.core.tickets import Tickets
 
-BATCH_MUTATIONS: Final = 32
-"""Mutations in one script, so that their records fit one message of the bus (W6: 4 KB). Only a
-transaction is longer: it is one script however long it is allowed to be, and read from the log."""
 BATCHES_OPEN: Final = 2
 """Batches in flight at once."""
 RESOLVE_RETRY_MS: Final = 100.0
@@ -60,88 +68,6 @@ LABELLED_MS: Final = 2_592_000_000.0
 """The longest life of a value with tags (30 days): the scripts see to it."""
 
 NO_VALUE: Final = ReplyError("ERR the write is committed, but its reply was lost")
-
-
-class _Pending(msgspec.Struct, gc=False, eq=False):
-    """One write request."""
-
-    request_id: int
-    write: Write
-    level: int
-    timeout_ms: float
-    key: bytes | None
-    """The one key that it changes, if it is a plain write; None: it goes by itself."""
-    first: int = 0
-    tries: int = 0
-    answered: bool = False
-    """The caller has its answer: with ack=none at acceptance, else when it is known."""
-    parked: bool = False
-    """Reads of its keys are waiting for it (ack=none)."""
-    finished: bool = False
-
-
-class _Batch:
-    """What is in flight: its requests, and what is needed to know what became of it."""
-
-    __slots__ = (
-        "call_id",
-        "chain",
-        "generation",
-        "keys",
-        "lost",
-        "mutations",
-        "pending",
-        "reliance",
-        "sent_ms",
-        "started_ms",
-        "tags",
-        "tickets",
-        "told",
-        "want_ack",
-    )
-
-    def __init__(self, lane: Lane, sent_ms: float) -> None:
-        self.pending: list[_Pending] = []
-        self.mutations: list[Mutation] = []
-        self.want_ack: list[bool] = []
-        self.tags: tuple[bytes, ...] = ()
-        self.tickets: dict[int, Ticket] = {}
-        self.keys: set[bytes] | None = set()
-        """What it changes; None: not a batch that others may be in flight beside."""
-        self.lost: str | None = None
-        """W3: why its reply will not come."""
-        self.told = False
-        """The callers have been told that it is indeterminate."""
-        self.call_id = 0
-        self.reliance = lane.reliance
-        self.chain = lane.lineage
-        self.generation = lane.generation
-        self.sent_ms = sent_ms
-        self.started_ms = sent_ms
-
-    def has_room(self, write: Write) -> bool:
-        """A transaction that WATCHes goes alone; any other write may be the first."""
-        size = len(self.mutations)
-        if not size:
-            return True
-        return size + len(write.mutations) <= BATCH_MUTATIONS and not write.watch_id
-
-    def is_apart_from(self, pending: _Pending) -> bool:
-        """W4: whether `pending` may be in flight beside this batch: another key's plain write."""
-        keys, key = self.keys, pending.key
-        return keys is not None and key is not None and key not in keys
-
-    def add(self, pending: _Pending) -> None:
-        mutations = pending.write.mutations
-        if pending.key is None:
-            self.keys = None
-        elif self.keys is not None:
-            self.keys.add(pending.key)
-        pending.first = len(self.mutations)
-        self.pending.append(pending)
-        self.mutations += mutations
-        asks = pending.level != Level.REDIS and pending.level != Level.NONE
-        self.want_ack += (asks,) * len(mutations)
 
 
 class Writes:
@@ -179,10 +105,10 @@ class Writes:
         self._new_tag = new_tag
         self._cover = cover
         self._page = page
-        self.queue: deque[_Pending] = deque()
+        self.queue: deque[Pending] = deque()
         self._follow_from = follow_from
         """So many must have gathered for a second batch."""
-        self._flying: list[_Batch] = []
+        self._flying: list[Batch] = []
         """What is in flight, in the order sent."""
         self._resolving = False
 
@@ -200,9 +126,9 @@ class Writes:
             self._in_pieces(request_id, write)
             return
         level, timeout_ms = self._terms(write)
-        pending = _Pending(request_id, write, level, timeout_ms, _plain_key(write))
+        pending = Pending(request_id, write, level, timeout_ms, plain_key(write))
         self.waiting += 1
-        if level == Level.NONE and _answerable(write):
+        if level == Level.NONE and answerable(write):
             self._accept(pending)
         self.queue.append(pending)
 
@@ -215,7 +141,7 @@ class Writes:
             assert isinstance(outcome, WriteResult | Fault)
             outcomes[place] = outcome
             if all(o is not None for o in outcomes):
-                self._box.settle(request_id, _together([o for o in outcomes if o is not None]))
+                self._box.settle(request_id, together([o for o in outcomes if o is not None]))
 
         for place, start in enumerate(starts):
             piece = write.mutations[start : start + BATCH_MUTATIONS]
@@ -231,22 +157,22 @@ class Writes:
         keyed = [self.namespaces.for_key(k) for m in write.mutations for k in m.keys]
         policies = keyed or [default]
         asked = write.ack
-        level = max((p.ack for p in policies), key=_strength) if asked is None else asked
+        level = max((p.ack for p in policies), key=strength) if asked is None else asked
         timeout_ms = write.timeout_ms
         if timeout_ms is None:
             timeout_ms = max(p.ack_timeout_ms for p in policies)
         return level, timeout_ms
 
-    def _accept(self, pending: _Pending) -> None:
+    def _accept(self, pending: Pending) -> None:
         """ack=none: drop the own copies, answer, and let the rest happen behind."""
         for mutation in pending.write.mutations:
             self.forget(mutation)
             for key in mutation.keys:
                 self._reads.unsettle(key)
-            if _is_wide(mutation):
+            if is_wide(mutation):
                 self._reads.unsettle_all()
         pending.answered = pending.parked = True
-        replies = tuple(_assumed_reply(m) for m in pending.write.mutations)
+        replies = tuple(assumed_reply(m) for m in pending.write.mutations)
         self._box.settle(pending.request_id, WriteResult(replies, None, {}))
 
     def forget(self, mutation: Mutation) -> None:
@@ -264,7 +190,7 @@ class Writes:
             self._page.drop()
         if mutation.everything or mutation.op == Op.FLUSH:
             self._l1.drop_lane(self._lane)
-        if _is_wide(mutation):
+        if is_wide(mutation):
             self._tickets.void_all()
 
     # -- sending --------------------------------------------------------------------
@@ -284,7 +210,7 @@ class Writes:
         """Send what may be sent; called at the end of every step."""
         while self.sendable:
             before = self._flying[0] if self._flying else None
-            batch = _Batch(self._lane, self._box.now_ms)
+            batch = Batch(self._lane, self._box.now_ms)
             queue = self.queue
             while queue and batch.has_room(queue[0].write):
                 if before is not None and not before.is_apart_from(queue[0]):
@@ -295,7 +221,7 @@ class Writes:
                     break
             self._send(batch)
 
-    def _send(self, batch: _Batch) -> None:
+    def _send(self, batch: Batch) -> None:
         self._flying.append(batch)
         self.batches += 1
         mutations = batch.mutations
@@ -334,7 +260,7 @@ class Writes:
 
     # -- answers --------------------------------------------------------------------
 
-    def _on_answer(self, batch: _Batch, answer: Mutated | Failed) -> None:
+    def _on_answer(self, batch: Batch, answer: Mutated | Failed) -> None:
         if isinstance(answer, Failed) and answer.failure == Failure.LOST:
             self._on_lost(batch, answer.detail)
             return
@@ -347,7 +273,7 @@ class Writes:
             self._fail(batch, Fault(FaultKind.UNAVAILABLE, answer.detail))
         self._resolve_lost()
 
-    def _on_mutated(self, batch: _Batch, answer: Mutated) -> None:
+    def _on_mutated(self, batch: Batch, answer: Mutated) -> None:
         if answer.aborted:
             self._close_tickets(batch)
             for pending in batch.pending:
@@ -371,7 +297,7 @@ class Writes:
             done = answer.done[pending.first : pending.first + len(pending.write.mutations)]
             self._conclude(pending, epoch, done, answer.roster_version)
 
-    def _records(self, batch: _Batch, answer: Mutated) -> list[Record]:
+    def _records(self, batch: Batch, answer: Mutated) -> list[Record]:
         """What the batch has added to the log."""
         incarnation, records = self._incarnation, []
         for mutation, done, asks in zip(batch.mutations, answer.done, batch.want_ack, strict=True):
@@ -395,7 +321,7 @@ class Writes:
             records.append(record)
         return records
 
-    def _keep_values(self, batch: _Batch, answer: Mutated) -> None:
+    def _keep_values(self, batch: Batch, answer: Mutated) -> None:
         """A6: a node keeps what it wrote, unless something newer came in between."""
         tickets, lane, now_ms, sent_ms = self._tickets, self._lane, self._box.now_ms, batch.sent_ms
         epoch, policy_of = answer.lineage.epoch, self.namespaces.for_key
@@ -424,7 +350,7 @@ class Writes:
                     lane.lend(entry, sent_ms)
 
     def _conclude(
-        self, pending: _Pending, epoch: bytes, done: tuple[Done, ...], roster_version: int
+        self, pending: Pending, epoch: bytes, done: tuple[Done, ...], roster_version: int
     ) -> None:
         replies: tuple[Reply, ...]
         if len(done) == 1:
@@ -450,7 +376,7 @@ class Writes:
 
     def _wait(
         self,
-        pending: _Pending,
+        pending: Pending,
         replies: tuple[Reply, ...],
         version: Version,
         roster_version: int,
@@ -468,10 +394,10 @@ class Writes:
             replicas=pending.write.replicas,
         )
 
-    def _on_out_of_memory(self, batch: _Batch, detail: str) -> None:
+    def _on_out_of_memory(self, batch: Batch, detail: str) -> None:
         """Refused before anything was done: what frees memory goes again by itself."""
         self._close_tickets(batch)
-        again: list[_Pending] = []
+        again: list[Pending] = []
         mixed = not all(m.frees_memory for m in batch.mutations)
         for pending in batch.pending:
             if mixed and all(m.frees_memory for m in pending.write.mutations):
@@ -482,7 +408,7 @@ class Writes:
 
     # -- lost replies (W3) ------------------------------------------------------------
 
-    def _on_lost(self, batch: _Batch, detail: str) -> None:
+    def _on_lost(self, batch: Batch, detail: str) -> None:
         # Until the truth is known nothing of this node's may be served or stored for these keys.
         for mutation in batch.mutations:
             if mutation.is_write:
@@ -503,7 +429,7 @@ class Writes:
         while flying:
             self._again(flying.pop())
 
-    def _resolve(self, batch: _Batch, detail: str) -> None:
+    def _resolve(self, batch: Batch, detail: str) -> None:
         start = batch.chain.seq if batch.chain is not None else 0
 
         def answered(answer: Logged | Failed) -> None:
@@ -512,7 +438,7 @@ class Writes:
         number = self._box.new_call_id(answered)
         self._box.emit(Resolve(number, self._lane.index, batch.call_id, start))
 
-    def _on_resolved(self, batch: _Batch, answer: Logged | Failed, detail: str) -> None:
+    def _on_resolved(self, batch: Batch, answer: Logged | Failed, detail: str) -> None:
         if isinstance(answer, Failed):
             # The old connection may still be alive: no later write may overtake it (W4).
             if self._box.now_ms - batch.started_ms > RESOLVE_PATIENCE_MS:
@@ -540,7 +466,7 @@ class Writes:
             self._close_tickets(batch)
         self._resolve_lost()
 
-    def _continuous(self, batch: _Batch, answer: Logged) -> bool:
+    def _continuous(self, batch: Batch, answer: Logged) -> bool:
         """Whether the log still shows everything since the batch was sent: absent = not applied."""
         chain = batch.chain
         if chain is None or answer.lineage.epoch != chain.epoch:
@@ -552,7 +478,7 @@ class Writes:
             return first.seq == 1 and first.prev == chain.tag
         return first.seq == chain.seq and first.tag == chain.tag
 
-    def _found(self, batch: _Batch, answer: Logged, found: dict[bytes, int]) -> None:
+    def _found(self, batch: Batch, answer: Logged, found: dict[bytes, int]) -> None:
         """Applied: a batch is one atomic step, so what is not in the log changed nothing."""
         self._close_tickets(batch)
         self._box.event("lost_write_was_applied", lane=self._lane.index)
@@ -589,10 +515,10 @@ class Writes:
                 text = "the reply was lost; nothing was changed"
                 self._give_up(pending, Fault(FaultKind.UNAVAILABLE, text))
 
-    def _again(self, batch: _Batch) -> None:
+    def _again(self, batch: Batch) -> None:
         """Surely not applied: send it again, ahead of what came later."""
         self._close_tickets(batch)
-        again: list[_Pending] = []
+        again: list[Pending] = []
         for pending in batch.pending:
             if pending.finished:
                 continue  # its caller was told that nobody can tell
@@ -604,7 +530,7 @@ class Writes:
                 self._give_up(pending, Fault(FaultKind.UNAVAILABLE, text))
         self.queue.extendleft(reversed(again))
 
-    def _tell_indeterminate(self, batch: _Batch, detail: str) -> None:
+    def _tell_indeterminate(self, batch: Batch, detail: str) -> None:
         text = f"the write was sent, its reply was lost, and the log cannot tell ({detail})"
         for pending in batch.pending:
             self._give_up(pending, Fault(FaultKind.INDETERMINATE, text))
@@ -616,19 +542,19 @@ class Writes:
         for pending in queued:
             self._give_up(pending, Fault(FaultKind.UNAVAILABLE, detail))
 
-    def _fail(self, batch: _Batch, fault: Fault) -> None:
+    def _fail(self, batch: Batch, fault: Fault) -> None:
         self._close_tickets(batch)
         for pending in batch.pending:
             self._give_up(pending, fault)
 
-    def _give_up(self, pending: _Pending, fault: Fault) -> None:
+    def _give_up(self, pending: Pending, fault: Fault) -> None:
         if pending.parked:
             self._box.event("accepted_write_failed", kind=fault.kind, detail=fault.detail)
         if not pending.finished:
             self.faults[fault.kind] = self.faults.get(fault.kind, 0) + 1
         self._settle(pending, fault)
 
-    def _settle(self, pending: _Pending, outcome: WriteResult | Fault) -> None:
+    def _settle(self, pending: Pending, outcome: WriteResult | Fault) -> None:
         """The end of a request: answer it, if it was not answered at acceptance already."""
         if pending.finished:
             return
@@ -637,75 +563,17 @@ class Writes:
             self._box.settle(pending.request_id, outcome)
         self._finish(pending)
 
-    def _finish(self, pending: _Pending) -> None:
+    def _finish(self, pending: Pending) -> None:
         pending.finished = True
         self.waiting -= 1
         if pending.parked:
             for mutation in pending.write.mutations:
                 for key in mutation.keys:
                     self._reads.resettle(key)
-                if _is_wide(mutation):
+                if is_wide(mutation):
                     self._reads.resettle_all()
 
-    def _close_tickets(self, batch: _Batch) -> None:
+    def _close_tickets(self, batch: Batch) -> None:
         for ticket in batch.tickets.values():
             self._tickets.close(ticket)
         batch.tickets.clear()
-
-
-def _together(outcomes: list[WriteResult | Fault]) -> WriteResult | Fault:
-    """The pieces of one big operation as one outcome: the first fault, else all of them."""
-    results: list[WriteResult] = []
-    for outcome in outcomes:
-        if isinstance(outcome, Fault):
-            return outcome
-        results.append(outcome)
-    names = set.intersection(*(set(r.acknowledged) for r in results))
-    return WriteResult(
-        tuple(reply for r in results for reply in r.replies),
-        max((r.version for r in results if r.version is not None), default=None),
-        {name: max(r.acknowledged[name] for r in results) for name in names},
-        tuple(dict.fromkeys(name for r in results for name in r.fenced)),
-        tuple(dict.fromkeys(name for r in results for name in r.missing)),
-        satisfied=all(r.satisfied for r in results),
-        replicas=min(r.replicas for r in results),
-    )
-
-
-def _plain_key(write: Write) -> bytes | None:
-    """The key of a write of one key, if that is all that can be said about it."""
-    if len(write.mutations) != 1 or write.watch_id or write.replicas:
-        return None
-    (m,) = write.mutations
-    special = m.tags or m.prefixes or m.everything or m.token or m.lease or m.if_version
-    if special or not m.argv or m.op > Op.DELETE or len(m.keys) != 1:
-        return None
-    return m.keys[0]
-
-
-def _is_wide(mutation: Mutation) -> bool:
-    """Whether it covers keys that it does not list."""
-    listed = not (mutation.everything or mutation.prefixes or mutation.tags)
-    return not listed or mutation.op == Op.FLUSH
-
-
-def _strength(level: int) -> tuple[int, int]:
-    """Orders levels: none < redis < 1 < 2 … < quorum < all."""
-    ranks = {Level.NONE: 0, Level.REDIS: 1, Level.QUORUM: 3, Level.ALL: 4}
-    return (ranks.get(level, 2), level)
-
-
-def _answerable(write: Write) -> bool:
-    """ack=none can only answer early what it can answer without Redis."""
-    if write.atomic or write.watch_id:
-        return False
-    return all(
-        not m.argv or m.op == Op.DELETE or (m.reply_is_known and not m.unchanged)
-        for m in write.mutations
-    )
-
-
-def _assumed_reply(mutation: Mutation) -> Reply:
-    if mutation.reply_is_known:
-        return mutation.expected_reply
-    return len(mutation.keys) if mutation.op == Op.DELETE else None

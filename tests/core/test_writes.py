@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from coherenced.core import calls
+from coherenced.core.batches import BATCH_MUTATIONS
 from coherenced.core.calls import Failure
 from coherenced.core.laws import Laws
 from coherenced.core.model import (
@@ -23,7 +24,6 @@ from coherenced.core.model import (
 from coherenced.core.policy import Policy
 from coherenced.core.requests import FaultKind, Level, WriteResult
 from coherenced.core.writes import (
-    BATCH_MUTATIONS,
     LABELLED_MS,
     RESOLVE_PATIENCE_MS,
     RESOLVE_RETRY_MS,

@@ -1,0 +1,160 @@
+"""What waits to be sent and what is in flight: the values that `writes` works with.
+
+A *pending* write is one request; a *batch* is what one script carries out: the requests in
+it, and what is needed to know what became of them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from coherenced.core.lane import Lane
+from coherenced.core.model import Mutation, Op, Reply
+from coherenced.core.requests import Fault, Level, Write, WriteResult
+from coherenced.core.tickets import Ticket
+
+BATCH_MUTATIONS: Final = 32
+"""Mutations in one script, so that their records fit one message of the bus (W6: 4 KB). Only a
+transaction is longer: it is one script however long it is allowed to be, and read from the log."""
+
+
+class Pending(msgspec.Struct, gc=False, eq=False):
+    """One write request."""
+
+    request_id: int
+    write: Write
+    level: int
+    timeout_ms: float
+    key: bytes | None
+    """The one key that it changes, if it is a plain write; None: it goes by itself."""
+    first: int = 0
+    tries: int = 0
+    answered: bool = False
+    """The caller has its answer: with ack=none at acceptance, else when it is known."""
+    parked: bool = False
+    """Reads of its keys are waiting for it (ack=none)."""
+    finished: bool = False
+
+
+class Batch:
+    """What is in flight: its requests, and what is needed to know what became of it."""
+
+    __slots__ = (
+        "call_id",
+        "chain",
+        "generation",
+        "keys",
+        "lost",
+        "mutations",
+        "pending",
+        "reliance",
+        "sent_ms",
+        "started_ms",
+        "tags",
+        "tickets",
+        "told",
+        "want_ack",
+    )
+
+    def __init__(self, lane: Lane, sent_ms: float) -> None:
+        self.pending: list[Pending] = []
+        self.mutations: list[Mutation] = []
+        self.want_ack: list[bool] = []
+        self.tags: tuple[bytes, ...] = ()
+        self.tickets: dict[int, Ticket] = {}
+        self.keys: set[bytes] | None = set()
+        """What it changes; None: not a batch that others may be in flight beside."""
+        self.lost: str | None = None
+        """W3: why its reply will not come."""
+        self.told = False
+        """The callers have been told that it is indeterminate."""
+        self.call_id = 0
+        self.reliance = lane.reliance
+        self.chain = lane.lineage
+        self.generation = lane.generation
+        self.sent_ms = sent_ms
+        self.started_ms = sent_ms
+
+    def has_room(self, write: Write) -> bool:
+        """A transaction that WATCHes goes alone; any other write may be the first."""
+        size = len(self.mutations)
+        if not size:
+            return True
+        return size + len(write.mutations) <= BATCH_MUTATIONS and not write.watch_id
+
+    def is_apart_from(self, pending: Pending) -> bool:
+        """W4: whether `pending` may be in flight beside this batch: another key's plain write."""
+        keys, key = self.keys, pending.key
+        return keys is not None and key is not None and key not in keys
+
+    def add(self, pending: Pending) -> None:
+        mutations = pending.write.mutations
+        if pending.key is None:
+            self.keys = None
+        elif self.keys is not None:
+            self.keys.add(pending.key)
+        pending.first = len(self.mutations)
+        self.pending.append(pending)
+        self.mutations += mutations
+        asks = pending.level != Level.REDIS and pending.level != Level.NONE
+        self.want_ack += (asks,) * len(mutations)
+
+
+def together(outcomes: list[WriteResult | Fault]) -> WriteResult | Fault:
+    """The pieces of one big operation as one outcome: the first fault, else all of them."""
+    results: list[WriteResult] = []
+    for outcome in outcomes:
+        if isinstance(outcome, Fault):
+            return outcome
+        results.append(outcome)
+    names = set.intersection(*(set(r.acknowledged) for r in results))
+    return WriteResult(
+        tuple(reply for r in results for reply in r.replies),
+        max((r.version for r in results if r.version is not None), default=None),
+        {name: max(r.acknowledged[name] for r in results) for name in names},
+        tuple(dict.fromkeys(name for r in results for name in r.fenced)),
+        tuple(dict.fromkeys(name for r in results for name in r.missing)),
+        satisfied=all(r.satisfied for r in results),
+        replicas=min(r.replicas for r in results),
+    )
+
+
+def plain_key(write: Write) -> bytes | None:
+    """The key of a write of one key, if that is all that can be said about it."""
+    if len(write.mutations) != 1 or write.watch_id or write.replicas:
+        return None
+    (m,) = write.mutations
+    special = m.tags or m.prefixes or m.everything or m.token or m.lease or m.if_version
+    if special or not m.argv or m.op > Op.DELETE or len(m.keys) != 1:
+        return None
+    return m.keys[0]
+
+
+def is_wide(mutation: Mutation) -> bool:
+    """Whether it covers keys that it does not list."""
+    listed = not (mutation.everything or mutation.prefixes or mutation.tags)
+    return not listed or mutation.op == Op.FLUSH
+
+
+def strength(level: int) -> tuple[int, int]:
+    """Orders levels: none < redis < 1 < 2 … < quorum < all."""
+    ranks = {Level.NONE: 0, Level.REDIS: 1, Level.QUORUM: 3, Level.ALL: 4}
+    return (ranks.get(level, 2), level)
+
+
+def answerable(write: Write) -> bool:
+    """ack=none can only answer early what it can answer without Redis."""
+    if write.atomic or write.watch_id:
+        return False
+    return all(
+        not m.argv or m.op == Op.DELETE or (m.reply_is_known and not m.unchanged)
+        for m in write.mutations
+    )
+
+
+def assumed_reply(mutation: Mutation) -> Reply:
+    if mutation.reply_is_known:
+        return mutation.expected_reply
+    return len(mutation.keys) if mutation.op == Op.DELETE else None
