@@ -69,7 +69,9 @@ class Audits:
 
     def start(self, request_id: int, audit: Audit) -> None:
         """Compare those of the keys that are held. -> AuditResult, or a Fault."""
-        held = [e for e in map(self._l1.entries.get, audit.keys) if e is not None]
+        now_ms = self._box.now_ms
+        found = [e for e in map(self._l1.entries.get, audit.keys) if e is not None]
+        held = [e for e in found if now_ms < e.deadline_ms and not e.covered()]
         if not held:
             self._box.settle(request_id, AuditResult())
             return

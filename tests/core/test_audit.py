@@ -124,3 +124,14 @@ def test_nothing_held_nothing_asked() -> None:
     d = Driver()
     assert d.result(audit(d, b"k")) == AuditResult()
     assert not d.has(Fetch)
+
+
+def test_what_is_dead_already_is_not_held() -> None:
+    """Covered by its tag's invalidation, or past its time: never served again."""
+    d = Driver()
+    d.hold(b"k", b"v", labels=(b"t",))
+    d.hold(b"short", b"v", ttl_ms=50)
+    d.deliver(record(11, tags=(b"t",)))
+    d.now_ms += 60.0
+    assert d.result(audit(d, b"k", b"short")) == AuditResult()
+    assert not d.has(Fetch)
