@@ -63,9 +63,9 @@ def test_machines_that_stop_with_all_their_clocks_cannot_break_B_0() -> None:
     """But for expiry: a life that ends by a clock is longer by as long as the clock stood still."""
     kinds = (STOPPED_CLOCKS, "lose bus messages", "fail over", "slow")
     mix = Mix(ttl_sets=0.0)
-    totals = run_many(range(200), partial(shortened, kinds=kinds, fault_gap_ms=80.0, mix=mix))
+    totals = run_many(range(100), partial(shortened, kinds=kinds, fault_gap_ms=80.0, mix=mix))
     none_breaks(totals)
-    assert totals.checked["linearizable"] > 1_000
+    assert totals.checked["linearizable"] > 500
     assert "bounded" not in totals.checked
 
 
