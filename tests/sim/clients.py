@@ -254,6 +254,9 @@ class Client:
 
     def _load(self) -> None:
         host, world, key = self.host, self.world, self._key()
+        if key.startswith(world.history.linearizable):
+            self._read()  # what was loaded ends by an invalidation, and that has one phase only
+            return
         bound_ms = world.namespaces.for_key(key).max_staleness_ms
         op = ReadOp(self.name, host.name, host.incarnation, (key,), bound_ms, world.now_ms)
         world.history.unanswered += 1
@@ -296,8 +299,6 @@ class Client:
             self.name, host.name, host.incarnation, keys, value, "fill", Level.REDIS, world.now_ms
         )
         op.tags = tuple(self.random.sample(TAGS, self.random.choice((0, 0, 1))))
-        if key.startswith(world.history.linearizable):
-            op.tags = ()
         op.granted_ms, op.lapses_ms = granted_ms, granted_ms + lease_ms
         world.history.unanswered += 1
 

@@ -2,7 +2,18 @@
 
 Stateless search: a state is reached by replaying its choices from the start, so
 nothing of the core needs to be copied. States that look the same are explored
-once. What can be chosen is told in `board`.
+once. What can be chosen is told in `board`, what is explored in `test_explorer`:
+
+    to the end, in every test run            9,959 states of 12 configurations: bounded, B = 0,
+                                             tags and linearizable, with one or two writers, a
+                                             lost message, a killed reader or writer
+    their first 300 states, in every run     15 larger ones: what follows a failover (all at
+                                             once, or connection by connection), a failover at
+                                             any moment, two lost messages, three nodes, two keys
+    under `soak`                             the same up to 250,000 states each
+
+Of the larger ones 6,000 (failovers) to 25,000 states (losses) were explored so far, none to its
+end, and no promise broke: they are evidence, not proof.
 """
 
 from __future__ import annotations

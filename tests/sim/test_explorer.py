@@ -263,7 +263,7 @@ def test_it_finds_the_known_bug(law: str, setup: Setup) -> None:
     assert found.story
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_no_order_of_events_breaks_a_promise() -> None:
     for found in explore_all(COMPLETE, 8_000):
         assert not found.problem, report(found)
