@@ -84,15 +84,15 @@ def _l1(host: Host) -> L1Section:
 
 
 def _l2(host: Host) -> L2Section:
-    reads = host.node.reads
+    flights, fills = host.node.flights, host.node.fills
     return L2Section(
-        hits=reads.fetched - reads.negative,
-        misses=reads.negative,
-        fetches=reads.fetches,
-        coalesced=reads.coalesced,
+        hits=fills.fetched - fills.negative,
+        misses=fills.negative,
+        fetches=flights.fetches,
+        coalesced=flights.coalesced,
         discarded=host.node.tickets.refused,
-        refilling=reads.refill.owed,
-        errors=reads.fetch_failures,
+        refilling=flights.refill.owed,
+        errors=flights.fetch_failures,
         latency=Latency.of(host.fetch_latency),
     )
 

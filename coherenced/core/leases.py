@@ -19,11 +19,13 @@ from functools import partial
 from typing import Final
 
 from coherenced.core.calls import Claim, Claimed, Claims, Failed, Failure
+from coherenced.core.fills import Fills
+from coherenced.core.flights import FETCH_TRIES, Errand
 from coherenced.core.lane import Lane
 from coherenced.core.laws import Laws
 from coherenced.core.model import Lineage, Mutation, Op, ReplyError, Version
 from coherenced.core.outbox import Outbox
-from coherenced.core.reads import FETCH_TRIES, Errand, Reads
+from coherenced.core.reads import Reads
 from coherenced.core.requests import (
     Fault,
     FaultKind,
@@ -100,6 +102,7 @@ class Leases:
         laws: Laws,
         tickets: Tickets,
         reads: Reads,
+        fills: Fills,
         new_id: Callable[[], bytes],
         write: Callable[[int, Write], None],
     ) -> None:
@@ -113,6 +116,8 @@ class Leases:
         self._laws = laws
         self._tickets = tickets
         self._reads = reads
+        self._flights = reads.flights
+        self._fills = fills
         self._new_id = new_id
         self._write = write
 
@@ -151,7 +156,7 @@ class Leases:
         entry = self._reads.provable(lease.key, lease.max_staleness_ms)
         if entry is None:
             return None
-        value = self._reads.value_of(entry)
+        value = self._fills.value_of(entry)
         if value.value is None:
             # "Not there" is an answer only if a loader has found so, which has an end.
             return None if value.expires_in_ms is None else value
@@ -161,7 +166,7 @@ class Leases:
         """Claim the key for those in line, behind this node's own writes to it."""
         if not line.asking:
             line.asking = True
-            self._reads.run(Errand(line.key, partial(self._send, line)))
+            self._flights.run(Errand(line.key, partial(self._send, line)))
 
     def _send(self, line: _Line) -> None:
         for waiter in list(line.waiters.values()):
@@ -187,7 +192,7 @@ class Leases:
             if isinstance(answer, Claimed):
                 line.asking = False
                 if generation == self._lane.generation:
-                    self._reads.suspect(answer.lineage, reliance)
+                    self._flights.suspect(answer.lineage, reliance)
                 self._on_claimed(line, call, answer, ticket, sent_ms)
             elif answer.failure == Failure.LOST and attempt < FETCH_TRIES and line.waiters:
                 self._claim(line, token, attempt + 1)  # with the same token: it may be granted
@@ -213,7 +218,7 @@ class Leases:
     ) -> None:
         state = answer.state
         known_absent_ms = answer.left_ms if state == Claims.NOTHING else None
-        value = self._reads.store(
+        value = self._fills.store(
             line.key, answer.found, answer.lineage, ticket, sent_ms, known_absent_ms
         )
         token = call.token if state == Claims.GRANTED else b""

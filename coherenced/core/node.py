@@ -6,7 +6,8 @@
 
 The node composes small machines, one per concern (read them in this order):
 `lane` where a log stands, `catchup` following it, `tickets` the fence around
-storing, `l1` the store, `reads`, `writes`, `roster`, `acks`. It knows no clock,
+storing, `l1` the store, `fills` what gets into it, `flights` what is being fetched,
+`reads`, `writes`, `roster`, `acks`. It knows no clock,
 no socket and no random number: the daemon and the simulator drive the same code.
 """
 
@@ -32,6 +33,7 @@ from coherenced.core.calls import (
     Subscribed,
 )
 from coherenced.core.catchup import Catchup
+from coherenced.core.fills import Fills
 from coherenced.core.l1 import L1, MAX_FREQUENCY, Entry
 from coherenced.core.lane import Lane
 from coherenced.core.laws import Laws
@@ -187,6 +189,9 @@ class Node:
             quarantined=self._quarantined,
             unproved=lambda lane, call_id: self.reads.on_unproved(call_id),
         )
+        self.fills = Fills(
+            self.lane, self.box, self.laws, self.l1, self.tickets, namespaces, self._page
+        )
         self.reads = Reads(
             self.lane,
             self.box,
@@ -196,9 +201,10 @@ class Node:
             self.catchup,
             namespaces,
             new_id,
-            self._page,
+            self.fills,
             Refill(settings.refill_keys_per_s, settings.incarnation),
         )
+        self.flights = self.reads.flights
         self.acks = Acks(self.box, self.laws, self.roster, self._member(), self._ack_settled)
         self.writes = Writes(
             self.lane,
@@ -206,7 +212,8 @@ class Node:
             self.laws,
             self.l1,
             self.tickets,
-            self.reads,
+            self.flights,
+            self.fills,
             self.catchup,
             self.acks,
             namespaces,
@@ -219,7 +226,14 @@ class Node:
         self.phases = TwoPhase(self.box, self.laws, self.writes.write, namespaces, new_id)
         self.audits = Audits(self.lane, self.box, self.l1, new_id, self._forget)
         self.leases = Leases(
-            self.lane, self.box, self.laws, self.tickets, self.reads, new_id, self._write
+            self.lane,
+            self.box,
+            self.laws,
+            self.tickets,
+            self.reads,
+            self.fills,
+            new_id,
+            self._write,
         )
         self._lines = self.leases.lines
         self._two_phased = any(policy.linearizable for policy in namespaces.all())
@@ -379,15 +393,15 @@ class Node:
             self._flush()
 
     def _flush(self) -> None:
-        if self.reads.queue:
-            self.reads.flush()
+        if self.flights.queue:
+            self.flights.flush()
         if self.writes.queue:
             self.writes.flush()
 
     @property
     def has_gathered(self) -> bool:
         """Whether a `Flush` would send something."""
-        return self.reads.sendable or self.writes.sendable
+        return self.flights.sendable or self.writes.sendable
 
     def _stop(self) -> None:
         if self.stopped:
@@ -489,7 +503,8 @@ class Node:
         self.tickets.void_all()
         self.roster.forget()
         self.acks.on_dropped(lane)
-        self.reads.on_dropped(dropped)
+        self.flights.on_dropped(dropped)
+        self.reads.on_dropped()
         self.leases.on_dropped()
 
     def let_go(self) -> None:

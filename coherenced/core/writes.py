@@ -34,6 +34,8 @@ from coherenced.core.batches import (
 )
 from coherenced.core.calls import Failed, Failure, Logged, Mutate, Mutated, Resolve
 from coherenced.core.catchup import Catchup
+from coherenced.core.fills import Fills
+from coherenced.core.flights import Flights
 from coherenced.core.l1 import L1, Entry
 from coherenced.core.lane import Lane
 from coherenced.core.laws import Laws
@@ -54,7 +56,6 @@ from coherenced.core.model import (
 from coherenced.core.outbox import Outbox
 from coherenced.core.page import Page
 from coherenced.core.policy import Namespaces
-from coherenced.core.reads import Reads
 from coherenced.core.requests import Fault, FaultKind, Level, Outcome, Write, WriteResult
 from coherenced.core.tickets import Tickets
 
@@ -78,7 +79,8 @@ class Writes:
         laws: Laws,
         l1: L1,
         tickets: Tickets,
-        reads: Reads,
+        flights: Flights,
+        fills: Fills,
         catchup: Catchup,
         acks: Acks,
         namespaces: Namespaces,
@@ -98,7 +100,8 @@ class Writes:
         self._laws = laws
         self._l1 = l1
         self._tickets = tickets
-        self._reads = reads
+        self._flights = flights
+        self._fills = fills
         self._catchup = catchup
         self._acks = acks
         self._incarnation = incarnation
@@ -168,9 +171,9 @@ class Writes:
         for mutation in pending.write.mutations:
             self.forget(mutation)
             for key in mutation.keys:
-                self._reads.unsettle(key)
+                self._flights.unsettle(key)
             if is_wide(mutation):
-                self._reads.unsettle_all()
+                self._flights.unsettle_all()
         pending.answered = pending.parked = True
         replies = tuple(assumed_reply(m) for m in pending.write.mutations)
         self._box.settle(pending.request_id, WriteResult(replies, None, {}))
@@ -292,7 +295,7 @@ class Writes:
         if len(records) < len(batch.mutations):
             for mutation, outcome in zip(batch.mutations, answer.done, strict=True):
                 if outcome.seq == 0:
-                    self._reads.shown(mutation.keys, answer.lineage)
+                    self._fills.shown(mutation.keys, answer.lineage)
         for pending in batch.pending:
             done = answer.done[pending.first : pending.first + len(pending.write.mutations)]
             self._conclude(pending, epoch, done, answer.roster_version)
@@ -569,9 +572,9 @@ class Writes:
         if pending.parked:
             for mutation in pending.write.mutations:
                 for key in mutation.keys:
-                    self._reads.resettle(key)
+                    self._flights.resettle(key)
                 if is_wide(mutation):
-                    self._reads.resettle_all()
+                    self._flights.resettle_all()
 
     def _close_tickets(self, batch: Batch) -> None:
         for ticket in batch.tickets.values():

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from coherenced.core import calls
+from coherenced.core.flights import FETCH_BATCH, FETCHES_OPEN
 from coherenced.core.laws import Laws
 from coherenced.core.model import EVERYTHING, Fetched, Query, ReplyError
 from coherenced.core.policy import Policy
-from coherenced.core.reads import FETCH_BATCH, FETCHES_OPEN, PROOF_WAIT_MS
+from coherenced.core.reads import PROOF_WAIT_MS
 from coherenced.core.requests import AskResult, FaultKind, Level, ReadResult, Source
 from tests.core.driver import (
     OTHER_EPOCH,
@@ -137,7 +138,7 @@ def test_a_value_too_large_for_the_store_is_passed_through() -> None:
     d.fetched(d.take(calls.Fetch), b"x" * 11)
     assert d.value(read) == b"x" * 11
     assert len(d.node.l1) == 0
-    assert d.node.reads.stored == 0
+    assert d.node.fills.stored == 0
 
 
 def test_an_empty_read_is_answered_empty() -> None:
@@ -236,7 +237,7 @@ def test_F3_one_fetch_per_key_serves_all_who_ask() -> None:
     assert sum(isinstance(c, calls.Fetch) for c in d.open) == 1
     d.fetched(d.take(calls.Fetch), b"v")
     assert [d.value(r) for r in reads] == [b"v"] * 100
-    assert d.node.reads.coalesced == 99
+    assert d.node.flights.coalesced == 99
 
 
 @pytest.mark.parametrize(

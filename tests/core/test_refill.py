@@ -68,7 +68,7 @@ def test_nodes_begin_apart() -> None:
 def test_A5_reads_after_a_drop_wait_for_their_turn_and_all_get_it() -> None:
     d = Driver(max_bytes=1 << 24)
     node = d.node
-    node.reads.refill = Refill(1000, ME)
+    node.flights.refill = Refill(1000, ME)
     keys = [b"k%d" % number for number in range(SMALL)]
     for key in keys:
         d.hold(key)
@@ -76,7 +76,7 @@ def test_A5_reads_after_a_drop_wait_for_their_turn_and_all_get_it() -> None:
     d.step(calls.Subscribed(0, d.take(calls.Subscribe).connection))
     after = lineage(3, epoch=OTHER_EPOCH)
     d.prove(after)
-    assert node.reads.refill.owed == SMALL
+    assert node.flights.refill.owed == SMALL
     first = d.read(b"k0")
     rest = [d.read(key) for key in keys[1:100]]
     assert not d.has(calls.Fetch)
@@ -91,4 +91,4 @@ def test_A5_reads_after_a_drop_wait_for_their_turn_and_all_get_it() -> None:
     call = d.take(calls.Fetch)
     d.fetched(call, *[Fetched(b"v")] * len(call.items), at=after)
     assert [d.value(read) for read in rest] == [b"v"] * 99
-    assert node.reads.refill.owed == SMALL - 100
+    assert node.flights.refill.owed == SMALL - 100

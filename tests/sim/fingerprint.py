@@ -14,6 +14,8 @@ from typing import Any, Final
 
 from coherenced.core.acks import Acks
 from coherenced.core.catchup import Catchup
+from coherenced.core.fills import Fills
+from coherenced.core.flights import Flights
 from coherenced.core.l1 import L1
 from coherenced.core.lane import Lane
 from coherenced.core.laws import Laws
@@ -29,7 +31,18 @@ from tests.sim.host import Host
 from tests.sim.world import World
 
 _STATIC: Final = (Laws, Namespaces, Policy, Settings, World, Host)
-_MACHINES: Final = (Node, Acks, Catchup, Reads, Roster, Tickets, TwoPhase, Writes)
+_MACHINES: Final = (
+    Node,
+    Acks,
+    Catchup,
+    Fills,
+    Flights,
+    Reads,
+    Roster,
+    Tickets,
+    TwoPhase,
+    Writes,
+)
 """Their public numbers are counters for people, which no behaviour depends on."""
 
 

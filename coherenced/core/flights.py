@@ -1,0 +1,313 @@
+"""Fetches under way: who shares one (F3), what must wait before it is asked, how they are sent.
+
+    join -> queue -> flush -> Fetch of up to FETCH_BATCH keys -> fetched, or sent again, or given up
+
+Fetches of many keys share a round trip: while some are under way the next ones
+gather, and leave together. What asks about a key that this node has accepted a
+write to is parked until that write is in Redis (W5). What an answer means is not
+known here: it is handed to `reads`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from coherenced.core.calls import Failed, Failure, Fetch, FetchedAll
+from coherenced.core.catchup import Catchup
+from coherenced.core.lane import Lane
+from coherenced.core.laws import Laws
+from coherenced.core.model import Lineage, Query, Version
+from coherenced.core.outbox import Outbox
+from coherenced.core.policy import Policy
+from coherenced.core.refill import Refill
+from coherenced.core.requests import Value
+from coherenced.core.tickets import Ticket, Tickets
+
+FETCH_BATCH: Final = 64
+"""Keys in one fetch."""
+FETCHES_OPEN: Final = 4
+"""Fetches of one lane under way at once."""
+FETCH_TRIES: Final = 2
+
+
+class Gather(msgspec.Struct, gc=False, eq=False):
+    """One read request: its answers as they come."""
+
+    request_id: int
+    left: int
+    values: list[Value | None]
+
+
+class Want(msgspec.Struct, gc=False, eq=False):
+    """One key of one read request."""
+
+    gather: Gather
+    index: int
+    key: bytes
+    policy: Policy
+    bound_ms: float
+    """K2: never above the bound that this node has published; writers fence it by that."""
+    arrived_ms: float
+    min_call_id: int
+    """V4: only a probe with at least this call id was sent after the read arrived."""
+    min_version: Version | None
+    skip_l1: bool
+    stale_ms: float
+
+
+class Flight(msgspec.Struct, gc=False, eq=False):
+    """One fetch of one key, and who waits for it."""
+
+    key: bytes
+    wants: list[Want] = []
+    ticket: Ticket | None = None
+    sent_ms: float | None = None
+    tries: int = 0
+
+
+class Bundle:
+    """S2: fetches that must be executed by one script: a snapshot. Shared with nobody."""
+
+    __slots__ = ("flights",)
+
+    def __init__(self, flights: list[Flight]) -> None:
+        self.flights = flights
+
+
+class Question:
+    """One query of Redis that L1 does not answer."""
+
+    __slots__ = ("query", "request_id", "tries")
+
+    def __init__(self, request_id: int, query: Query) -> None:
+        self.request_id = request_id
+        self.query = query
+        self.tries = 0
+
+
+class Errand:
+    """Something else that must not be asked before this node's own writes to `key` are there."""
+
+    __slots__ = ("key", "send")
+
+    def __init__(self, key: bytes, send: Callable[[], None]) -> None:
+        self.key = key
+        self.send = send
+
+
+Asked = Flight | Question
+"""What one fetch asks for."""
+Item = Flight | Bundle | Question | Errand
+
+
+class Flights:
+    """The fetches of one lane."""
+
+    def __init__(
+        self,
+        lane: Lane,
+        box: Outbox,
+        laws: Laws,
+        tickets: Tickets,
+        catchup: Catchup,
+        new_epoch: Callable[[], bytes],
+        refill: Refill,
+        fetched: Callable[[list[Asked], FetchedAll, float], None],
+        given_up: Callable[[Asked, str], None],
+    ) -> None:
+        """`fetched`: what was asked, the answer, and when it was sent (ms). `given_up`: what
+        will not be asked again, and why."""
+        self.lane = lane
+        self.refill = refill
+        self.fetches = self.coalesced = self.fetch_failures = 0
+        self.queue: deque[Item] = deque()
+        self._box = box
+        self._laws = laws
+        self._tickets = tickets
+        self._catchup = catchup
+        self._new_epoch = new_epoch
+        self._fetched = fetched
+        self._given_up = given_up
+        self._flights: dict[bytes, Flight] = {}
+        self._open = 0
+        self._held = False
+        """A5: what gathers waits for its budget."""
+        self._parked: dict[bytes, list[Item]] = {}
+        self._unsettled: dict[bytes, int] = {}
+        self._unsettled_all = 0
+
+    # -- who shares a fetch -----------------------------------------------------------
+
+    def join(self, want: Want) -> None:
+        """Wait for the key's fetch with others, or start one."""
+        flight = self._flights.get(want.key)
+        if flight is None or not self._joinable(flight, want):
+            flight = Flight(want.key)
+            self._flights[want.key] = flight
+            self.enqueue(flight)
+        else:
+            self.coalesced += 1
+        flight.wants.append(want)
+
+    def _joinable(self, flight: Flight, want: Want) -> bool:
+        """F3: a fetch already sent is shared only with those it is surely fresh enough for."""
+        if flight.sent_ms is None:
+            return True
+        if want.policy.linearizable:
+            return False  # K6: what was asked before may be older than what somebody has seen
+        if not self._laws.join_only_fresh_flights:
+            return True
+        ticket = flight.ticket
+        if ticket is None or ticket.void or ticket.hit_seq:
+            return False
+        if ticket.generation != self.lane.generation or want.skip_l1:
+            return False
+        if want.min_version is not None and want.min_version.seq > ticket.asked_applied:
+            return False
+        return want.bound_ms > 0 and want.arrived_ms - flight.sent_ms <= want.bound_ms
+
+    def enqueue(self, item: Item) -> None:
+        """It leaves with the next `flush` that has room for it."""
+        self.queue.append(item)
+
+    def run(self, errand: Errand) -> None:
+        """Have it sent at the end of this step, or when what it must wait for is over."""
+        self.enqueue(errand)
+
+    def end(self, flight: Flight) -> None:
+        """It has been answered, or given up: the next one who wants the key starts another."""
+        if flight.ticket is not None:
+            self._tickets.close(flight.ticket)
+        if self._flights.get(flight.key) is flight:
+            del self._flights[flight.key]
+
+    # -- what waits for a write of this node (W5) ----------------------------------------
+
+    def _park(self, item: Item) -> bool:
+        """A write accepted with ack=none is not in Redis yet: its node's readers wait for it."""
+        for key in _keys(item):
+            if key in self._unsettled:
+                self._parked.setdefault(key, []).append(item)
+                return True
+        return False
+
+    def unsettle(self, key: bytes) -> None:
+        """A write to `key` is accepted: nothing is asked about it until `resettle`."""
+        self._unsettled[key] = self._unsettled.get(key, 0) + 1
+
+    def unsettle_all(self) -> None:
+        """The same for a write that covers keys nobody has listed."""
+        self._unsettled_all += 1
+
+    def resettle_all(self) -> None:
+        self._unsettled_all -= 1
+
+    def resettle(self, key: bytes) -> None:
+        left = self._unsettled.get(key, 0) - 1
+        if left > 0:
+            self._unsettled[key] = left
+            return
+        self._unsettled.pop(key, None)
+        for item in self._parked.pop(key, ()):
+            self.enqueue(item)
+
+    # -- sending ----------------------------------------------------------------------
+
+    @property
+    def sendable(self) -> bool:
+        may = self._open < FETCHES_OPEN and not self._unsettled_all and not self._held
+        return may and bool(self.queue)
+
+    def on_dropped(self, entries: int) -> None:
+        """A5: so many entries are gone: what is asked for again leaves on a budget."""
+        self.refill.dropped(entries, self._box.now_ms)
+
+    def flush(self) -> None:
+        """Send what has gathered; called at the end of every step."""
+        while self.sendable:
+            due_ms = self.refill.due_ms(self._box.now_ms)
+            if due_ms > self._box.now_ms:
+                self._held = True
+                self._box.timers.at(due_ms, self._release)
+                return
+            batch: list[Asked] = []
+            while self.queue and len(batch) < FETCH_BATCH:
+                item = self.queue.popleft()
+                if self._unsettled and self._park(item):
+                    continue
+                if isinstance(item, Bundle):
+                    batch.extend(item.flights)  # never split: one script shows one moment
+                elif isinstance(item, Errand):
+                    item.send()
+                else:
+                    batch.append(item)
+            if batch:
+                self.refill.fetching(len(batch), self._box.now_ms)
+                self._send(batch)
+
+    def _release(self) -> None:
+        """A5: the budget allows more; it is sent at the end of this step, or of this turn."""
+        self._held = False
+
+    def _send(self, batch: list[Asked]) -> None:
+        self._open += 1
+        self.fetches += 1
+        sent_ms = self._box.now_ms
+        reliance, generation = self.lane.reliance, self.lane.generation
+        items: list[bytes | Query] = []
+        for item in batch:
+            if isinstance(item, Flight):
+                item.sent_ms = sent_ms
+                item.ticket = self._tickets.open(item.key)
+                items.append(item.key)
+            else:
+                items.append(item.query)
+
+        def answered(answer: FetchedAll | Failed) -> None:
+            self._open -= 1
+            if isinstance(answer, Failed):
+                self._on_failed(batch, answer)
+            else:
+                if generation == self.lane.generation:
+                    self.suspect(answer.lineage, reliance)
+                self._fetched(batch, answer, sent_ms)
+
+        number = self._box.new_call_id(answered)
+        self._box.emit(Fetch(number, self.lane.index, self._new_epoch(), tuple(items)))
+
+    def suspect(self, lineage: Lineage, reliance: int) -> None:
+        """A fetch that is not of this chain proves nothing, but it is a reason to probe."""
+        lane = self.lane
+        if lineage.seq < reliance or lane.contradicts(lineage, self._laws):
+            if self._laws.no_way_back:
+                lane.unprove()  # who sees this answer must not be shown an older state by a hit
+            self._catchup.request_proof()
+        elif lineage.seq > lane.head:
+            lane.head = lineage.seq
+            self._catchup.expect_bus()
+
+    def _on_failed(self, batch: list[Asked], answer: Failed) -> None:
+        self.fetch_failures += 1
+        for item in batch:
+            item.tries += 1
+            again = answer.failure == Failure.LOST and item.tries < FETCH_TRIES
+            if not again:
+                self._given_up(item, answer.detail)
+                continue
+            if isinstance(item, Flight):
+                if item.ticket is not None:
+                    self._tickets.close(item.ticket)
+                item.ticket = item.sent_ms = None
+            self.queue.append(item)
+
+
+def _keys(item: Item) -> tuple[bytes, ...]:
+    if isinstance(item, Flight | Errand):
+        return (item.key,)
+    if isinstance(item, Question):
+        return item.query.keys
+    return tuple(flight.key for flight in item.flights)
