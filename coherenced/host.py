@@ -2,7 +2,8 @@
 
 The only caller of `Node.step`. Inputs queue up and are taken one at a time, so no
 effect of one step can start another in its middle; there is no `await` between
-reading and writing core state: races are removed by shape.
+reading and writing core state: races are removed by shape. What people ask about
+the node is answered by `explain`, what is counted by `census`.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
-from random import sample
 from typing import Any, Final, Protocol, TypeVar
 
+from coherenced import explain
 from coherenced.census import take_stats
 from coherenced.core.calls import (
     AckReceived,
@@ -32,17 +33,7 @@ from coherenced.core.l1 import Entry
 from coherenced.core.model import FOREVER, Message, Record, Version
 from coherenced.core.node import Drain, Flush, Input, Node, Start, Stop, Submit, Tick
 from coherenced.core.outbox import Applied, Event, Settled
-from coherenced.core.requests import (
-    AskMembers,
-    Audit,
-    AuditResult,
-    Fault,
-    FaultKind,
-    MembersResult,
-    Outcome,
-    Request,
-    Write,
-)
+from coherenced.core.requests import Fault, Outcome, Request, Write
 from coherenced.observe.events import EventRing, log_event
 from coherenced.observe.histogram import Histogram
 from coherenced.observe.logs import get as get_log
@@ -50,13 +41,9 @@ from coherenced.observe.metrics import Metrics
 from coherenced.observe.stats import NodeStats, report
 from coherenced.origin import letters
 from coherenced.origin.layer import Origins
-from coherenced.origin.rules import place
 from coherenced.outbound import Outbound
-from coherenced.page import layout
 from coherenced.page.writer import PageWriter
 
-AUDIT_PIECE: Final = 64
-"""Keys compared in one round trip of an audit: as many as one fetch reads."""
 T = TypeVar("T")
 
 LAG_WATCHED: Final = 256
@@ -321,70 +308,12 @@ class Host:
         return None if lane.epoch is None else Version(lane.epoch, lane.applied)
 
     def nodes(self, done: Callable[[dict[str, Any] | Fault], None]) -> None:
-        def read(outcome: Outcome) -> None:
-            if isinstance(outcome, MembersResult):
-                done(self._describe_members(outcome))
-            elif isinstance(outcome, Fault) and outcome.kind == FaultKind.UNAVAILABLE:
-                # When Redis is gone, what has happened is what people want to see.
-                done({**self._describe_members(self._last_members()), "outdated": outcome.detail})
-            elif isinstance(outcome, Fault):
-                done(outcome)
-
-        self.submit(AskMembers(), read)
-
-    def _last_members(self) -> MembersResult:
-        """The roster as it was last read."""
-        roster = self.node.roster
-        return MembersResult(tuple((m, roster.is_live(m)) for m in roster.members.values()))
-
-    def _describe_members(self, result: MembersResult) -> dict[str, Any]:
-        own = self.node.settings.incarnation
-        lane = self.node.lane
-        nodes = []
-        for member, live in sorted(result.members, key=lambda pair: pair[0].name):
-            line: dict[str, Any] = {
-                "name": member.name,
-                "incarnation": member.incarnation.decode(),
-                "live": live,
-                "self": member.incarnation == own,
-                "beat": member.beat,
-                "bound_ms": member.bound_ms,
-                "version": member.version,
-                "seen_ms": member.seen_ms,
-            }
-            if member.incarnation == own and lane.epoch is not None:
-                line["applied"] = str(Version(lane.epoch, lane.applied))
-            nodes.append(line)
-        return {
-            "self": self.node.settings.name,
-            "nodes": nodes,
-            "events": self.events.as_json(),
-        }
+        explain.list_nodes(self, done)
 
     def audit(
         self, keys: Sequence[bytes] | int, done: Callable[[dict[str, Any] | Fault], None]
     ) -> None:
-        """Compare these keys, or so many of those held, with Redis: piece after piece."""
-        if isinstance(keys, int):
-            held = list(self.node.l1.entries)
-            keys = held if keys >= len(held) else sample(held, keys)
-        pieces = [tuple(keys[at : at + AUDIT_PIECE]) for at in range(0, len(keys), AUDIT_PIECE)]
-        found: list[AuditResult] = []
-
-        def step(outcome: Outcome) -> None:
-            if isinstance(outcome, AuditResult):
-                found.append(outcome)
-                if len(found) < len(pieces):
-                    self.submit(Audit(pieces[len(found)]), step)
-                else:
-                    done(_describe_audit(self.node.settings.name, len(keys), found))
-            elif isinstance(outcome, Fault):
-                done(outcome)
-
-        if pieces:
-            self.submit(Audit(pieces[0]), step)
-        else:
-            done(_describe_audit(self.node.settings.name, 0, found))
+        explain.audit(self, keys, done)
 
     def write_behind(self, done: Callable[[dict[str, Any] | Fault], None]) -> None:
         behind = None if self.origins is None else self.origins.behind
@@ -420,70 +349,13 @@ class Host:
         return self._metrics.exposition()
 
     def page(self) -> dict[str, Any]:
-        page = self.page_file
-        if page is None:
-            return {"path": None, "because": self.no_page}
-        return {
-            "path": str(page.path),
-            "layout": layout.VERSION,
-            "incarnation": page.incarnation.decode(),
-            "slots": page.slots,
-            "bytes": layout.file_bytes(page.slots),
-            "touched": page.touched,
-            "drops": page.drops,
-        }
+        return explain.describe_page(self)
 
     def explain(self, key: bytes) -> dict[str, Any]:
-        """Why `key` would be answered from where, right now."""
-        node, now_ms = self.node, boottime_ms()
-        lane, policy = node.lane, node.namespaces.for_key(key)
-        entry = node.l1.entries.get(key)
-        age_ms = now_ms - lane.verified_at_ms
-        told: dict[str, Any] = {
-            "key": key.decode("utf-8", "backslashreplace"),
-            "namespace": policy.name or "(default)",
-            "max_staleness_ms": policy.max_staleness_ms,
-            "lane": lane.index,
-            "applied": None if lane.epoch is None else str(Version(lane.epoch, lane.applied)),
-            "verified_age_ms": None if lane.proved_call_id == 0 else age_ms,
-            "cached": entry is not None,
-        }
-        origin = None if self.origins is None else self.origins.origin_of(key)
-        if origin is not None:
-            told |= {"origin": place(origin.rules), "breaker": origin.breaker.state}
-        if entry is None:
-            where = "l2" if origin is None else "l2, else its origin"
-            return {**told, "answered_from": where, "because": "this node holds no copy of it"}
-        told |= {
-            "as_of": str(Version(lane.epoch or b"", entry.as_of)),
-            "absent": entry.value is None,
-            "bytes": entry.size,
-            "ttl_ms": entry.deadline_ms - now_ms,
-            "tags": [t.decode("utf-8", "backslashreplace") for t in entry.tags],
-        }
-        if entry.covered():
-            why = ("l2", "one of its tags was invalidated after it was read")
-        elif now_ms >= entry.deadline_ms:
-            why = ("l2", "its time to live is over")
-        elif policy.max_staleness_ms <= 0:
-            why = ("l1 after a probe", "max_staleness_ms is 0: each read is proved by a probe")
-        elif age_ms > entry.bound_ms:
-            why = ("l1 after a probe", "the last proof is older than max_staleness_ms")
-        else:
-            why = ("l1", "its lane was proved current within max_staleness_ms")
-        return {**told, "answered_from": why[0], "because": why[1]}
+        return explain.explain(self, key)
 
     def ready(self) -> tuple[bool, str]:
-        node = self.node
-        if node.stopped:
-            return False, "the daemon is stopping"
-        if not node.ready:
-            return False, "this node has not joined the bus yet: Redis has not answered a probe"
-        age_ms = boottime_ms() - node.lane.verified_at_ms
-        patience_ms = max(node.namespaces.largest_bound_ms, 1000.0) * 3
-        if age_ms > patience_ms:
-            return False, f"Redis has not answered a probe for {age_ms / 1e3:.1f} s"
-        return True, "ready"
+        return explain.readiness(self)
 
     def stream(self, listener: Callable[[Record, str], None]) -> Callable[[], None]:
         self._listeners.append(listener)
@@ -526,27 +398,3 @@ class Host:
             for record in lane.history
             if record.seq > version.seq
         ]
-
-
-def _describe_audit(node: str, asked: int, found: list[AuditResult]) -> dict[str, Any]:
-    """What an audit found, JSON-ready. Values are not shown, only their lengths."""
-    agreed, moved = sum(f.agreed for f in found), sum(f.moved for f in found)
-    diverged = [
-        {
-            "key": d.key.decode("utf-8", "backslashreplace"),
-            "held_as_of": str(d.held),
-            "redis_as_of": str(d.found),
-            "held_bytes": d.held_bytes,
-            "redis_bytes": d.found_bytes,
-        }
-        for result in found
-        for d in result.diverged
-    ]
-    return {
-        "node": node,
-        "compared": agreed + len(diverged),
-        "agreed": agreed,
-        "moved": moved,
-        "not_held": asked - agreed - moved - len(diverged),
-        "diverged": diverged,
-    }
