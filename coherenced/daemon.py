@@ -18,7 +18,6 @@ import signal
 import socket
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -26,28 +25,24 @@ import uvloop
 
 import coherenced
 from coherenced.config import Config, Diff, Loaded, Redis, describe, diff
-from coherenced.core.node import Forget, Node, Settings
-from coherenced.core.policy import Namespaces, Policy
-from coherenced.embedded import EmbeddedServer
+from coherenced.core.node import Node, Settings
+from coherenced.core.policy import Namespaces
 from coherenced.errors import CoherencedError, ConfigError, RedisUnreachable, StartError
 from coherenced.host import Host
 from coherenced.notify import Notifier
 from coherenced.observe import logs
 from coherenced.observe.stats import FrontSection, NodeStats
-from coherenced.origin.layer import open_origins
-from coherenced.origin.rules import BEHIND, all_rules, rules_of
-from coherenced.outbound import Outbound
-from coherenced.page.writer import PageWriter, retire
+from coherenced.origin.rules import BEHIND, all_rules
+from coherenced.parts import open_origins, open_page, open_server, open_spool, open_warmth
 from coherenced.paths import Paths, prepare_runtime_dir
+from coherenced.policies import policies
 from coherenced.serve.http import HttpFront, serve_http
 from coherenced.serve.http_limits import HttpLimits
 from coherenced.serve.listeners import open_sockets
 from coherenced.serve.resp import RespFront, serve_resp
 from coherenced.serve.resp_settings import RespSettings
-from coherenced.spool import Spool
 from coherenced.upstream.check import inspect
 from coherenced.upstream.link import Link
-from coherenced.upstream.queue import BehindQueue, enqueuing
 from coherenced.warmth import Warmth
 
 JOIN_PATIENCE_S: Final = 2.0
@@ -58,8 +53,6 @@ LEAVE_MS: Final = 1_000.0
 CLOSE_S: Final = 1.0
 """How long a client may take to fetch its last answer, or to finish a request that can only be
 refused: everything accepted was answered before the node left."""
-SPOOL_NAME: Final = "spool.journal"
-WARM_NAME: Final = "warm.keys"
 
 
 class Ids:
@@ -78,47 +71,6 @@ class Ids:
 new_id: Final = Ids()
 
 
-def policies(config: Config) -> tuple[Policy, list[tuple[str, Policy]]]:
-    """The configuration's defaults and namespaces as the core's policies."""
-    common = config.coherence
-    default = Policy(
-        max_staleness_ms=common.max_staleness_ms,
-        ack=common.ack_level,
-        ack_timeout_ms=common.ack_timeout_ms,
-        stale_if_error_ms=common.stale_if_error_ms,
-        max_age_ms=config.l1.max_age_ms,
-        negative_max_age_ms=config.l1.negative_max_age_ms,
-        spool=common.on_unavailable == "spool",
-    )
-    rules = []
-    for name, space in config.namespace.items():
-        level = space.ack_level
-
-        def pick(value: float | None, otherwise: float) -> float:
-            return otherwise if value is None else value
-
-        policy = Policy(
-            name=name,
-            max_staleness_ms=pick(space.max_staleness_ms, default.max_staleness_ms),
-            ack=default.ack if level is None else level,
-            ack_timeout_ms=pick(space.ack_timeout_ms, default.ack_timeout_ms),
-            stale_if_error_ms=pick(space.stale_if_error_ms, default.stale_if_error_ms),
-            max_age_ms=pick(space.max_age_ms, default.max_age_ms),
-            negative_max_age_ms=pick(space.negative_max_age_ms, default.negative_max_age_ms),
-            linearizable=space.linearizable,
-            spool=default.spool
-            if space.on_unavailable is None
-            else space.on_unavailable == "spool",
-        )
-        origin = rules_of(name, space, config)
-        if origin is not None:
-            # "Not there" is for the origin to say: L1 may not answer it by itself.
-            reserve_ms = origin.grace_ms + origin.early_ms
-            policy = msgspec.structs.replace(policy, reserve_ms=reserve_ms, negative_max_age_ms=0.0)
-        rules.append((space.match, policy))
-    return default, rules
-
-
 class Daemon:
     """One daemon process, from its first file to its last."""
 
@@ -131,7 +83,6 @@ class Daemon:
         self._namespaces = Namespaces(*policies(self.config))
         self._host: Host | None = None
         self._warmth: Warmth | None = None
-        self._no_page = "page.slots is 0"
 
     async def serve(self) -> int:
         """Open everything, run until told to stop, close everything. Returns the exit code."""
@@ -142,7 +93,7 @@ class Daemon:
         async with contextlib.AsyncExitStack() as opened:
             sockets = open_sockets(config.listen, paths, os.environ)
             opened.callback(sockets.close)
-            settings = self._open_server(opened, paths)
+            settings = open_server(opened, config.redis, paths)
             await self._check_server(settings)
             host = self._open_node(opened, settings)
             http = await serve_http(host, sockets.http, http_limits(config))
@@ -165,18 +116,6 @@ class Daemon:
 
     # -- opening ----------------------------------------------------------------------
 
-    def _open_server(self, opened: contextlib.AsyncExitStack, paths: Paths) -> Redis:
-        """The configured server's settings, or a private server's that runs until we stop."""
-        settings = self.config.redis
-        if settings.url:
-            return settings
-        embedded = EmbeddedServer(paths.runtime_dir)
-        url = embedded.start()
-        opened.callback(embedded.stop)
-        verb = "started a private server" if embedded.owned else "joined the private server"
-        self._log.info(f"no redis.url is configured: {verb} in {paths.runtime_dir}")
-        return msgspec.structs.replace(settings, url=url)
-
     async def _check_server(self, settings: Redis) -> None:
         """Too old a server is refused at once; one that is not there yet is waited for."""
         try:
@@ -195,7 +134,7 @@ class Daemon:
         config = self.config
         name = config.node.name or socket.gethostname()
         incarnation = new_id()
-        page = self._open_page(opened, incarnation)
+        page, no_page = open_page(opened, config, self._namespaces.largest_bound_ms, incarnation)
         node = Node(
             Settings(
                 name=name,
@@ -212,89 +151,16 @@ class Daemon:
             page=page,
         )
         host = Host(node, lambda: describe(self.config))
-        host.page_file, host.no_page = page, self._no_page
+        host.page_file, host.no_page = page, no_page
         link = Link(settings, name, node.settings.incarnation, host.answer, self._changed)
         opened.push_async_callback(link.close)
         host.attach(link)
-        self._open_spool(opened, host)
-        self._open_warmth(host)
-        self._open_origins(opened, host, settings)
+        open_spool(opened, config, host)
+        self._warmth = open_warmth(config, host)
+        open_origins(opened, config, host, settings, self._changed)
         host.start()
         self._host = host
         return host
-
-    def _open_page(
-        self, opened: contextlib.AsyncExitStack, incarnation: bytes
-    ) -> PageWriter | None:
-        """The shared page. Without one everything works, and clients ask for each read."""
-        config = self.config
-        path = config.paths(os.environ, os.getuid()).page
-        page = None
-        if config.page.slots:
-            bound_ms = self._namespaces.largest_bound_ms
-            mode = config.listen.socket_mode_bits
-            try:
-                page = PageWriter(path, incarnation, config.page.slots, bound_ms, mode)
-                opened.callback(page.close)
-            except StartError as error:
-                self._no_page = str(error)
-                self._log.warning(f"{error}; clients on this host keep no copies of their own")
-        if page is None:
-            retire(path)
-        return page
-
-    def _open_warmth(self, host: Host) -> None:
-        """The names of the hottest keys, from the last run and for the next."""
-        section = self.config.l1
-        if section.warm_keys:
-            directory = self.config.paths(os.environ, os.getuid()).runtime_dir
-            path = Path(section.warm_file or directory / WARM_NAME)
-            pace, l1 = section.refill_keys_per_s, host.node.l1
-            self._warmth = Warmth(path, l1, section.warm_keys, pace, host.report)
-
-    def _open_spool(self, opened: contextlib.AsyncExitStack, host: Host) -> None:
-        """The journal of invalidations, if some namespace wants one."""
-        if not any(policy.spool for policy in self._namespaces.all()):
-            return
-        section = self.config.spool
-        directory = self.config.paths(os.environ, os.getuid()).runtime_dir
-        spool = Spool(Path(section.path or directory / SPOOL_NAME), section.max_bytes)
-        opened.callback(spool.close)
-        if spool.cut_bytes:
-            self._log.warning(
-                "the journal's last record was torn and never accepted: cut off",
-                journal=str(spool.path),
-                bytes=spool.cut_bytes,
-            )
-        host.outbound = Outbound(
-            spool,
-            self._namespaces,
-            host.submit,
-            lambda mutations: host.give(Forget(mutations)),
-            host.report,
-        )
-
-    def _open_origins(self, opened: contextlib.AsyncExitStack, host: Host, settings: Redis) -> None:
-        """What loads from, and writes to, the origins of namespaces that have one."""
-        rules = list(all_rules(self.config).values())
-        if not rules:
-            return
-        origins = open_origins(
-            rules,
-            self._namespaces,
-            host.submit_past_origins,
-            host.now_ms,
-            f"coherenced/{coherenced.__version__}",
-            host.origin_latency.observe,
-            host.version,
-        )
-        if any(one.mode == BEHIND for one in rules):
-            node = host.node.settings
-            queue = BehindQueue(settings, node.name, node.incarnation, self._changed)
-            opened.push_async_callback(queue.close)
-            origins.write_behind(queue, enqueuing)
-        opened.push_async_callback(origins.close)
-        host.origins = origins
 
     def _changed(self, connection: str, up: bool, detail: str) -> None:
         """One line per change of a connection's state."""
