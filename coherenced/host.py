@@ -29,7 +29,7 @@ from coherenced.core.calls import (
     Mutated,
     Probed,
 )
-from coherenced.core.l1 import Entry
+from coherenced.core.entry import Entry
 from coherenced.core.model import FOREVER, Message, Record, Version
 from coherenced.core.node import Drain, Flush, Input, Node, Start, Stop, Submit, Tick
 from coherenced.core.outbox import Applied, Event, Settled

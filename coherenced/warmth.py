@@ -22,7 +22,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, Protocol
 
-from coherenced.core.l1 import L1, NIL_BULK
+from coherenced.core.entry import NIL_BULK
+from coherenced.core.l1 import L1
 from coherenced.core.requests import Outcome, Read
 
 MAGIC: Final = b"coherenced warm 1\n"

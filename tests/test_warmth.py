@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from coherenced import Client
-from coherenced.core.l1 import L1, Entry
+from coherenced.core.entry import Entry
+from coherenced.core.l1 import L1
 from coherenced.core.lane import Lane
 from coherenced.core.requests import Outcome, Read, ReadResult
 from coherenced.warmth import Damaged, Warmth, packed, unpacked

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 
 from coherenced.core.calls import Probe, Probed, Subscribed
-from coherenced.core.l1 import Entry
+from coherenced.core.entry import Entry
 from coherenced.core.model import FOREVER, Lineage, Message, Op, Record
 from coherenced.core.node import Node, Settings, Start
 from coherenced.core.policy import Namespaces, Policy

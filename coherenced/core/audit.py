@@ -20,7 +20,8 @@ from functools import partial
 from typing import Final
 
 from coherenced.core.calls import Failed, Fetch, FetchedAll
-from coherenced.core.l1 import L1, Entry
+from coherenced.core.entry import Entry
+from coherenced.core.l1 import L1
 from coherenced.core.lane import Lane
 from coherenced.core.model import Fetched, Reply, Version
 from coherenced.core.outbox import Outbox

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from coherenced.core.l1 import L1, Entry
+from coherenced.core.entry import Entry
+from coherenced.core.l1 import L1
 from coherenced.core.lane import Lane, Verdict
 from coherenced.core.laws import Laws
 from coherenced.core.model import FOREVER, Fetched, Lineage, Version, version_of

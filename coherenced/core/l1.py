@@ -26,28 +26,21 @@ yet what was popular once is soon worn down by the challenges. Chosen by replayi
 traces (tests/core/test_eviction.py), as were the constants below and the
 first fill of an empty cache going straight to the main queue.
 
-The queues are rings threaded through the entries themselves, so an invalidated
-entry leaves at once and whole: no tombstones. Entries are invisible to the
-cyclic garbage collector (`gc=False`): a million of them do not lengthen its
-pauses, and in return a ring is taken apart by hand.
+The queues are rings threaded through the entries themselves (`entry`), so an
+invalidated entry leaves at once and whole: no tombstones. The ghost table is in
+`ghosts`.
 """
 
 from __future__ import annotations
 
-from array import array
-from typing import TYPE_CHECKING, Final, cast
-from zlib import crc32
+from typing import Final
 
-import msgspec
-
+from coherenced.core.entry import ENTRY_BYTES, IN_MAIN, UNLINKED, Entry, link, new_ring
+from coherenced.core.ghosts import GHOST_BYTES, Ghosts
 from coherenced.core.lane import Lane
-from coherenced.core.model import FOREVER
 
-ENTRY_BYTES: Final = 384
-TAG_BYTES: Final = 48
-GHOST_BYTES: Final = 8
 SMALL_SHARE: Final = 0.03
-MAX_FREQUENCY: Final = 2
+"""Of the bound, for the small queue."""
 HIT_LOOKS: Final = 16
 """Entries of the main queue that one hit in the small queue lets an entry look at."""
 MOST_RETURN_LOOKS: Final = 16
@@ -56,153 +49,6 @@ GHOST_SHARE: Final = 0.9
 """For how many evictions a ghost is of any worth, as a share of the entries there are."""
 SECOND_CHANCES: Final = 100
 """Entries that one eviction may spare because they were used: it must end soon."""
-IN_MAIN: Final = -1
-
-NIL_BULK: Final = b"$-1\r\n"
-
-_UNLINKED: Final = cast("Entry", None)
-
-
-class Entry(msgspec.Struct, gc=False, eq=False):
-    """One cached key. Made from its value; what is kept is the reply to a GET as it is sent."""
-
-    key: bytes
-    bulk: bytes
-    """The RESP bulk string; NIL_BULK means "not there" (F4)."""
-    lane: Lane
-    as_of: int
-    """F1: the lane's sequence at which the value was read or written."""
-    deadline_ms: float
-    """F1: never served at or after this local time."""
-    bound_ms: float
-    """V3: served only while `now - lane.verified_at_ms <= bound_ms`; negative: never so."""
-    tags: tuple[bytes, ...] = ()
-    expires_ms: float = FOREVER
-    """The local time at which Redis's own time to live ends, counted like the deadline."""
-    frequency: int = 0
-    """Hits, up to MAX_FREQUENCY, since it was put into its queue or last looked at there."""
-    looks: int = 0
-    """IN_MAIN: it is in the main queue. Else it is in the small one, with so many looks in hand."""
-    prev: Entry = _UNLINKED
-    """`prev` and `next` are set only while the entry is in a ring: no cycle outlives it."""
-    next: Entry = _UNLINKED
-
-    if TYPE_CHECKING:
-
-        def __init__(
-            self,
-            key: bytes,
-            value: bytes | None,
-            lane: Lane,
-            as_of: int,
-            deadline_ms: float,
-            bound_ms: float,
-            tags: tuple[bytes, ...] = (),
-            expires_ms: float = FOREVER,
-        ) -> None: ...
-
-    def __post_init__(self) -> None:
-        value = cast("bytes | None", self.bulk)
-        # Not formatted in one go: that reserves a quarter more and gives it back, which leaves
-        # a hole behind each long value that only short ones would fit into.
-        self.bulk = (
-            NIL_BULK if value is None else b"".join((b"$%d\r\n" % len(value), value, b"\r\n"))
-        )
-
-    def __repr__(self) -> str:
-        return f"Entry({self.key!r}, as_of={self.as_of}, {len(self.bulk)} bytes)"
-
-    @property
-    def value(self) -> bytes | None:
-        bulk = self.bulk
-        if bulk is NIL_BULK:
-            return None
-        return bulk[bulk.index(b"\n") + 1 : -2]
-
-    @property
-    def size(self) -> int:
-        """What it counts for in the bound, by the formula at the top."""
-        size = len(self.key) + len(self.bulk) + ENTRY_BYTES
-        if self.tags:
-            size += TAG_BYTES + sum(len(tag) + TAG_BYTES for tag in self.tags)
-        return size
-
-    @property
-    def in_main(self) -> bool:
-        return self.looks < 0
-
-    def covered(self) -> bool:
-        """T1: whether one of its tags was invalidated after it was read."""
-        tag_seq = self.lane.tag_seq
-        as_of = self.as_of
-        return any(tag_seq.get(tag, 0) > as_of for tag in self.tags)
-
-
-_NOWHERE: Final = Lane(-1)
-
-
-def _ring() -> Entry:
-    ring = Entry(b"", None, _NOWHERE, 0, 0.0, 0.0)
-    ring.prev = ring.next = ring
-    return ring
-
-
-class Ghosts:
-    """Which keys were evicted lately, as hashes: eight bytes a cell, two cells to choose from.
-
-    A cell holds when (counted in evictions) and what; forgetting happens by
-    being overwritten or by being too old. A wrong answer (two keys of one hash)
-    costs a place in the main queue, nothing else.
-    """
-
-    __slots__ = ("_cells", "_clock")
-
-    def __init__(self) -> None:
-        self._cells: array[int] = array("Q")
-        self._clock = 0
-
-    def __len__(self) -> int:
-        """Cells, full or not."""
-        return len(self._cells)
-
-    def remember(self, key: bytes, window: int) -> None:
-        """`key` has been evicted. `window`: how many evictions it is to be remembered for."""
-        if window > len(self._cells):
-            self._cells = _zeros(1 << max(window - 1, 15).bit_length())
-        self._clock += 1
-        if self._clock >> 32:
-            self._cells, self._clock = _zeros(len(self._cells)), 1
-        cells = self._cells
-        mark = crc32(key)
-        place = mark & (len(cells) - 1)
-        if cells[place ^ 1] < cells[place]:
-            place ^= 1
-        cells[place] = self._clock << 32 | mark
-
-    def forget(self, key: bytes, window: int) -> int:
-        """How many evictions ago `key` was evicted, its own counted; then it is forgotten.
-
-        0: it was not among the last `window`.
-        """
-        cells = self._cells
-        if not cells:
-            return 0
-        mark = crc32(key)
-        too_old = max(self._clock - window, 0)
-        place = mark & (len(cells) - 1)
-        for at in (place, place ^ 1):
-            cell = cells[at]
-            if cell & 0xFFFFFFFF == mark and cell >> 32 > too_old:
-                cells[at] = 0
-                return self._clock + 1 - (cell >> 32)
-        return 0
-
-    def clear(self) -> None:
-        self._cells = array("Q")
-
-
-def _zeros(count: int) -> array[int]:
-    return array("Q", bytes(8 * count))
 
 
 class L1:
@@ -230,8 +76,8 @@ class L1:
         self.evictions = 0
         self.expirations = 0
         self._max_bulk_bytes = len(b"$%d\r\n\r\n" % max_value_bytes) + max_value_bytes
-        self._small = _ring()
-        self._main = _ring()
+        self._small = new_ring()
+        self._main = new_ring()
         self._small_bytes = 0
         self._ghosts = Ghosts()
         self._hand: Entry | None = None
@@ -348,7 +194,7 @@ class L1:
             self._hand = following
         preceding.next = following
         following.prev = preceding
-        entry.prev = entry.next = _UNLINKED
+        entry.prev = entry.next = UNLINKED
         del self.entries[key]
         size = entry.size if entry.tags else len(key) + len(entry.bulk) + ENTRY_BYTES
         self.bytes_used -= size
@@ -362,7 +208,7 @@ class L1:
             return len(doomed)
         # All of them: many times faster than one by one, which would stop the daemon for long.
         for entry in doomed:
-            entry.prev = entry.next = _UNLINKED
+            entry.prev = entry.next = UNLINKED
         self.entries.clear()
         self.bytes_used = GHOST_BYTES * len(self._ghosts)
         self._small_bytes = 0
@@ -425,14 +271,14 @@ class L1:
         entry.frequency = 0
         entry.looks = IN_MAIN
         self._small_bytes -= entry.size
-        _link(entry, self._main)
+        link(entry, self._main)
 
     def _spare(self, entry: Entry) -> None:
         """Once more round the main queue, with one hit less."""
         self._unlink(entry)
         if entry.frequency:
             entry.frequency -= 1
-        _link(entry, self._main)
+        link(entry, self._main)
 
     def _ghost_window(self) -> int:
         return int(len(self.entries) * GHOST_SHARE)
@@ -456,17 +302,8 @@ class L1:
         # The collector does not see entries: their rings would outlive the store.
         for ring in (self._small, self._main):
             entry = ring.next
-            ring.prev = ring.next = _UNLINKED
+            ring.prev = ring.next = UNLINKED
             while entry is not ring:
                 following = entry.next
-                entry.prev = entry.next = _UNLINKED
+                entry.prev = entry.next = UNLINKED
                 entry = following
-
-
-def _link(entry: Entry, following: Entry) -> None:
-    """Put `entry` into a ring, just before `following` (a ring itself: at its end)."""
-    last = following.prev
-    last.next = entry
-    entry.prev = last
-    entry.next = following
-    following.prev = entry

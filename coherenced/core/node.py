@@ -33,8 +33,9 @@ from coherenced.core.calls import (
     Subscribed,
 )
 from coherenced.core.catchup import Catchup
+from coherenced.core.entry import MAX_FREQUENCY, Entry
 from coherenced.core.fills import Fills
-from coherenced.core.l1 import L1, MAX_FREQUENCY, Entry
+from coherenced.core.l1 import L1
 from coherenced.core.lane import Lane
 from coherenced.core.laws import Laws
 from coherenced.core.leases import Leases

@@ -17,6 +17,7 @@ from typing import Final
 
 from coherenced.core.calls import FetchedAll
 from coherenced.core.catchup import Catchup
+from coherenced.core.entry import MAX_FREQUENCY, Entry
 from coherenced.core.fills import Fills
 from coherenced.core.flights import (
     FETCH_TRIES,
@@ -28,7 +29,7 @@ from coherenced.core.flights import (
     Question,
     Want,
 )
-from coherenced.core.l1 import L1, MAX_FREQUENCY, Entry
+from coherenced.core.l1 import L1
 from coherenced.core.lane import Lane
 from coherenced.core.laws import Laws
 from coherenced.core.model import FOREVER, Fetched, Lineage, Reply, ReplyError, Version

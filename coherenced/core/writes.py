@@ -34,9 +34,10 @@ from coherenced.core.batches import (
 )
 from coherenced.core.calls import Failed, Failure, Logged, Mutate, Mutated, Resolve
 from coherenced.core.catchup import Catchup
+from coherenced.core.entry import Entry
 from coherenced.core.fills import Fills
 from coherenced.core.flights import Flights
-from coherenced.core.l1 import L1, Entry
+from coherenced.core.l1 import L1
 from coherenced.core.lane import Lane
 from coherenced.core.laws import Laws
 from coherenced.core.model import (

@@ -7,7 +7,7 @@ from typing import Final
 
 from aiohttp import web
 
-from coherenced.core.l1 import Entry
+from coherenced.core.entry import Entry
 from coherenced.core.model import Mutation, Op, ReplyError, Version
 from coherenced.core.requests import Fault, FaultKind, Level, Source, Value, Write, WriteResult
 from coherenced.serve.http_context import Context, json_response

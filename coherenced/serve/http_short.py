@@ -26,7 +26,7 @@ from urllib.parse import unquote_to_bytes
 
 from aiohttp import HttpVersion11, web
 
-from coherenced.core.l1 import NIL_BULK, Entry
+from coherenced.core.entry import NIL_BULK, Entry
 from coherenced.serve.http_headers import (
     DEFAULT_TYPE,
     READ_HEADERS,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from coherenced.core.l1 import Entry
+from coherenced.core.entry import Entry
 from coherenced.core.model import Record
 from coherenced.core.requests import Fault, Outcome, Request
 

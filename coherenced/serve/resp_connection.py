@@ -52,7 +52,7 @@ from coherenced.wire.plan import OK, Plan, is_usable, status_shape
 from coherenced.wire.strings import plain_set
 
 if TYPE_CHECKING:
-    from coherenced.core.l1 import Entry
+    from coherenced.core.entry import Entry
     from coherenced.serve.resp import RespFront
 
 SLICE: Final = 64

@@ -14,7 +14,8 @@ from itertools import accumulate
 
 import pytest
 
-from coherenced.core.l1 import L1, MAX_FREQUENCY, Entry
+from coherenced.core.entry import MAX_FREQUENCY, Entry
+from coherenced.core.l1 import L1
 from coherenced.core.lane import Lane
 
 LANE = Lane(0)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from coherenced.core.entry import Entry
 from coherenced.core.invariants import check
-from coherenced.core.l1 import Entry
 from coherenced.core.model import EVERYTHING, NEVER
 from coherenced.core.node import Node
 from tests.core.driver import Driver, lineage, record, tag_of

@@ -14,45 +14,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from coherenced.core.l1 import (
-    ENTRY_BYTES,
-    GHOST_BYTES,
-    HIT_LOOKS,
-    L1,
-    MAX_FREQUENCY,
-    MOST_RETURN_LOOKS,
-    NIL_BULK,
-    SECOND_CHANCES,
-    TAG_BYTES,
-    Entry,
-    Ghosts,
-)
+from coherenced.core.entry import ENTRY_BYTES, MAX_FREQUENCY, Entry
+from coherenced.core.ghosts import GHOST_BYTES
+from coherenced.core.l1 import HIT_LOOKS, L1, MOST_RETURN_LOOKS, SECOND_CHANCES
 from coherenced.core.lane import Lane
-
-LANE = Lane(0)
-
-
-def entry(
-    key: bytes,
-    value: bytes | None = b"v",
-    *,
-    as_of: int = 1,
-    deadline_ms: float = 1e9,
-    tags: tuple[bytes, ...] = (),
-    lane: Lane = LANE,
-) -> Entry:
-    return Entry(key, value, lane, as_of, deadline_ms, 1000.0, tags)
-
-
-def formula(key: bytes, value: bytes | None, tags: tuple[bytes, ...] = ()) -> int:
-    """The documented size of an entry, written down a second time."""
-    bulk = 5 if value is None else 1 + len(str(len(value))) + 2 + len(value) + 2
-    size = len(key) + bulk + ENTRY_BYTES
-    if tags:
-        size += TAG_BYTES
-    for tag in tags:
-        size += len(tag) + TAG_BYTES
-    return size
+from tests.core.entries import LANE, entry, formula
 
 
 def ring(start: Entry) -> Iterator[Entry]:
@@ -82,56 +48,7 @@ def check(store: L1) -> None:
     assert hand is None or hand in (store._small, store._main) or store.entries[hand.key] is hand
 
 
-# -- the entry --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "value", [b"", b"x", b"x\r\ny", b"\n", b"\x00\xff" * 500, b"$3\r\nabc\r\n"]
-)
-def test_an_entry_holds_the_reply_as_it_is_sent_and_gives_the_value_back(value: bytes) -> None:
-    made = entry(b"k", value)
-    assert made.bulk == b"$%d\r\n%b\r\n" % (len(value), value)
-    assert made.value == value
-
-
-def test_F4_not_there_is_a_value_with_redis_own_reply() -> None:
-    absent = entry(b"k", None)
-    assert absent.bulk is NIL_BULK
-    assert absent.value is None
-    assert entry(b"k", b"").value == b""
-
-
-@pytest.mark.parametrize("tags", [(), (b"a",), (b"a", b"longer" * 9)])
-@pytest.mark.parametrize("value", [None, b"", b"v" * 1000])
-def test_the_size_of_an_entry_is_the_documented_formula(
-    value: bytes | None, tags: tuple[bytes, ...]
-) -> None:
-    assert entry(b"key", value, tags=tags).size == formula(b"key", value, tags)
-
-
-def test_T1_an_entry_is_covered_by_a_tag_invalidated_after_it_was_read() -> None:
-    lane = Lane(0)
-    tagged = entry(b"k", as_of=5, tags=(b"a", b"b"), lane=lane)
-    assert not tagged.covered()
-    lane.tag_seq[b"b"] = 5
-    assert not tagged.covered()
-    lane.tag_seq[b"b"] = 6
-    assert tagged.covered()
-    assert not entry(b"k", as_of=5, tags=(b"c",), lane=lane).covered()
-    assert not entry(b"k", as_of=5, lane=lane).covered()
-
-
-def test_printing_an_entry_does_not_print_its_ring() -> None:
-    store = L1(100_000, 100)
-    store.put(entry(b"a"))
-    store.put(entry(b"b"))
-    assert repr(store.entries[b"a"]) == "Entry(b'a', as_of=1, 7 bytes)"
-
-
-def test_entries_do_not_lengthen_the_garbage_collectors_pauses() -> None:
-    store = L1(100_000, 100)
-    store.put(entry(b"a"))
-    assert not gc.is_tracked(store.entries[b"a"])
+# -- memory -----------------------------------------------------------------------------------
 
 
 def test_a_store_that_is_let_go_takes_its_entries_along() -> None:
@@ -152,7 +69,8 @@ def test_a_store_that_is_let_go_takes_its_entries_along() -> None:
 
 GROW = """
 import os
-from coherenced.core.l1 import L1, Entry
+from coherenced.core.entry import Entry
+from coherenced.core.l1 import L1
 from coherenced.core.lane import Lane
 
 def resident():
@@ -462,61 +380,6 @@ def test_one_eviction_ends_soon_however_hot_everything_is() -> None:
     assert len(spared) <= max(SECOND_CHANCES, MAX_FREQUENCY * HIT_LOOKS + MOST_RETURN_LOOKS) + 1
     assert moved
     check(store)
-
-
-# -- ghosts -----------------------------------------------------------------------------------
-
-
-def test_a_ghost_is_remembered_once_and_for_as_many_evictions_as_asked() -> None:
-    ghosts = Ghosts()
-    assert not ghosts.forget(b"a", 10)
-    ghosts.remember(b"a", 1024)
-    assert ghosts.forget(b"a", 10)
-    assert not ghosts.forget(b"a", 10)
-    for later, known in ((9, True), (10, False)):
-        ghosts.remember(b"a", 1024)
-        for i in range(later):
-            ghosts.remember(b"%d" % i, 1024)
-        assert ghosts.forget(b"a", 10) == (10 if known else 0)
-
-
-def test_most_ghosts_are_found_again() -> None:
-    ghosts = Ghosts()
-    keys = [b"key:%d" % i for i in range(10_000)]
-    for key in keys:
-        ghosts.remember(key, len(keys))
-    assert sum(ghosts.forget(key, len(keys)) for key in keys) > 0.85 * len(keys)
-
-
-def test_the_ghost_table_is_bounded_by_the_window() -> None:
-    ghosts = Ghosts()
-    for i in range(5000):
-        ghosts.remember(b"%d" % i, 1000)
-    assert len(ghosts) == 1024
-    ghosts.remember(b"x", 1025)
-    assert len(ghosts) == 2048
-    ghosts.clear()
-    assert len(ghosts) == 0 and not ghosts.forget(b"x", 1025)
-
-
-def test_the_clock_of_the_ghosts_starts_again_before_it_overflows() -> None:
-    ghosts = Ghosts()
-    ghosts.remember(b"old", 16)
-    ghosts._clock = (1 << 32) - 1
-    ghosts.remember(b"new", 16)
-    assert ghosts.forget(b"new", 16)
-    assert not ghosts.forget(b"old", 16)
-
-
-def test_the_empty_key_is_a_key_like_any_other() -> None:
-    ghosts = Ghosts()
-    ghosts.remember(b"other", 16)
-    assert not ghosts.forget(b"", 16)
-    ghosts.remember(b"", 16)
-    assert ghosts.forget(b"", 16)
-    store = L1(100_000, 100)
-    assert store.put(entry(b""))
-    assert store.remove(b"")
 
 
 # -- against a naive store --------------------------------------------------------------------

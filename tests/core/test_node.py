@@ -9,7 +9,7 @@ import pytest
 
 import coherenced.core
 from coherenced.core import calls
-from coherenced.core.l1 import MAX_FREQUENCY
+from coherenced.core.entry import MAX_FREQUENCY
 from coherenced.core.laws import Laws
 from coherenced.core.model import FOREVER
 from coherenced.core.node import (

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from coherenced.core.l1 import Entry
+from coherenced.core.entry import Entry
 from coherenced.core.lane import Lane
 from coherenced.core.model import EVERYTHING, Mutation, Op, Record, ReplyError, Version
 from coherenced.core.requests import (

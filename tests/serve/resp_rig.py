@@ -8,7 +8,7 @@ from typing import Any
 import hiredis
 import msgspec
 
-from coherenced.core.l1 import Entry
+from coherenced.core.entry import Entry
 from coherenced.core.lane import Lane
 from coherenced.core.model import Mutation, Op, Reply, ReplyError, Version
 from coherenced.core.requests import (

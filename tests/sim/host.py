@@ -27,8 +27,8 @@ from coherenced.core.calls import (
     Subscribed,
     WaitReplicas,
 )
+from coherenced.core.entry import Entry
 from coherenced.core.invariants import Watch
-from coherenced.core.l1 import Entry
 from coherenced.core.model import NEVER, Acknowledgement, Message
 from coherenced.core.node import Input, Node, Settings, Start, Stop, Submit, Tick
 from coherenced.core.outbox import Applied, Effect, Event, Settled

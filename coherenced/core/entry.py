@@ -1,0 +1,121 @@
+"""One cached key, and the rings that entries form.
+
+An entry keeps the reply to a GET as it is sent, so that a hit is a look-up and a write. The rings
+are threaded through the entries themselves: leaving one is four assignments, whoever is next.
+Entries are invisible to the cyclic garbage collector (`gc=False`): a million of them do not
+lengthen its pauses, and in return a ring is taken apart by hand.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, cast
+
+import msgspec
+
+from coherenced.core.lane import Lane
+from coherenced.core.model import FOREVER
+
+ENTRY_BYTES: Final = 384
+TAG_BYTES: Final = 48
+"""What the bookkeeping of an entry, and of a tag, was measured to need: the formula is in `l1`."""
+MAX_FREQUENCY: Final = 2
+IN_MAIN: Final = -1
+"""In place of `looks`: this entry is in the main queue."""
+
+NIL_BULK: Final = b"$-1\r\n"
+
+UNLINKED: Final = cast("Entry", None)
+
+
+class Entry(msgspec.Struct, gc=False, eq=False):
+    """One cached key. Made from its value; what is kept is the reply to a GET as it is sent."""
+
+    key: bytes
+    bulk: bytes
+    """The RESP bulk string; NIL_BULK means "not there" (F4)."""
+    lane: Lane
+    as_of: int
+    """F1: the lane's sequence at which the value was read or written."""
+    deadline_ms: float
+    """F1: never served at or after this local time."""
+    bound_ms: float
+    """V3: served only while `now - lane.verified_at_ms <= bound_ms`; negative: never so."""
+    tags: tuple[bytes, ...] = ()
+    expires_ms: float = FOREVER
+    """The local time at which Redis's own time to live ends, counted like the deadline."""
+    frequency: int = 0
+    """Hits, up to MAX_FREQUENCY, since it was put into its queue or last looked at there."""
+    looks: int = 0
+    """IN_MAIN: it is in the main queue. Else it is in the small one, with so many looks in hand."""
+    prev: Entry = UNLINKED
+    """`prev` and `next` are set only while the entry is in a ring: no cycle outlives it."""
+    next: Entry = UNLINKED
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            key: bytes,
+            value: bytes | None,
+            lane: Lane,
+            as_of: int,
+            deadline_ms: float,
+            bound_ms: float,
+            tags: tuple[bytes, ...] = (),
+            expires_ms: float = FOREVER,
+        ) -> None: ...
+
+    def __post_init__(self) -> None:
+        value = cast("bytes | None", self.bulk)
+        # Not formatted in one go: that reserves a quarter more and gives it back, which leaves
+        # a hole behind each long value that only short ones would fit into.
+        self.bulk = (
+            NIL_BULK if value is None else b"".join((b"$%d\r\n" % len(value), value, b"\r\n"))
+        )
+
+    def __repr__(self) -> str:
+        return f"Entry({self.key!r}, as_of={self.as_of}, {len(self.bulk)} bytes)"
+
+    @property
+    def value(self) -> bytes | None:
+        bulk = self.bulk
+        if bulk is NIL_BULK:
+            return None
+        return bulk[bulk.index(b"\n") + 1 : -2]
+
+    @property
+    def size(self) -> int:
+        """What it counts for in the bound, by the formula in `l1`."""
+        size = len(self.key) + len(self.bulk) + ENTRY_BYTES
+        if self.tags:
+            size += TAG_BYTES + sum(len(tag) + TAG_BYTES for tag in self.tags)
+        return size
+
+    @property
+    def in_main(self) -> bool:
+        return self.looks < 0
+
+    def covered(self) -> bool:
+        """T1: whether one of its tags was invalidated after it was read."""
+        tag_seq = self.lane.tag_seq
+        as_of = self.as_of
+        return any(tag_seq.get(tag, 0) > as_of for tag in self.tags)
+
+
+_NOWHERE: Final = Lane(-1)
+
+
+def new_ring() -> Entry:
+    """An empty ring: an entry that is no key's, linked to itself."""
+    ring = Entry(b"", None, _NOWHERE, 0, 0.0, 0.0)
+    ring.prev = ring.next = ring
+    return ring
+
+
+def link(entry: Entry, following: Entry) -> None:
+    """Put `entry` into a ring, just before `following` (a ring itself: at its end)."""
+    last = following.prev
+    last.next = entry
+    entry.prev = last
+    entry.next = following
+    following.prev = entry
