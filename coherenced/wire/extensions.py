@@ -7,7 +7,8 @@
                     all; -1: that is not this daemon's page (COH.PAGE tells where it is)
     COH.SET         version; nil with ACK none
     COH.DEL         [version or nil, how many keys were there]
-    COH.INVALIDATE  [version, [[node, ms until it had acknowledged], ...], [nodes missing]]
+    COH.INVALIDATE  [version, [[node, ms until it had acknowledged], ...], [nodes missing],
+                    [nodes fenced: they did not answer, but can serve nothing old any more]]
 
 Milliseconds in answers are bulk strings with three decimals. An asked level that is not
 reached in time is an error: NOACK committed VERSION missing=NODE,NODE. COH.NODES, COH.STATS,
@@ -264,5 +265,8 @@ def _acknowledgements(result: WriteResult, version: bytes) -> bytes:
         resp.array([resp.bulk(name.encode()), _milliseconds(ms)])
         for name, ms in result.acknowledged.items()
     ]
-    missing = [resp.bulk(name.encode()) for name in result.missing]
-    return resp.array([version, resp.array(acknowledged), resp.array(missing)])
+    missing, fenced = (
+        resp.array([resp.bulk(name.encode()) for name in names])
+        for names in (result.missing, result.fenced)
+    )
+    return resp.array([version, resp.array(acknowledged), missing, fenced])

@@ -201,7 +201,7 @@ class FakeDaemon:
                         self.values.pop(key, None)
                         self._forget_token(key)
                 node = array([bulk("a"), bulk("0.0")])
-                return array([bulk(self._next()), array([node]), array([])])
+                return array([bulk(self._next()), array([node]), array([]), array([])])
             case b"COH.STATS" | b"COH.NODES" | b"COH.EXPLAIN":
                 return bulk(json.dumps({"asked": [word.decode() for word in command]}))
         return error(f"ERR unknown command '{verb.decode()}'")

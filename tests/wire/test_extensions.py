@@ -283,10 +283,11 @@ def test_a_prefix_of_nothing_is_not_everything() -> None:
 
 
 def test_invalidate_answers_who_acknowledged_and_who_did_not() -> None:
-    done = WriteResult((None,), VERSION, {"a": 0.0, "b": 0.4127}, missing=("c",))
+    heard = {"a": 0.0, "b": 0.4127}
+    done = WriteResult((None,), VERSION, heard, missing=("c",), fenced=("d", "e"))
     assert tell("COH.INVALIDATE ALL", done) == (
-        b"*3\r\n" + TOLD + b"*2\r\n*2\r\n$1\r\na\r\n$5\r\n0.000\r\n*2\r\n$1\r\nb\r\n$5\r\n0.413\r\n"
-        b"*1\r\n$1\r\nc\r\n"
+        b"*4\r\n" + TOLD + b"*2\r\n*2\r\n$1\r\na\r\n$5\r\n0.000\r\n*2\r\n$1\r\nb\r\n$5\r\n0.413\r\n"
+        b"*1\r\n$1\r\nc\r\n*2\r\n$1\r\nd\r\n$1\r\ne\r\n"
     )
     late = WriteResult((None,), VERSION, {}, missing=("c",), satisfied=False)
     assert tell("COH.INVALIDATE ALL ACK all", late) == (
