@@ -21,7 +21,10 @@ RESP wire, so that both tables live in one place.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+SPOOLED: Final = "(spooled)"
+"""What stands among the missing nodes of an invalidation that waits in a daemon's journal."""
 
 
 class CoherencedError(Exception):
@@ -59,7 +62,8 @@ class RedisUnreachable(Unreachable):
 class NotAcknowledged(CoherencedError):
     """The write is committed at `version`, but `missing` nodes did not acknowledge in time.
 
-    `fenced` nodes did not either, but can serve nothing old any more.
+    `fenced` nodes did not either, but can serve nothing old any more. With an empty `version`
+    it is an invalidation that is not committed yet: journaled by the daemon, while Redis is away.
     """
 
     exit_code = 3

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from coherenced.core.batches import strength
 from coherenced.core.model import Mutation, Op
-from coherenced.core.policy import Namespaces
+from coherenced.core.policy import Namespaces, Policy
 from coherenced.core.requests import (
     Fault,
     FaultKind,
@@ -21,12 +22,11 @@ from coherenced.core.requests import (
     Write,
     WriteResult,
 )
+from coherenced.errors import SPOOLED
 from coherenced.spool import Spool, Spooled, SpoolError
 
 BATCH: Final = 100
 """Journaled invalidations sent in one request."""
-SPOOLED: Final = "(spooled)"
-"""What stands among the missing nodes of an invalidation that waits in the journal."""
 
 
 class Outbound:
@@ -66,10 +66,11 @@ class Outbound:
         pure = all(not m.argv and m.op == Op.INVALIDATE for m in write.mutations)
         if not pure or not write.mutations:
             return False
+        return all(policy.spool for policy in self._policies(write))
+
+    def _policies(self, write: Write) -> list[Policy]:
         keys = [key for m in write.mutations for key in m.keys]
-        if not keys:
-            return self._namespaces.default.spool
-        return all(self._namespaces.for_key(key).spool for key in keys)
+        return [self._namespaces.for_key(key) for key in keys] or [self._namespaces.default]
 
     def _keep(self, write: Write, fault: Fault) -> Outcome:
         try:
@@ -82,7 +83,20 @@ class Outbound:
             self.report("spooled", {"journal": str(self.spool.path)})
         self.accepted += 1
         self._forget(write.mutations)
-        return WriteResult((None,) * len(write.mutations), None, {}, missing=(SPOOLED,))
+        return WriteResult(
+            (None,) * len(write.mutations),
+            None,
+            {},
+            missing=(SPOOLED,),
+            satisfied=not self._asks_nodes(write),
+        )
+
+    def _asks_nodes(self, write: Write) -> bool:
+        """Whether the caller wants to hear of other nodes: a journal cannot speak for them."""
+        level = write.ack
+        if level is None:
+            level = max((policy.ack for policy in self._policies(write)), key=strength)
+        return level not in (Level.NONE, Level.REDIS) or write.replicas > 0
 
     def replay(self) -> None:
         """Send what is journaled, oldest first, batch by batch, until it is empty."""

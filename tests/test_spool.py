@@ -119,6 +119,9 @@ def test_a_daemon_journals_survives_kill_9_and_sends_in_order() -> None:
             server.kill()
             wait_until(lambda: _is_spooled(daemon), 10)
             assert daemon.command("COH.INVALIDATE", "TAGS", "1", "t")[2] == [b"(spooled)"]
+            # A journal cannot speak for other nodes: who asks for them is told that none answered.
+            told = daemon.command("COH.INVALIDATE", "TAGS", "1", "t", "ACK", "all")
+            assert str(told) == "NOACK journaled missing=(spooled)"
             assert isinstance(daemon.command("SET", "k", "w"), redis.ResponseError | Exception)
             waiting = daemon.stats()["spool"]["waiting"]
             assert waiting >= 2

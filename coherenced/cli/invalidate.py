@@ -21,7 +21,7 @@ from coherenced.cli.output import duration as in_units
 from coherenced.cli.output import json_name, note, print_json, print_table
 from coherenced.cli.output import shown as as_text
 from coherenced.client.replies import Version, not_acknowledged
-from coherenced.errors import CoherencedError, NotAcknowledged
+from coherenced.errors import SPOOLED, CoherencedError, NotAcknowledged
 
 BATCH: Final = 200
 """Names sent at once: the bound of one record in the log."""
@@ -252,10 +252,15 @@ def report(tally: Tally, as_json: bool) -> int:
         )
     else:
         at = f" at {tally.version}" if tally.version else ""
-        print(f"invalidated {tally.what()}{at}")
+        print(f"{'invalidated' if at else 'accepted'} {tally.what()}{at}")
         rows = [[node, "acknowledged", in_units(ms)] for node, ms in acknowledged.items()]
         rows += [[node, "fenced: holds nothing old any more", ""] for node in tally.fenced]
-        rows += [[node, "MISSING", "no answer in time"] for node in missing]
+        rows += [
+            [node, "journaled: sent when Redis is back", ""]
+            if node == SPOOLED
+            else [node, "MISSING", "no answer in time"]
+            for node in missing
+        ]
         if rows:
             print_table(["node", "state", "after"], rows)
     if tally.late:

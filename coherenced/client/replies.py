@@ -108,6 +108,8 @@ def not_acknowledged(
     """The error, with its one line."""
     late = ", ".join(missing) or "enough nodes"
     text = f"committed at {version}, but not acknowledged in time by {late}"
+    if not version:
+        text = "Redis is away: journaled by the daemon and sent later, nobody has acknowledged"
     return NotAcknowledged(text, version, missing, acknowledged, fenced)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from coherenced.core.model import Reply, Version
+from coherenced.core.model import Reply
 from coherenced.core.requests import (
     AskResult,
     Fault,
@@ -70,8 +70,8 @@ def fault_text(fault: Fault) -> str:
 
 
 def not_acknowledged_text(result: WriteResult) -> str:
-    version: Version | str = result.version or "?"
-    text = f"NOACK committed {version} missing={','.join(result.missing)}"
+    what = "journaled" if result.version is None else f"committed {result.version}"
+    text = f"NOACK {what} missing={','.join(result.missing)}"
     if result.acknowledged:
         text += f" acknowledged={','.join(result.acknowledged)}"
     if result.fenced:

@@ -147,6 +147,18 @@ def test_who_is_missing_is_listed_and_the_exit_code_is_3(on_a: Call) -> None:
     assert told["missing"]
 
 
+def test_what_is_journaled_is_not_called_invalidated(coherenced: Call, tmp_path: Path) -> None:
+    def away(command: list[bytes]) -> bytes | None:
+        return error("NOACK journaled missing=(spooled)") if b"ACK" in command else None
+
+    with FakeDaemon(tmp_path / "s", away) as daemon:
+        done = coherenced("invalidate", "--socket", daemon.path, "k", "--ack", "all")
+    assert done.code == 3
+    assert done.text.startswith("accepted 1 key\n")
+    assert "journaled: sent when Redis is back" in done.text
+    assert "nobody has acknowledged" in done.err
+
+
 def test_a_late_message_does_not_stop_the_rest(coherenced: Call, tmp_path: Path) -> None:
     def late(command: list[bytes]) -> bytes | None:
         if b"first" in command:

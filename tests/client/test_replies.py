@@ -4,6 +4,7 @@ import pytest
 
 from coherenced.client.replies import Version, error_from, text_of
 from coherenced.errors import (
+    SPOOLED,
     CoherencedError,
     CommandError,
     Conflict,
@@ -48,6 +49,14 @@ def test_noack_tells_of_more_nodes_than_there_are() -> None:
     assert isinstance(error, NotAcknowledged)
     assert error.missing == ("(2 more nodes than there are)", "b")
     assert (error.version, error.fenced) == (VERSION, ("c",))
+
+
+def test_what_is_journaled_is_not_called_committed() -> None:
+    error = error_from("NOACK journaled missing=(spooled)")
+    assert isinstance(error, NotAcknowledged)
+    assert (error.version, error.missing) == ("", (SPOOLED,))
+    assert "journaled" in str(error)
+    assert "committed" not in str(error)
 
 
 @pytest.mark.parametrize("text", ["NOACK", "NOACK committed", "NOACK missing=", "NOACK missing=,"])
