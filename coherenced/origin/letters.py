@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -13,6 +14,8 @@ from coherenced.origin.sender import decode
 
 MOST_SHOWN: Final = 100
 """Entries and dead letters of one namespace in one answer; the oldest."""
+_LETTER_ID: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
+"""What an id of a Redis Stream looks like; anything else is no letter's, and not for Redis."""
 REPLAYED: Final = 1
 SUPERSEDED: Final = 2
 
@@ -74,7 +77,10 @@ async def settle(
             letters = await sender.store.dead(namespace, count)
             ids = [letter.id.decode() for letter in letters]
         for letter_id in ids:
-            raw = letter_id.encode("ascii", "replace")
+            if not _LETTER_ID.fullmatch(letter_id):
+                told["unknown"].append(letter_id)
+                continue
+            raw = letter_id.encode()
             if not replay:
                 found = int(await sender.store.drop(namespace, raw))
             else:

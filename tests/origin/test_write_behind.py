@@ -176,6 +176,9 @@ def test_what_the_origin_refuses_becomes_a_dead_letter_and_can_be_replayed(
     assert coherenced("drop", "--all") == (0, "1 dropped\n")
     assert coherenced("drop", "--all") == (0, "0 dropped\n")
     assert coherenced("drop", "1-1")[0] == 1 and coherenced("drop")[0] == 2
+    for action in ("replay", "drop"):
+        assert run(["writebehind", action, "wb", "--socket", str(a.socket)]) == 1
+        assert capsys.readouterr().err == "coherenced: no such dead letter: wb\n"
     assert coherenced("dead", "--namespace", "none")[0] == 2
     assert origin.rows["wb-worse"] == b"before"
     assert "behind wb" in "\n".join(map(" ".join, facts(a.stats())))
