@@ -313,6 +313,8 @@ while True:
 
 
 def test_an_update_by_one_of_four_processes_is_seen_by_all(a: Daemon) -> None:
+    with connected(a) as client:
+        client.set("shared", 0)
     watchers = [
         subprocess.Popen(
             [sys.executable, "-c", WATCHER, str(a.socket)],
@@ -325,7 +327,6 @@ def test_an_update_by_one_of_four_processes_is_seen_by_all(a: Daemon) -> None:
     ]
     try:
         with connected(a) as client:
-            client.set("shared", 0)
             for watcher in watchers:
                 assert watcher.stdout is not None
                 assert watcher.stdout.readline() == "ready\n"
