@@ -120,6 +120,10 @@ class Unkept(Exception):
     """
 
 
+MOST_LATE_S: Final = 0.25
+"""How long an answer about a value may have been under way, for an early refresh to be granted."""
+
+
 class State(Enum):
     """Of a value that is there."""
 
@@ -152,3 +156,16 @@ def state_of(
     if fresh_s > -policy.stale_while_revalidate:
         return State.STALE
     return State.LAST_RESORT
+
+
+def due_s(policy: LoadPolicy, left_s: float) -> float:
+    """With how much left to live, as Redis counts it, the value is the one that was seen.
+
+    What a reader knows of it, `left_s`, is less than what Redis knows, by as long as the answer
+    took to arrive. One that another has stored meanwhile has about a whole `ttl` left, and is
+    not to be loaded again.
+    """
+    if left_s <= policy.grace:
+        return policy.grace
+    anew_s = policy.ttl * (1 - policy.jitter) + policy.grace
+    return left_s + max(0.0, min(MOST_LATE_S, (anew_s - left_s) / 2))

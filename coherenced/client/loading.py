@@ -25,7 +25,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from coherenced.client.core import Calls, Key, key_bytes
 from coherenced.client.counters import Counters
 from coherenced.client.flights import Flight
-from coherenced.client.freshness import Loaded, LoadPolicy, State, Unkept, state_of
+from coherenced.client.freshness import Loaded, LoadPolicy, State, Unkept, due_s, state_of
 from coherenced.client.leases import Filling, Found, Granted, Lease, fills, lease, releases
 from coherenced.client.replies import Entry, Version
 from coherenced.client.steps import Await, Background, Board, Call, Machine
@@ -172,7 +172,7 @@ class Loads:
                 self.counters.add("refreshes_dropped")
 
     def _refresh(self, job: Job, flight: Flight, left_s: float) -> Machine[None]:
-        refresh_s = max(job.policy.grace, left_s)
+        refresh_s = due_s(job.policy, left_s)
         try:
             leased = yield from self._ask(lease(job.name, job.policy.lease, refresh_s=refresh_s))
             if isinstance(leased, Granted):

@@ -56,6 +56,8 @@ class FakeDaemon:
         self.values: dict[bytes, bytes] = {}
         self.ends: dict[bytes, float] = {}
         """When a value's time to live ends, on `time.monotonic`."""
+        self.answers_take_s = 0.0
+        """By so much what is told of these ends is behind them."""
         self.tags: dict[bytes, list[bytes]] = {}
         self.tokens: dict[bytes, tuple[bytes, float]] = {}
         """Key -> the living token and when it dies."""
@@ -215,7 +217,7 @@ class FakeDaemon:
     def _left(self, key: bytes) -> bytes:
         if key not in self.ends:
             return b":-1\r\n"
-        return b":%d\r\n" % ((self.ends[key] - time.monotonic()) * 1e3)
+        return b":%d\r\n" % ((self.ends[key] - time.monotonic() - self.answers_take_s) * 1e3)
 
     def _store(self, key: bytes, value: bytes, options: list[bytes]) -> None:
         self.values[key] = value

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from coherenced.client.freshness import LoadPolicy, State, state_of
+from coherenced.client.freshness import LoadPolicy, State, due_s, state_of
 
 POLICY = LoadPolicy(ttl=60, stale_while_revalidate=10, stale_if_error=100).checked()
 
@@ -39,3 +39,11 @@ def test_an_early_refresh_is_likelier_near_the_end_and_for_slow_loads() -> None:
     assert share(10.0, 0.1) == 0.0
     assert share(1.0, 0.0) == 0.0
     assert share(0.001, 1.0) > 0.98
+
+
+def test_a_refresh_is_of_the_value_that_was_seen() -> None:
+    early = LoadPolicy(ttl=60, early_refresh=1.0, jitter=0.5)
+    assert due_s(early, 3.0) == 3.25
+    assert due_s(early, 29.9) == pytest.approx(29.95)  # one stored now may have 30 s left
+    assert due_s(early, 50.0) == 50.0
+    assert due_s(POLICY, 99.0) == due_s(POLICY, 0.0) == 100  # stale: whatever is not fresh

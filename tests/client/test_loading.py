@@ -494,6 +494,19 @@ def test_early_refresh(daemon: FakeDaemon, connect: Connect) -> None:
     assert loader.calls >= 1
 
 
+def test_an_early_refresh_is_granted_though_answers_take_time(
+    daemon: FakeDaemon, connect: Connect
+) -> None:
+    """What the reader knows of a value's end is earlier than what Redis knows, always."""
+    daemon.answers_take_s = 0.02
+    cache = connect()
+    how = {"ttl": 60.0, "early_refresh": 1e6}
+    cache.get_or_load("k", Loader("old", takes_s=0.01), **how)
+    loader = Loader("new")
+    wait_until(lambda: cache.get_or_load("k", loader, **how) == "new", 10, "an early refresh")
+    assert loader.calls >= 1
+
+
 # -- the cache cannot be reached ----------------------------------------------------------
 
 
