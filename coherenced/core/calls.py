@@ -58,6 +58,8 @@ class Probe(msgspec.Struct, frozen=True, gc=False):
     new_epoch: bytes
     member: Member | None
     """None for the small read-only probe of V4 and for `coherenced doctor`."""
+    forked: bytes = b""
+    """The epoch whose history forked: if it is still the lane's, `new_epoch` follows it now."""
 
 
 class Fetch(msgspec.Struct, frozen=True, gc=False):

@@ -74,6 +74,8 @@ class Catchup:
         self.stale_messages = self.pause_alarms = self.probes = self.probe_failures = 0
         self.reachable = False
         self._was_lost = False
+        self._forked = b""
+        """S1: the epoch under which two histories have shared numbers, until another follows it."""
         self._box = box
         self._laws = laws
         self._new_epoch = new_epoch
@@ -259,7 +261,8 @@ class Catchup:
 
         number = self._box.new_call_id(answered)
         member = self._member() if joins else None
-        self._box.emit(Probe(number, self.lane.index, self._new_epoch(), member))
+        call = Probe(number, self.lane.index, self._new_epoch(), member, self._forked)
+        self._box.emit(call)
 
     def _on_probe(
         self,
@@ -562,6 +565,7 @@ class Catchup:
         lane.unprove()
         self._drop(lane)
         self._quarantine()
+        self._leave_epoch(reason="fork")
         self._send_probe(beat=False)
 
     # -- starting over ----------------------------------------------------------------
@@ -586,6 +590,16 @@ class Catchup:
         # K7: whoever holds older values may be missing from the roster; one bound outlives them.
         if reason != "log trimmed" and reason != "log has a hole":
             self._quarantine()
+        self._leave_epoch(reason)
+        if self._forked:
+            self._send_probe(beat=False)
+
+    def _leave_epoch(self, reason: str) -> None:
+        """S1: the same `epoch:seq` has named two writes, so versions of this epoch say nothing any
+        more: the next probe begins another, and what was written under this one is another
+        lineage for sessions and for compare-and-set."""
+        renews = reason == "fork" and self._laws.new_epoch_after_fork
+        self._forked = (self.lane.epoch or b"") if renews else b""
 
 
 def fence_after_ms(bound_ms: float) -> float:

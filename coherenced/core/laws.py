@@ -42,6 +42,9 @@ class Laws(msgspec.Struct, frozen=True, kw_only=True):
     """S1: who was given an answer that this chain does not vouch for is not shown an older state
     by a hit afterwards: what is held of its keys is let go, and an answer of another branch ends
     all hits until the lane is proved anew."""
+    new_epoch_after_fork: bool = True
+    """S1: once a fork was seen the lane goes on under a new epoch: the numbers of the old one have
+    named two writes each, so no session and no compare-and-set may go by them."""
     old_connection_ignored: bool = True
     """A3: a message that arrived on an earlier bus connection is ignored."""
     drop_on_trimmed: bool = True

@@ -304,8 +304,9 @@ def claimed(call: Claim, reply: list[Any]) -> Claimed:
 
 def probe_args(call: Probe) -> list[Any]:
     if call.member is None:
-        return [call.new_epoch]
-    return [call.new_epoch, call.member.incarnation, encode_member_open(call.member)]
+        return [call.new_epoch, call.forked]
+    member = call.member
+    return [call.new_epoch, call.forked, member.incarnation, encode_member_open(member)]
 
 
 def probed(call: Probe, reply: list[Any], server_id: bytes = b"") -> Probed:

@@ -245,6 +245,17 @@ async def test_a_lost_roster_is_a_new_epoch(port: Port) -> None:
     assert (await probe(port, member(B), E2)).lineage == Lineage(E2, 1, E2)
 
 
+async def test_an_epoch_that_forked_is_left_once_and_its_versions_hold_no_more(port: Port) -> None:
+    written = await mutate(port, set_(b"k", b"v"), set_(b"other", b"v"))
+    forked, seq = written.lineage.epoch, written.lineage.seq
+    for _ in range(2):  # of two nodes that have seen the fork one is the first
+        answer = await port.ask(Probe(next(_numbers), 0, E2, member(A), forked))
+        assert isinstance(answer, Probed), answer
+        assert answer.lineage == Lineage(E2, seq, E2)
+    assert not (await log(port, 0)).records
+    assert (await fetch(port, b"k")).results == (Fetched(b"v"),)
+
+
 async def test_a_server_that_may_not_write_proves_nothing(port: Port) -> None:
     await mutate(port, set_(b"k", b"v"))
     await port.fence(True)

@@ -236,7 +236,9 @@ class Server:
         self.roster_count = len(self.roster)
 
     def _probe(self, call: Probe) -> Probed:
-        self._live_lineage(call.new_epoch)
+        if self._live_lineage(call.new_epoch).epoch == call.forked:
+            assert self.lineage is not None
+            self._start_epoch(call.new_epoch, self.lineage.seq)
         if call.member is not None:
             self._join(msgspec.structs.replace(call.member, seen_ms=self.space.now_ms), call)
         assert self.lineage is not None

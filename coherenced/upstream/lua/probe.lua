@@ -1,21 +1,26 @@
 -- V1, V2: the lane's lineage, the server's clock, and this node's line in the roster.
--- ARGV: new epoch, then (to join or stay) incarnation, packed member up to its last field.
+-- ARGV: new epoch, the epoch that forked (or nothing), then (to join or stay) incarnation,
+-- packed member up to its last field.
 -- -> epoch, seq, tag, roster version, server time in ms
 
 local epoch, seq, tag, roster = read_lineage(ARGV[1])
 local ms = server_ms()
-if ARGV[2] then
+if epoch == ARGV[2] then
+  -- S1: its numbers have named two histories; from here on they name one again.
+  epoch, seq, tag, roster = start_epoch(ARGV[1], seq)
+end
+if ARGV[3] then
   -- K2: joining and proving are one atomic step.
-  local nodes, line = string.sub(META, 1, -5) .. 'nodes', ARGV[3] .. cmsgpack.pack(ms)
-  local added = redis.pcall('HSET', nodes, ARGV[2], line)
+  local nodes, line = string.sub(META, 1, -5) .. 'nodes', ARGV[4] .. cmsgpack.pack(ms)
+  local added = redis.pcall('HSET', nodes, ARGV[3], line)
   if added == 1 and redis.call('HINCRBY', META, 'n', 1) == redis.call('HLEN', nodes) then
     roster = redis.call('HINCRBY', META, 'rv', 1)
   elseif added ~= 0 then
     -- The roster was lost or replaced: who is on it is unknown until everyone has come
     -- back, which is what a new epoch says (K7).
-    redis.pcall('HDEL', nodes, ARGV[2])
+    redis.pcall('HDEL', nodes, ARGV[3])
     epoch, seq, tag, roster = start_epoch(ARGV[1], seq)
-    redis.call('HSET', nodes, ARGV[2], line)
+    redis.call('HSET', nodes, ARGV[3], line)
     redis.call('HINCRBY', META, 'n', 1)
   end
 end
