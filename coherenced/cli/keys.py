@@ -16,6 +16,7 @@ from coherenced.cli.options import (
     duration,
     name,
     timeout_option,
+    written_version,
 )
 from coherenced.cli.output import json_name, json_value, note, print_json, print_raw, shown
 from coherenced.client.replies import Entry
@@ -28,7 +29,10 @@ max_staleness_option = click.option(
     help="Serve nothing that may be older than so many milliseconds; 0 is linearizable.",
 )
 min_version_option = click.option(
-    "--min-version", metavar="VERSION", help="Serve nothing older than this epoch:seq."
+    "--min-version",
+    type=written_version,
+    metavar="VERSION",
+    help="Serve nothing older than this epoch:seq.",
 )
 
 
@@ -111,7 +115,12 @@ def mget(
 @click.option("--tag", "tags", type=name, multiple=True, metavar="T", help="May be repeated.")
 @ack_option
 @timeout_option
-@click.option("--if-version", metavar="VERSION", help="Only if unchanged since this version.")
+@click.option(
+    "--if-version",
+    type=written_version,
+    metavar="VERSION",
+    help="Only if unchanged since this version.",
+)
 @as_json
 @connection
 def set_(

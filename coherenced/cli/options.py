@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -45,6 +46,15 @@ def ack_level(written: str) -> str:
             f"{written!r} is no level: none, redis, quorum, all or a number of nodes"
         )
     return level
+
+
+def written_version(written: str) -> str:
+    """`epoch:seq`, as a write has printed it."""
+    if re.fullmatch(r"[0-9a-f]{16}:[0-9]{1,18}", written, re.ASCII) is None:
+        raise click.BadParameter(
+            f"{written!r} is no version: it is written epoch:seq, for example 0f1e2d3c4b5a6978:42"
+        )
+    return written
 
 
 def name(written: str) -> bytes:

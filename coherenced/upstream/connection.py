@@ -311,7 +311,12 @@ def explain(error: BaseException, endpoint: RedisEndpoint, settings: ServerSetti
         return f"Redis at {place} has no database {endpoint.db}: check the number in redis.url"
     if endpoint.tls and ("reset" in text.lower() or "closed" in text.lower()):
         return f"Redis at {place} ended the TLS handshake: is that a TLS port? ({text})"
-    return f"Redis at {place} cannot be reached: {text}; check redis.url and that it is running"
+    if connecting := re.match(r"Error (-?\d+) connecting to .*\. ", text):
+        # The client library names the address once more, or twice: it has been said already.
+        number = int(connecting[1])
+        text = os.strerror(number) if number > 0 else text[connecting.end() :]
+    why = text.rstrip(".")
+    return f"Redis at {place} cannot be reached: {why}; check redis.url and that it is running"
 
 
 def _tls_cause(error: BaseException | None) -> str | None:
