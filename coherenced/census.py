@@ -126,8 +126,7 @@ def _behind(host: Host) -> dict[str, WriteBehindSection]:
     behind = host.origins.behind if host.origins is not None else None
     if behind is None:
         return {}
-    names = {m.incarnation.decode(): m.name for m in host.node.roster.members.values()}
-    names[host.node.settings.incarnation.decode()] = host.node.settings.name
+    names = host.node_names()
     return {
         name: WriteBehindSection(
             waiting=sender.waiting,

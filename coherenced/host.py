@@ -315,9 +315,15 @@ class Host:
     ) -> None:
         explain.audit(self, keys, done)
 
+    def node_names(self) -> dict[str, str]:
+        """Of the nodes on the roster, and this one: incarnation -> name."""
+        node = self.node
+        names = {one.incarnation.decode(): one.name for one in node.roster.members.values()}
+        return names | {node.settings.incarnation.decode(): node.settings.name}
+
     def write_behind(self, done: Callable[[dict[str, Any] | Fault], None]) -> None:
         behind = None if self.origins is None else self.origins.behind
-        self._in_background(letters.describe(behind), done)
+        self._in_background(letters.describe(behind, self.node_names()), done)
 
     def settle_letters(
         self,

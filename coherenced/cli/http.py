@@ -11,8 +11,9 @@ from typing import Any, Final, NamedTuple
 
 from coherenced.client.address import Address
 from coherenced.client.faults import unreachable
-from coherenced.errors import CommandError, DaemonUnreachable, ProtocolError
+from coherenced.errors import CommandError, DaemonUnreachable, ProtocolError, RedisUnreachable
 
+_UNAVAILABLE: Final = "urn:coherenced:problem:unavailable"
 _BROKEN: Final = (http.client.HTTPException, TimeoutError, ConnectionError)
 
 
@@ -51,7 +52,10 @@ class Answer(NamedTuple):
     body: bytes
 
     def document(self) -> Any:
-        """The JSON in it. Raises `CommandError` with its words when it is an error."""
+        """The JSON in it. Raises `CommandError` with its words when it is an error.
+
+        `RedisUnreachable` when it says that, as a RESP reply that says so would.
+        """
         try:
             document = json.loads(self.body)
         except ValueError:
@@ -59,6 +63,8 @@ class Answer(NamedTuple):
         if self.status < 400:
             return document
         problem = document if isinstance(document, dict) else {}
+        if problem.get("type") == _UNAVAILABLE:
+            raise RedisUnreachable(str(problem.get("detail") or problem.get("title")))
         raise CommandError(
             f"the daemon answered {self.status}: {problem.get('title', 'error')}: "
             f"{problem.get('detail', 'no reason given')}"

@@ -38,15 +38,23 @@ def writebehind(context: click.Context) -> int | None:
 def list_(
     namespace: str | None = None, as_json: bool = False, http_socket: str | None = None
 ) -> int:
-    """Show how much waits, and the oldest of it."""
+    """Show how much waits, and the oldest of it.
+
+    One node sends for all; its errors are told by its own daemon.
+    """
     told = _told(http_socket, namespace)
     if as_json:
         print_json(told)
         return 0
     print_table(
-        ["namespace", "waiting", "keys", "dead", "last error"],
+        ["namespace", "waiting", "keys", "dead", "sent by", "last error"],
         [
-            [name, *(number(one.get(what)) for what in ("waiting", "keys", "dead")), one["error"]]
+            [
+                name,
+                *(number(one.get(what)) for what in ("waiting", "keys", "dead")),
+                one.get("owner") or "-",
+                one["error"],
+            ]
             for name, one in told.items()
         ],
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from coherenced.core.requests import Fault, FaultKind
@@ -20,17 +20,22 @@ REPLAYED: Final = 1
 SUPERSEDED: Final = 2
 
 
-async def describe(behind: WriteBehind | None) -> dict[str, Any] | Fault:
-    """Per namespace: how much waits, who sends, the oldest entries, the oldest dead letters."""
+async def describe(behind: WriteBehind | None, names: Mapping[str, str]) -> dict[str, Any] | Fault:
+    """Per namespace: how much waits, who sends, the oldest entries, the oldest dead letters.
+
+    `names`: of nodes, by incarnation.
+    """
     namespaces: dict[str, Any] = {}
     try:
         for name, sender in ({} if behind is None else behind.senders).items():
             store = sender.store
             count = await store.count(name)
+            owner = count.owner.decode("ascii", "replace")
             namespaces[name] = {
                 "waiting": count.waiting,
                 "keys": count.keys,
                 "dead": count.dead,
+                "owner": names.get(owner, owner),
                 "error": sender.error,
                 "oldest": [
                     {"id": entry.decode(), "key": _name(key)}

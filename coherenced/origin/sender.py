@@ -111,6 +111,8 @@ class Sender:
                 try:
                     if await self._own():
                         await self._send_all()
+                    else:
+                        self.error = ""  # what keeps another from sending, that one tells
                 except RedisUnreachable as error:
                     self.error = str(error)
                 except (ValueError, TypeError, LookupError) as error:

@@ -10,7 +10,7 @@ import pytest
 
 from coherenced.cli import http
 from coherenced.cli.cluster import Daemon
-from coherenced.errors import CommandError, DaemonUnreachable, ProtocolError
+from coherenced.errors import CommandError, DaemonUnreachable, ProtocolError, RedisUnreachable
 
 
 @contextmanager
@@ -66,6 +66,16 @@ def test_an_answer_that_is_not_json(tmp_path: Path) -> None:
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n<a/>"
     with answering(tmp_path / "s", answer) as path, pytest.raises(ProtocolError, match="not JSON"):
         http.ask(path, "/")
+
+
+def test_redis_that_is_away_is_told_apart() -> None:
+    """So that a command ends with 4, whichever way it asked."""
+    body = b'{"type": "urn:coherenced:problem:unavailable", "title": "t", "detail": "no Redis"}'
+    with pytest.raises(RedisUnreachable, match=r"\Ano Redis\Z"):
+        http.Answer(503, {}, body).document()
+    body = b'{"type": "urn:coherenced:problem:overloaded", "title": "t", "detail": "full"}'
+    with pytest.raises(CommandError, match="answered 503: t: full"):
+        http.Answer(503, {}, body).document()
 
 
 def stream(body: bytes) -> bytes:
