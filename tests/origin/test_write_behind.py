@@ -170,7 +170,7 @@ def test_what_the_origin_refuses_becomes_a_dead_letter_and_can_be_replayed(
     assert (letters["wb:bad"]["operation"], letters["wb:bad"]["tries"]) == ("PUT", 2)
     assert "wb:worse" in coherenced("dead")[1] and "wb" in coherenced()[1]
     owner = json.loads(coherenced("list", "--json")[1])["wb"]["owner"]
-    assert owner in ("n1", "n2") and f" {owner} " in coherenced("list")[1]
+    assert owner in ("n1", "n2") and owner in coherenced("list")[1]
     code, out = coherenced("replay", letters["wb:bad"]["id"])
     assert (code, out) == (0, "1 to be sent again\n")
     wait_until(lambda: origin.rows["wb-bad"] == b"x", PATIENCE_S)
