@@ -61,7 +61,7 @@ def _node(host: Host) -> NodeSection:
         nodes_silent=len(node.roster.members) - live,
         largest_bound_ms=node.namespaces.largest_bound_ms,
         fences=node.acks.fenced_nodes,
-        clock_pauses=node.catchup.pause_alarms,
+        clock_pauses=node.catchup.probes.pause_alarms,
     )
 
 
@@ -160,8 +160,8 @@ def _lane(host: Host) -> LaneSection:
         from_log=catchup.from_log,
         drops=catchup.drops,
         forks=catchup.forks,
-        probes=catchup.probes,
-        probe_failures=catchup.probe_failures,
+        probes=catchup.probes.sent,
+        probe_failures=catchup.probes.failures,
     )
 
 
@@ -227,7 +227,7 @@ def _spool(host: Host) -> SpoolSection | None:
 def _bus(host: Host) -> BusSection:
     catchup = host.node.catchup
     return BusSection(
-        upstream_up=catchup.reachable,
+        upstream_up=catchup.probes.reachable,
         reconnects=host.reconnects,
         messages=host.messages,
         listeners=host.listeners,

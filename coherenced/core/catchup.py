@@ -1,10 +1,10 @@
-"""Following one lane: the bus, the probes, the log, and what to do when they disagree.
+"""Following one lane: the bus, the log, what probes find, and what to do when they disagree.
 
     subscribe -> confirmed -> probe -> anchor -> apply what the bus brings
                                  ^                     | gap, fork, silence
                                  +---- read the log <--+
 
-The bus only makes it fast. What makes it right is the probe (where the log is)
+The bus only makes it fast. What makes it right is the probe (where the log is: `probes`)
 and the log itself (what was missed): with the bus cut, a node follows at the
 pace of its probes.
 """
@@ -18,8 +18,6 @@ from coherenced.core.calls import (
     BusLost,
     Failed,
     Logged,
-    Probe,
-    Probed,
     ReadLog,
     Subscribe,
     Subscribed,
@@ -28,7 +26,7 @@ from coherenced.core.lane import Lane, Verdict
 from coherenced.core.laws import Laws
 from coherenced.core.model import NEVER, Lineage, Member, Message, Record
 from coherenced.core.outbox import Applied, Outbox
-from coherenced.core.roster import still_for_ms
+from coherenced.core.probes import Probes
 
 LOG_PAGE: Final = 2000
 """Records asked of the log at once."""
@@ -38,10 +36,6 @@ RETRY_MS: Final = 50.0
 GAP_TOLD_EVERY_MS: Final = 1_000.0
 BUFFER_RECORDS: Final = 20_000
 """Records held while the log is being read; beyond it they are let go and read from the log."""
-PAUSE_ALARM_MS: Final = 500.0
-"""V7: server and local time may differ between two probes by this much beyond the round trip."""
-BEATS_OPEN: Final = 4
-"""Periodic probes that may be under way at once."""
 
 
 class Catchup:
@@ -71,22 +65,25 @@ class Catchup:
         self.gaps = self.repaired = self.drops = self.forks = self.duplicates = 0
         self.from_log = 0
         """Records that the log told, since the bus had not (yet) brought them."""
-        self.stale_messages = self.pause_alarms = self.probes = self.probe_failures = 0
-        self.reachable = False
-        self._was_lost = False
-        self._forked = b""
-        """S1: the epoch under which two histories have shared numbers, until another follows it."""
+        self.stale_messages = 0
+        self.probes = Probes(
+            lane,
+            box,
+            laws,
+            new_epoch=new_epoch,
+            member=member,
+            beat_every_ms=beat_every_ms,
+            own_bound_ms=own_bound_ms,
+            unproved=unproved,
+            seen=self._lineage_seen,
+            server_changed=self._quarantine,
+        )
         self._box = box
         self._laws = laws
-        self._new_epoch = new_epoch
-        self._member = member
-        self._beat_every_ms = beat_every_ms
-        self._own_bound_ms = own_bound_ms
         self._largest_bound_ms = largest_bound_ms
         self._apply = apply
         self._drop = drop
         self._proved = proved
-        self._unproved = unproved
         self._quarantined = quarantined
         self._reading = False
         self._gap_open = False
@@ -95,24 +92,16 @@ class Catchup:
         self._buffer: list[tuple[bytes, Record]] = []
         self._asked_buffer = self._asked_head = 0
         """What was buffered, and the head, when the log was asked: its answer knows better."""
-        self._beats_open = 0
-        self._joined_ms: float = NEVER
-        """K2: when the latest call was sent whose answer says that this node is on the roster."""
-        self._check_open = False
-        self._check_wanted = False
-        self._server_id = b""
-        self._trusted_from = 0
-        """V7: answers to calls older than this prove nothing: the clock may have stood still."""
-        self._last_server: tuple[float, float, int] | None = None
         self._stopped = False
 
     def start(self) -> None:
         self._resubscribe()
-        self._beat()
+        self.probes.start()
 
     def stop(self) -> None:
         """Serve nothing from now on: the node leaves the roster."""
         self._stopped = True
+        self.probes.stop()
         self.lane.unprove()
 
     # -- the bus ------------------------------------------------------------------
@@ -127,7 +116,7 @@ class Catchup:
             return
         self.subscribed = self.was_subscribed = True
         self._box.event("bus_connected", lane=self.lane.index)
-        self._send_probe(beat=True)  # A3: only after the confirmation
+        self.probes.send(beat=True)  # A3: only after the confirmation
 
     def on_bus_lost(self, answer: BusLost) -> None:
         if answer.connection != self.connection or self._stopped:
@@ -145,7 +134,7 @@ class Catchup:
         if lane.epoch is None:
             return
         if message.epoch != lane.epoch:
-            self._send_probe(beat=False)
+            self.probes.send(beat=False)
             return
         if lane.recent.get(message.seq) == message.tag and message.seq <= lane.applied:
             self.duplicates += len(message.records)  # A6: mostly what this node has written itself
@@ -220,138 +209,17 @@ class Catchup:
         self, call_id: int, sent_ms: float, known_then: int, lineage: Lineage, server_id: bytes
     ) -> None:
         """V1: a node's own mutation reply is a probe too."""
-        self.server_seen(server_id)
+        self.probes.server_seen(server_id)
         self._lineage_seen(call_id, sent_ms, known_then, lineage)
 
-    # -- probes -------------------------------------------------------------------
-
-    def request_proof(self) -> None:
-        """V4: have a probe sent from now on; many requests share one."""
-        if self._check_open:
-            self._check_wanted = True
-        else:
-            self._send_probe(beat=False)
-
-    def _beat(self) -> None:
-        if self._stopped:
-            return
-        if self._beats_open < BEATS_OPEN:
-            self._send_probe(beat=True)
-        self._box.timers.at(self._box.now_ms + self._beat_every_ms, self._beat)
-
-    def _send_probe(self, *, beat: bool) -> None:
-        if self._stopped:
-            return
-        if beat:
-            self._beats_open += 1
-        elif self._check_open:
-            self._check_wanted = True
-            return
-        else:
-            self._check_open = True
-        self.probes += 1
-        sent_ms = self._box.now_ms
-        reliance = self.lane.reliance if self._laws.reliance_checked else self.lane.applied
-        generation = self.lane.generation
-        number = 0
-        joins = beat or not self._is_member(sent_ms)
-
-        def answered(answer: Probed | Failed) -> None:
-            self._on_probe(answer, number, sent_ms, reliance, generation, beat, joins)
-
-        number = self._box.new_call_id(answered)
-        member = self._member() if joins else None
-        call = Probe(number, self.lane.index, self._new_epoch(), member, self._forked)
-        self._box.emit(call)
-
-    def _on_probe(
-        self,
-        answer: Probed | Failed,
-        call_id: int,
-        sent_ms: float,
-        known: int,
-        generation: int,
-        beat: bool,
-        joins: bool,
-    ) -> None:
-        if beat:
-            self._beats_open -= 1
-        else:
-            self._check_open = False
-            if self._check_wanted:
-                self._check_wanted = False
-                self._send_probe(beat=False)
-        if isinstance(answer, Failed):
-            self.probe_failures += 1
-            if self.reachable:
-                self.reachable = False
-                self._was_lost = True
-                self._box.event("redis_unreachable", lane=self.lane.index, detail=answer.detail)
-            if not beat:
-                self._unproved(self.lane, call_id)
-            return
-        if self._stopped:
-            return
-        if not self.reachable:
-            self.reachable = True
-            if self._was_lost:
-                self._box.event("redis_reachable", lane=self.lane.index)
-        asked_ms = sent_ms
-        if not self._laws.verified_when_sent:
-            sent_ms = self._box.now_ms
-        self.server_seen(answer.server_id)
-        if self._clocks_disagree(sent_ms, answer.server_ms):
-            return
-        if generation != self.lane.generation:
-            known = 0  # the position it was sent from is gone
-        self._lineage_seen(
-            call_id, sent_ms, known, answer.lineage, joined_ms=asked_ms if joins else NEVER
-        )
-        if not beat and self.lane.unconfirmed is not None:
-            self._send_probe(beat=False)  # somebody waits for this proof: confirm it at once
-
-    def _is_member(self, sent_ms: float) -> bool:
-        """K2: whether nobody can have taken this node off the roster before what a call sent at
-        `sent_ms` proves has passed its bound."""
-        bound_ms = self._own_bound_ms()
-        until_ms = self._joined_ms + still_for_ms(bound_ms) - bound_ms
-        return self._joined_ms <= sent_ms <= until_ms or not self._laws.member_proves
+    # -- proofs -------------------------------------------------------------------
 
     def _quarantine(self) -> None:
         """K7: for one bound there may be holders that no roster knows; this node may be one."""
-        self._joined_ms = NEVER
+        self.probes.forget_joined()
         until_ms = self._box.now_ms + fence_after_ms(self._largest_bound_ms())
         self.lane.quarantined_until_ms = until_ms
         self._quarantined(self.lane)
-
-    def server_seen(self, server_id: bytes) -> None:
-        """K7: another process answers. Its roster may lack nodes that had joined the one before,
-        even where the log shows no difference: one bound outlives what they may hold."""
-        if not server_id or server_id == self._server_id:
-            return
-        known, self._server_id = self._server_id, server_id
-        if known and self._laws.quarantine:
-            self._quarantine()
-            self._box.event("server_changed", lane=self.lane.index)
-
-    def _clocks_disagree(self, sent_ms: float, server_ms: int) -> bool:
-        """V7: between two probes the server's clock and ours must have moved alike."""
-        now_ms = self._box.now_ms
-        last, self._last_server = self._last_server, (sent_ms, now_ms, server_ms)
-        if last is None or not self._laws.pause_alarm:
-            return False
-        last_sent_ms, last_now_ms, last_server_ms = last
-        at_least = sent_ms - last_now_ms
-        at_most = now_ms - last_sent_ms
-        moved = server_ms - last_server_ms
-        if at_least - PAUSE_ALARM_MS <= moved <= at_most + PAUSE_ALARM_MS:
-            return False
-        self.pause_alarms += 1
-        self.lane.unprove()
-        self._trusted_from = self._box.next_call_id
-        self._box.event("pause_suspected", lane=self.lane.index, server_moved_ms=moved)
-        self._send_probe(beat=False)
-        return True
 
     def _lineage_seen(
         self,
@@ -359,7 +227,6 @@ class Catchup:
         sent_ms: float,
         known_then: int,
         lineage: Lineage,
-        *,
         joined_ms: float = NEVER,
     ) -> None:
         """Judge an atomic answer, and take it as proof if it is of this chain (V1).
@@ -381,15 +248,15 @@ class Catchup:
             self.forks += 1
             self._anchor(lineage, call_id, "fork")
         elif verdict is Verdict.UNKNOWN:
-            self._joined_ms = max(self._joined_ms, joined_ms)
+            self.probes.joined(joined_ms)
             self._read_log()
             return
         self._take_proof(call_id, sent_ms, lineage, joined_ms)
 
     def _take_proof(self, call_id: int, sent_ms: float, lineage: Lineage, joined_ms: float) -> None:
-        self._joined_ms = max(self._joined_ms, joined_ms)
-        vouched = joined_ms > NEVER or self._is_member(sent_ms)
-        if call_id >= self._trusted_from and vouched:
+        if joined_ms > NEVER:
+            self.probes.joined(joined_ms)
+        if self.probes.vouches(call_id, sent_ms, joined_ms):
             self.lane.offer_proof(call_id, sent_ms, lineage)
         self._settle()
         if self.lane.head > self.lane.applied:
@@ -466,12 +333,12 @@ class Catchup:
             return
         if answer.lineage.epoch != lane.epoch:
             self._anchor(answer.lineage, call_id, "new epoch")
-            self._send_probe(beat=False)
+            self.probes.send(beat=False)
             return
         verdict = self._judge_log(answer, start, tag)
         if verdict is not None:
             self._anchor(answer.lineage, call_id, verdict)
-            self._send_probe(beat=False)
+            self.probes.send(beat=False)
             return
         self._apply_log(answer, start)
 
@@ -509,11 +376,11 @@ class Catchup:
                 self._step(record)
             elif verdict is Verdict.AHEAD:
                 self._anchor(answer.lineage, answer.call_id, "log has a hole")
-                self._send_probe(beat=False)
+                self.probes.send(beat=False)
                 return
             elif verdict is Verdict.FORK:
                 self._anchor(answer.lineage, answer.call_id, "fork")
-                self._send_probe(beat=False)
+                self.probes.send(beat=False)
                 return
         if not self._laws.drop_on_trimmed and lane.applied < answer.lineage.seq:
             lane.applied, lane.tag = answer.lineage.seq, answer.lineage.tag
@@ -532,7 +399,7 @@ class Catchup:
         # nothing after the very position it was asked from has a hole there.
         if lane.applied == start < answer.lineage.seq:
             self._anchor(answer.lineage, answer.call_id, "log has a hole")
-            self._send_probe(beat=False)
+            self.probes.send(beat=False)
         elif lane.applied < answer.lineage.seq:
             self._read_log()
         elif lane.head > lane.applied:
@@ -566,7 +433,7 @@ class Catchup:
         self._drop(lane)
         self._quarantine()
         self._leave_epoch(reason="fork")
-        self._send_probe(beat=False)
+        self.probes.send(beat=False)
 
     # -- starting over ----------------------------------------------------------------
 
@@ -591,15 +458,15 @@ class Catchup:
         if reason != "log trimmed" and reason != "log has a hole":
             self._quarantine()
         self._leave_epoch(reason)
-        if self._forked:
-            self._send_probe(beat=False)
+        if self.probes.forked:
+            self.probes.send(beat=False)
 
     def _leave_epoch(self, reason: str) -> None:
         """S1: the same `epoch:seq` has named two writes, so versions of this epoch say nothing any
         more: the next probe begins another, and what was written under this one is another
         lineage for sessions and for compare-and-set."""
         renews = reason == "fork" and self._laws.new_epoch_after_fork
-        self._forked = (self.lane.epoch or b"") if renews else b""
+        self.probes.forked = (self.lane.epoch or b"") if renews else b""
 
 
 def fence_after_ms(bound_ms: float) -> float:

@@ -285,7 +285,7 @@ class Flights:
         if lineage.seq < reliance or lane.contradicts(lineage, self._laws):
             if self._laws.no_way_back:
                 lane.unprove()  # who sees this answer must not be shown an older state by a hit
-            self._catchup.request_proof()
+            self._catchup.probes.request()
         elif lineage.seq > lane.head:
             lane.head = lineage.seq
             self._catchup.expect_bus()

@@ -5,10 +5,10 @@
     next_deadline_ms()                      when it wants to be woken with a Tick
 
 The node composes small machines, one per concern (read them in this order):
-`lane` where a log stands, `catchup` following it, `tickets` the fence around
-storing, `l1` the store, `fills` what gets into it, `flights` what is being fetched,
-`reads`, `writes`, `roster`, `acks`. It knows no clock,
-no socket and no random number: the daemon and the simulator drive the same code.
+`lane` where a log stands, `probes` asking for that, `catchup` following it, `tickets`
+the fence around storing, `l1` the store, `fills` what gets into it, `flights` what is
+being fetched, `reads`, `writes`, `roster`, `acks`. It knows no clock, no socket and no
+random number: the daemon and the simulator drive the same code.
 """
 
 from __future__ import annotations

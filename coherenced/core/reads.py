@@ -78,7 +78,7 @@ class Reads:
         self._box = box
         self._laws = laws
         self._l1 = l1
-        self._catchup = catchup
+        self._probes = catchup.probes
         self._fills = fills
         self._unproved: list[Want] = []
         # Bound once: they are called for each key that is missing, or served after a proof.
@@ -190,7 +190,7 @@ class Reads:
         if not self._unproved:
             self._box.timers.at(self._box.now_ms + PROOF_WAIT_MS, self._give_up_proof)
         self._unproved.append(want)
-        self._catchup.request_proof()
+        self._probes.request()
 
     def _usable(self, want: Want) -> Entry | None:
         """The entry, if it is one that a proof would make servable for this want."""

@@ -457,7 +457,7 @@ class Writes:
         self._flying.remove(batch)
         self._resolving = False
         self.resolved += 1
-        self._catchup.server_seen(answer.server_id)
+        self._catchup.probes.server_seen(answer.server_id)
         found = {record.tag: index for index, record in enumerate(answer.records)}
         if any(tag in found for tag in batch.tags):
             self._found(batch, answer, found)

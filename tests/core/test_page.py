@@ -169,7 +169,7 @@ def test_a_dropped_lane_and_a_lost_proof() -> None:
     assert page.verified_at_ms == 1000.0
     d.tick(1.0)
     d.forget(calls.Probe)
-    d.node.catchup.request_proof()
+    d.node.catchup.probes.request()
     d.tick()
     d.prove(lineage(5, epoch=OTHER_EPOCH))
     assert "drop" in page.take()

@@ -23,6 +23,7 @@ from coherenced.core.node import Node, Settings
 from coherenced.core.outbox import Outbox
 from coherenced.core.phases import TwoPhase
 from coherenced.core.policy import Namespaces, Policy
+from coherenced.core.probes import Probes
 from coherenced.core.reads import Reads
 from coherenced.core.roster import Roster
 from coherenced.core.tickets import Tickets
@@ -37,6 +38,7 @@ _MACHINES: Final = (
     Catchup,
     Fills,
     Flights,
+    Probes,
     Reads,
     Roster,
     Tickets,
