@@ -10,9 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from threading import Lock
 from typing import Any, Final, TypeVar
 
+from coherenced.client.arguments import (
+    Key,
+    key_bytes,
+    key_list,
+    milliseconds,
+    sectioned,
+    write_options,
+)
 from coherenced.client.l0 import L0, Note
 from coherenced.client.replies import (
     Entry,
@@ -28,6 +35,7 @@ from coherenced.client.replies import (
     text_of,
     unexpected,
 )
+from coherenced.client.session import Session
 from coherenced.client.stream import Batch, Request, batch_of, batches_of, parts
 from coherenced.client.values import Serializer, serializer_of
 from coherenced.errors import CoherencedError, CommandError, Conflict, NotAcknowledged, UsageError
@@ -39,36 +47,8 @@ T = TypeVar("T")
 K = TypeVar("K", bound=str | bytes)
 C = TypeVar("C")
 
-Key = str | bytes
-"""A key, tag or prefix: text is encoded as UTF-8."""
-
 _DELETE_OPTIONS: Final = frozenset({b"ACK", b"TIMEOUT", b"REPLICAS"})
 _LOST_LINEAGE: Final = ("LINEAGE ", "BEHIND ")
-
-
-class Session:
-    """The last version this client wrote, so that its reads never show anything older (S1)."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._token = Version()
-
-    @property
-    def token(self) -> Version:
-        return self._token
-
-    def wrote(self, version: Version) -> None:
-        if not version:
-            return
-        with self._lock:
-            held = self._token
-            if version.epoch != held.epoch or version.seq > held.seq:
-                self._token = version
-
-    def forget(self) -> None:
-        """Start anew: the lineage of the token is gone (Redis lost or replaced its data)."""
-        with self._lock:
-            self._token = Version()
 
 
 class Calls:
@@ -217,10 +197,10 @@ class Calls:
         value is stored all the same. `if_version`: only if the key has not changed since that
         version, else `Conflict`. `Indeterminate`: the reply was lost, it may be stored.
         """
-        options = _write_options(ack, timeout)
+        options = write_options(ack, timeout)
         if if_version is not None:
             options += (b"IFVER", str(if_version).encode())
-        command = self._set_command(key, value, ttl, _names(tags), options)
+        command = self._set_command(key, value, ttl, key_list(tags), options)
         return self._write([command], timeout, decode_version)
 
     def add(
@@ -234,8 +214,8 @@ class Calls:
         timeout: float | None = None,
     ) -> Request[bool]:
         """Store `value` unless `key` is there already; whether it was stored. Errors: as `set`."""
-        options = (b"NX", *_write_options(ack, timeout))
-        command = self._set_command(key, value, ttl, _names(tags), options)
+        options = (b"NX", *write_options(ack, timeout))
+        command = self._set_command(key, value, ttl, key_list(tags), options)
         return self._write([command], timeout, decode_added)
 
     def execute(self, *words: Key | int | float, write: bool = True) -> Request[Any]:
@@ -261,7 +241,7 @@ class Calls:
 
         Not atomic: when it raises, some of them may be stored.
         """
-        options, labels = _write_options(ack, timeout), _names(tags)
+        options, labels = write_options(ack, timeout), key_list(tags)
         commands = (
             self._set_command(key, value, ttl, labels, options) for key, value in items.items()
         )
@@ -271,7 +251,7 @@ class Calls:
         self, *keys: Key, ack: str | int | None = None, timeout: float | None = None
     ) -> Request[int]:
         """Delete `keys`, everywhere, and return how many of them were there. Errors: as `set`."""
-        options = _write_options(ack, timeout)
+        options = write_options(ack, timeout)
         names = [key_bytes(key) for key in keys]
         # A key that reads like an option travels alone, where it cannot be taken for one.
         alone = [name for name in names if name.upper() in _DELETE_OPTIONS]
@@ -295,14 +275,14 @@ class Calls:
         Values in Redis stay as they are. Errors: as `set`.
         """
         targets = [
-            *((b"KEYS", name) for name in _names(keys)),
-            *((b"TAGS", name) for name in _names(tags)),
-            *((b"PREFIXES", name) for name in _names(prefixes)),
+            *((b"KEYS", name) for name in key_list(keys)),
+            *((b"TAGS", name) for name in key_list(tags)),
+            *((b"PREFIXES", name) for name in key_list(prefixes)),
         ]
         if not targets and not everything:
             raise UsageError("nothing to invalidate: give keys, tags, prefixes or everything=True")
-        options = _write_options(ack, timeout)
-        commands = [(b"COH.INVALIDATE", *_sections(part), *options) for part in parts(targets)]
+        options = write_options(ack, timeout)
+        commands = [(b"COH.INVALIDATE", *sectioned(part), *options) for part in parts(targets)]
         if everything:
             commands.append((b"COH.INVALIDATE", b"ALL", *options))
         return self._write(commands, timeout, decode_invalidation)
@@ -313,7 +293,7 @@ class Calls:
         `{"node", "compared", "agreed", "moved", "not_held", "diverged": [...]}`; *moved* are
         those that changed meanwhile. Copies that differ are dropped.
         """
-        names = _names(keys)
+        names = key_list(keys)
         what = (b"KEYS", b"%d" % len(names), *names) if names else (b"COUNT", b"%d" % count)
         return Request((batch_of([(b"COH.AUDIT", *what)]),), decode_document)
 
@@ -329,7 +309,7 @@ class Calls:
     ) -> tuple[bytes, ...]:
         command: tuple[bytes, ...] = (b"COH.SET", key_bytes(key), self.serializer.dumps(value))
         if ttl is not None:
-            command += (b"PX", _milliseconds("ttl", ttl))
+            command += (b"PX", milliseconds("ttl", ttl))
         if tags:
             command += (b"TAGS", b"%d" % len(tags), *tags)
         return command + options
@@ -511,48 +491,3 @@ def documented(*described: type) -> Callable[[type[C]], type[C]]:
 def _answered(answer: T) -> Request[T]:
     """A call that nobody has to be asked for."""
     return Request((), lambda replies: answer)
-
-
-def key_bytes(key: Key) -> bytes:
-    """A key, tag or prefix as bytes. Raises `UsageError` for other types."""
-    if isinstance(key, bytes):
-        return key
-    if isinstance(key, str):
-        try:
-            return key.encode()
-        except UnicodeEncodeError as error:
-            raise UsageError(f"key {key!r} is no valid text: pass it as bytes") from error
-    raise UsageError(f"a key is str or bytes, not {type(key).__name__}")
-
-
-def _names(names: Iterable[Key]) -> list[bytes]:
-    if isinstance(names, str | bytes):
-        raise UsageError(f"give a list of names, not the single text {names!r}")
-    return [key_bytes(name) for name in names]
-
-
-def _milliseconds(what: str, seconds: float) -> bytes:
-    if not 0 < seconds < 1e11:  # also refuses NaN
-        raise UsageError(f"{what} is a number of seconds above 0, not {seconds!r}")
-    return b"%d" % max(1, round(seconds * 1000))
-
-
-def _write_options(ack: str | int | None, timeout: float | None) -> tuple[bytes, ...]:
-    options: tuple[bytes, ...] = ()
-    if ack is not None:
-        options = (b"ACK", str(ack).encode())
-    if timeout is not None:
-        options += (b"TIMEOUT", _milliseconds("timeout", timeout))
-    return options
-
-
-def _sections(targets: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
-    """`KEYS n k… TAGS n t…` out of (section, name) pairs that come in that order."""
-    sections: dict[bytes, list[bytes]] = {}
-    for section, name in targets:
-        sections.setdefault(section, []).append(name)
-    return [
-        word
-        for section, names in sections.items()
-        for word in (section, b"%d" % len(names), *names)
-    ]

@@ -20,7 +20,7 @@ from enum import Enum
 from math import log
 from typing import Any, Final, NamedTuple, TypedDict
 
-from coherenced.client.core import Key
+from coherenced.client.arguments import Key
 from coherenced.errors import UsageError
 
 LONGEST_S = 86_400.0 * 365

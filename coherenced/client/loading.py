@@ -22,7 +22,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple, TypeVar
 
-from coherenced.client.core import Calls, Key, key_bytes
+from coherenced.client.arguments import Key, key_bytes
+from coherenced.client.core import Calls
 from coherenced.client.counters import Counters
 from coherenced.client.flights import Flight
 from coherenced.client.freshness import Loaded, LoadPolicy, State, Unkept, due_s, state_of

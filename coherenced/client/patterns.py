@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 from time import clock_gettime_ns as clock_ns
 from typing import Any, Final, Unpack
 
-from coherenced.client.core import Calls, K, Key, key_bytes
+from coherenced.client.arguments import Key, key_bytes
+from coherenced.client.core import Calls, K
 from coherenced.client.freshness import LoadOptions, LoadPolicy
 from coherenced.client.l0 import BOOTTIME, L0, Copy
 from coherenced.client.loading import Job, Loads, Tags

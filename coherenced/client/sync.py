@@ -9,14 +9,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, Unpack
 
 from coherenced.client.address import parse_address
+from coherenced.client.arguments import Key
 from coherenced.client.blocking import Driver
-from coherenced.client.core import Calls, K, Key, Session, documented
+from coherenced.client.core import Calls, K, documented
 from coherenced.client.faults import Lost, TimedOut, indeterminate, silent
 from coherenced.client.freshness import USUAL, LoadOptions, LoadPolicy
 from coherenced.client.l0 import BOOTTIME, L0, MAX_BYTES, MAX_ENTRIES, Copy, Values
 from coherenced.client.loading import Tags
 from coherenced.client.patterns import NOWHERE, Patterns, draw
 from coherenced.client.replies import Entry, Invalidation, Version
+from coherenced.client.session import Session
 from coherenced.client.stream import Request
 from coherenced.client.transport import Pool
 from coherenced.client.values import ABSENT, MSGPACK, RAW, Serializer, serializer_of

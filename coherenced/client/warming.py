@@ -7,7 +7,8 @@ from functools import partial
 from threading import Lock
 from typing import Any, Final, Generic, NamedTuple
 
-from coherenced.client.core import Calls, K, key_bytes
+from coherenced.client.arguments import key_bytes
+from coherenced.client.core import Calls, K
 from coherenced.client.freshness import LoadPolicy
 from coherenced.client.leases import Filling, Found, Granted, Lease, fills, leases, releases
 from coherenced.client.loading import Job, Loads, Tags

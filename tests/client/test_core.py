@@ -9,13 +9,10 @@ from typing import Any
 import hiredis
 import pytest
 
-from coherenced.client.core import (
-    Calls,
-    Session,
-    documented,
-    key_bytes,
-)
+from coherenced.client.arguments import key_bytes
+from coherenced.client.core import Calls, documented
 from coherenced.client.replies import Entry, Version, error_from
+from coherenced.client.session import Session
 from coherenced.client.stream import BATCH_BYTES, BATCH_COMMANDS, Request
 from coherenced.client.values import MSGPACK
 from coherenced.errors import (

@@ -24,9 +24,9 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final, Unpack
 
 from coherenced.client.aio import AsyncClient
+from coherenced.client.arguments import Key
 from coherenced.client.contrib import http_rules as rules
 from coherenced.client.contrib.http_rules import Headers, Terms
-from coherenced.client.core import Key
 from coherenced.client.freshness import Loaded, LoadOptions, Unkept
 from coherenced.client.replies import Entry
 from coherenced.errors import CoherencedError, Unreachable

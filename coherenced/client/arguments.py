@@ -1,0 +1,61 @@
+"""A method's arguments as the words of a command: names, times, options.
+
+What cannot be one is refused here, with a `UsageError` that says what was expected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from coherenced.errors import UsageError
+
+Key = str | bytes
+"""A key, tag or prefix: text is encoded as UTF-8."""
+
+
+def key_bytes(key: Key) -> bytes:
+    """A key, tag or prefix as bytes. Raises `UsageError` for other types."""
+    if isinstance(key, bytes):
+        return key
+    if isinstance(key, str):
+        try:
+            return key.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(f"key {key!r} is no valid text: pass it as bytes") from error
+    raise UsageError(f"a key is str or bytes, not {type(key).__name__}")
+
+
+def key_list(names: Iterable[Key]) -> list[bytes]:
+    """Several of them; a single text is surely a mistake."""
+    if isinstance(names, str | bytes):
+        raise UsageError(f"give a list of names, not the single text {names!r}")
+    return [key_bytes(name) for name in names]
+
+
+def milliseconds(what: str, seconds: float) -> bytes:
+    """A time in seconds as whole milliseconds, at least one. `what`: the argument's name."""
+    if not 0 < seconds < 1e11:  # also refuses NaN
+        raise UsageError(f"{what} is a number of seconds above 0, not {seconds!r}")
+    return b"%d" % max(1, round(seconds * 1000))
+
+
+def write_options(ack: str | int | None, timeout: float | None) -> tuple[bytes, ...]:
+    """`ACK …` and `TIMEOUT …` (seconds in, milliseconds out)."""
+    options: tuple[bytes, ...] = ()
+    if ack is not None:
+        options = (b"ACK", str(ack).encode())
+    if timeout is not None:
+        options += (b"TIMEOUT", milliseconds("timeout", timeout))
+    return options
+
+
+def sectioned(targets: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
+    """`KEYS n k… TAGS n t…` out of (section, name) pairs that come in that order."""
+    sections: dict[bytes, list[bytes]] = {}
+    for section, name in targets:
+        sections.setdefault(section, []).append(name)
+    return [
+        word
+        for section, names in sections.items()
+        for word in (section, b"%d" % len(names), *names)
+    ]
