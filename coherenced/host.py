@@ -30,8 +30,9 @@ from coherenced.core.calls import (
     Probed,
 )
 from coherenced.core.entry import Entry
+from coherenced.core.inputs import Drain, Flush, Input, Start, Stop, Submit, Tick
 from coherenced.core.model import FOREVER, Message, Record, Version
-from coherenced.core.node import Drain, Flush, Input, Node, Start, Stop, Submit, Tick
+from coherenced.core.node import Node
 from coherenced.core.outbox import Applied, Event, Settled
 from coherenced.core.requests import Fault, Outcome, Request, Write
 from coherenced.observe.events import EventRing, log_event

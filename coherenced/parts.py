@@ -17,7 +17,7 @@ import msgspec
 
 import coherenced
 from coherenced.config import Config, Redis
-from coherenced.core.node import Forget
+from coherenced.core.inputs import Forget
 from coherenced.embedded import EmbeddedServer
 from coherenced.errors import StartError
 from coherenced.host import Host

@@ -6,8 +6,9 @@ import secrets
 
 from coherenced.core.calls import Probe, Probed, Subscribed
 from coherenced.core.entry import Entry
+from coherenced.core.inputs import Start
 from coherenced.core.model import FOREVER, Lineage, Message, Op, Record
-from coherenced.core.node import Node, Settings, Start
+from coherenced.core.node import Node, Settings
 from coherenced.core.policy import Namespaces, Policy
 
 CONNECTION = 1

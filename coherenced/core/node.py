@@ -13,7 +13,7 @@ random number: the daemon and the simulator drive the same code.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -22,7 +22,6 @@ from coherenced.core.acks import Acks
 from coherenced.core.audit import Audits
 from coherenced.core.calls import (
     AckReceived,
-    Answer,
     BusLost,
     Delivered,
     Failed,
@@ -35,6 +34,7 @@ from coherenced.core.calls import (
 from coherenced.core.catchup import Catchup
 from coherenced.core.entry import MAX_FREQUENCY, Entry
 from coherenced.core.fills import Fills
+from coherenced.core.inputs import Drain, Flush, Forget, Input, Start, Stop, Submit, Tick
 from coherenced.core.l1 import L1
 from coherenced.core.lane import Lane
 from coherenced.core.laws import Laws
@@ -64,7 +64,6 @@ from coherenced.core.requests import (
     Lease,
     MembersResult,
     Read,
-    Request,
     Write,
 )
 from coherenced.core.roster import Members, Roster
@@ -100,44 +99,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     gathers: bool = False
     """What is to be sent waits for a `Flush`, so that one turn of the shell's loop leaves together.
     False: it is sent at the end of each step."""
-
-
-class Submit(msgspec.Struct, frozen=True, gc=False):
-    """A client's request; its outcome comes as `Settled(request_id, …)`."""
-
-    request_id: int
-    request: Request
-
-
-class Start(msgspec.Struct, frozen=True, gc=False):
-    """Join: subscribe, probe, read the roster."""
-
-
-class Tick(msgspec.Struct, frozen=True, gc=False):
-    """Time has passed."""
-
-
-class Forget(msgspec.Struct, frozen=True, gc=False):
-    """These invalidations wait in a journal: drop this node's own copies meanwhile."""
-
-    mutations: tuple[Mutation, ...]
-
-
-class Flush(msgspec.Struct, frozen=True, gc=False):
-    """Take these requests, then send what has gathered (see `Settings.gathers`)."""
-
-    submits: Sequence[Submit] = ()
-
-
-class Drain(msgspec.Struct, frozen=True, gc=False):
-    """About to stop: nobody is kept waiting for somebody else's load any more."""
-
-
-class Stop(msgspec.Struct, frozen=True, gc=False):
-    """Leave the roster; serve nothing from now on. Ends with Event `left`."""
-
-
-Input = Answer | Submit | Start | Tick | Forget | Flush | Drain | Stop
 
 
 class Node:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from coherenced.core import calls
+from coherenced.core.inputs import Input, Start, Submit, Tick
 from coherenced.core.invariants import check
 from coherenced.core.laws import Laws
 from coherenced.core.model import (
@@ -32,7 +33,7 @@ from coherenced.core.model import (
     Reply,
     Version,
 )
-from coherenced.core.node import Input, Node, Settings, Start, Submit, Tick
+from coherenced.core.node import Node, Settings
 from coherenced.core.outbox import Applied, Event, Settled
 from coherenced.core.page import Page
 from coherenced.core.policy import Namespaces, Policy

@@ -6,9 +6,9 @@ import pytest
 
 from coherenced.core import calls
 from coherenced.core.catchup import BUS_GRACE_MS, LOG_PAGE, fence_after_ms
+from coherenced.core.inputs import Start, Stop
 from coherenced.core.laws import Laws
 from coherenced.core.model import EVERYTHING, NEVER, Lineage, Record
-from coherenced.core.node import Start, Stop
 from tests.core.driver import (
     OTHER_EPOCH,
     Driver,

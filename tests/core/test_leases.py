@@ -6,9 +6,9 @@ from typing import Any
 
 from coherenced.core import calls
 from coherenced.core.calls import Claim, Claimed, Claims, Failure
+from coherenced.core.inputs import Drain
 from coherenced.core.laws import Laws
 from coherenced.core.model import Done, Fetched, Op, ReplyError
-from coherenced.core.node import Drain
 from coherenced.core.requests import (
     Fault,
     FaultKind,

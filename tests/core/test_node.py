@@ -10,15 +10,10 @@ import pytest
 import coherenced.core
 from coherenced.core import calls
 from coherenced.core.entry import MAX_FREQUENCY
+from coherenced.core.inputs import Start, Stop
 from coherenced.core.laws import Laws
 from coherenced.core.model import FOREVER
-from coherenced.core.node import (
-    FASTEST_BEAT_MS,
-    SLOWEST_BEAT_MS,
-    Start,
-    Stop,
-    beat_every_ms,
-)
+from coherenced.core.node import FASTEST_BEAT_MS, SLOWEST_BEAT_MS, beat_every_ms
 from coherenced.core.policy import Namespaces, Policy
 from coherenced.core.requests import AskMembers, FaultKind, MembersResult
 from tests.core.driver import ME, PEER, Driver, delete, member, record, set_to

@@ -7,8 +7,8 @@ from typing import Any
 
 from coherenced.core import calls
 from coherenced.core.calls import Failure, Fetch, Mutate, SendAck
+from coherenced.core.inputs import Forget, Stop
 from coherenced.core.model import EVERYTHING, NEVER, WANT_ACK, Fetched, Op, Query
-from coherenced.core.node import Forget, Stop
 from coherenced.core.policy import Policy
 from coherenced.core.requests import Level
 from tests.core.driver import (

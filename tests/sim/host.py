@@ -28,9 +28,10 @@ from coherenced.core.calls import (
     WaitReplicas,
 )
 from coherenced.core.entry import Entry
+from coherenced.core.inputs import Input, Start, Stop, Submit, Tick
 from coherenced.core.invariants import Watch
 from coherenced.core.model import NEVER, Acknowledgement, Message
-from coherenced.core.node import Input, Node, Settings, Start, Stop, Submit, Tick
+from coherenced.core.node import Node, Settings
 from coherenced.core.outbox import Applied, Effect, Event, Settled
 from coherenced.core.requests import Fault, FaultKind, Outcome, Read, ReadResult, Request
 from tests.sim.copies import Copies

@@ -22,9 +22,10 @@ from typing import Any, Final
 import msgspec
 
 from coherenced.core.calls import Call, Logged, Mutated, Resolve
+from coherenced.core.inputs import Input
 from coherenced.core.laws import Laws
 from coherenced.core.model import NEVER, Lineage, Message, Mutation, Version
-from coherenced.core.node import Input, Settings
+from coherenced.core.node import Settings
 from coherenced.core.outbox import Effect, Event
 from coherenced.core.policy import Namespaces, Policy
 from tests.sim.history import ROUNDING_MS, History, Violation, describe
