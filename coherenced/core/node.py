@@ -7,8 +7,9 @@
 The node composes small machines, one per concern (read them in this order):
 `lane` where a log stands, `probes` asking for that, `catchup` following it, `tickets`
 the fence around storing, `l1` the store, `fills` what gets into it, `flights` what is
-being fetched, `reads`, `writes`, `roster`, `acks`. It knows no clock, no socket and no
-random number: the daemon and the simulator drive the same code.
+being fetched, `reads`, `writes`, `covers` what a record takes away, `roster`, `acks`,
+`leases`. It knows no clock, no socket and no random number: the daemon and the
+simulator drive the same code.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from coherenced.core.calls import (
     Subscribed,
 )
 from coherenced.core.catchup import Catchup
+from coherenced.core.covers import Covers
 from coherenced.core.entry import MAX_FREQUENCY, Entry
 from coherenced.core.fills import Fills
 from coherenced.core.inputs import Drain, Flush, Forget, Input, Start, Stop, Submit, Tick
@@ -40,7 +42,6 @@ from coherenced.core.lane import Lane
 from coherenced.core.laws import Laws
 from coherenced.core.leases import Leases
 from coherenced.core.model import (
-    EVERYTHING,
     Acknowledgement,
     Member,
     Message,
@@ -74,7 +75,6 @@ SWEEP_EVERY_MS: Final = 100.0
 SWEEP_FLOOR: Final = 200
 """Entries looked at per sweep, at least; a whole round takes at most a minute."""
 SWEEPS_PER_ROUND: Final = 600
-MAX_TAGS_REMEMBERED: Final = 100_000
 BEATS_PER_BOUND: Final = 4.0
 """V1: a probe at least every B/4."""
 SLOWEST_BEAT_MS: Final = 1_000.0
@@ -124,7 +124,7 @@ class Node:
         self.namespaces = settings.namespaces
         self.stopped = False
         self._gathers = settings.gathers
-        self.invalidations = self.dropped_entries = self.acks_sent = 0
+        self.acks_sent = 0
         self.l1_hits = 0
         """Hits by the short path; hits after a proof are counted by `reads`."""
         self._beat = 0
@@ -167,6 +167,18 @@ class Node:
             Refill(settings.refill_keys_per_s, settings.incarnation),
         )
         self.flights = self.reads.flights
+        self.leases = Leases(
+            self.lane,
+            self.box,
+            self.laws,
+            self.tickets,
+            self.reads,
+            self.fills,
+            new_id,
+            self._write,
+        )
+        self.covers = Covers(self.l1, self.tickets, self.leases, self._page)
+        self._cover = self.covers.cover
         self.acks = Acks(self.box, self.laws, self.roster, self._member(), self._ack_settled)
         self.writes = Writes(
             self.lane,
@@ -187,17 +199,6 @@ class Node:
         )
         self.phases = TwoPhase(self.box, self.laws, self.writes.write, namespaces, new_id)
         self.audits = Audits(self.lane, self.box, self.l1, new_id, self._forget)
-        self.leases = Leases(
-            self.lane,
-            self.box,
-            self.laws,
-            self.tickets,
-            self.reads,
-            self.fills,
-            new_id,
-            self._write,
-        )
-        self._lines = self.leases.lines
         self._two_phased = any(policy.linearizable for policy in namespaces.all())
 
     # -- the short path ---------------------------------------------------------------
@@ -403,51 +404,6 @@ class Node:
         if record.flags & 1 and record.writer != self.settings.incarnation:
             self._ack_writers[record.writer] = None
 
-    def _cover(self, lane: Lane, record: Record) -> None:
-        self.invalidations += 1
-        seq = record.seq
-        self._page.touch(record.keys)
-        entries, asked = self._entries, self.tickets.by_key
-        for key in record.keys:
-            # Most keys of most records are neither held nor asked for here: two look-ups.
-            if key in entries and self.l1.drop(key, seq):
-                self.dropped_entries += 1
-            if key in asked:
-                self.tickets.hit(key, seq)
-        if record.flags & EVERYTHING or record.prefixes or record.tags:
-            self._cover_many(lane, record)
-        if self._lines:
-            for key in record.keys:
-                self.leases.on_covered(key, seq)
-            if record.everything or record.prefixes:
-                self.leases.on_wide((b"",) if record.everything else record.prefixes, seq)
-
-    def _cover_many(self, lane: Lane, record: Record) -> None:
-        """T1: what covers keys that it does not list."""
-        seq = record.seq
-        if record.everything or record.prefixes:
-            self._page.drop()
-        if record.tags:
-            self._cover_tags(lane, record)
-        for prefix in record.prefixes:
-            self.dropped_entries += self.l1.drop_prefix(lane, prefix, seq)
-            self.tickets.hit_prefix(prefix, seq)
-        if record.everything:
-            self.dropped_entries += self.l1.drop_lane(lane, seq)
-            self.tickets.hit_all(seq)
-
-    def _cover_tags(self, lane: Lane, record: Record) -> None:
-        """T1: one record, whatever the number of members: they die by comparison when looked at."""
-        if len(lane.tag_seq) + len(record.tags) > MAX_TAGS_REMEMBERED:
-            self.dropped_entries += self.l1.drop_tagged(lane)
-            self.tickets.void_all()
-            lane.tag_seq.clear()
-        self._page.touch_tags(record.tags)
-        for tag in record.tags:
-            # An own record may have been covered ahead of older ones: never back.
-            lane.tag_seq[tag] = max(record.seq, lane.tag_seq.get(tag, 0))
-        self.tickets.hit_all(record.seq)  # which tags a value has is not known before it lands
-
     def _forget(self, key: bytes) -> None:
         """This node's copy of one key is not to be used any more."""
         self.writes.forget(Mutation((), op=Op.INVALIDATE, keys=(key,)))
@@ -461,7 +417,7 @@ class Node:
         """A5: everything of this lane is void."""
         self._page.drop()
         dropped = self.l1.drop_lane(lane)
-        self.dropped_entries += dropped
+        self.covers.dropped += dropped
         self.tickets.void_all()
         self.roster.forget()
         self.acks.on_dropped(lane)

@@ -8,7 +8,7 @@ from coherenced.core import calls
 from coherenced.core.catchup import BUS_GRACE_MS, LOG_PAGE, fence_after_ms
 from coherenced.core.inputs import Start, Stop
 from coherenced.core.laws import Laws
-from coherenced.core.model import EVERYTHING, NEVER, Lineage, Record
+from coherenced.core.model import NEVER, Lineage, Record
 from tests.core.driver import (
     OTHER_EPOCH,
     Driver,
@@ -108,30 +108,6 @@ def test_A1_a_duplicate_is_ignored() -> None:
     assert d.node.lane.applied == 11
     assert d.node.catchup.duplicates == 1
     assert not d.has(calls.ReadLog)
-
-
-def test_A4_all_keys_of_a_record_are_dropped_in_one_step() -> None:
-    d = Driver()
-    for key in (b"a", b"b", b"c"):
-        d.hold(key)
-    d.deliver(record(11, b"a", b"b"))
-    assert [d.hit(k) for k in (b"a", b"b", b"c")] == [None, None, b"v"]
-
-
-def test_A4_what_is_as_new_as_the_record_stays() -> None:
-    d = Driver()
-    d.read(b"k")
-    d.fetched(d.take(calls.Fetch), b"new", at=11)
-    d.deliver(record(11, b"k"))
-    assert d.hit(b"k") == b"new"
-
-
-def test_A4_everything_is_one_record() -> None:
-    d = Driver()
-    for i in range(20):
-        d.hold(b"%d" % i)
-    d.deliver(record(11, flags=EVERYTHING))
-    assert len(d.node.l1) == 0
 
 
 # -- gaps (A2) --------------------------------------------------------------------------------

@@ -75,32 +75,6 @@ def test_T1_a_value_read_after_the_invalidation_lives() -> None:
     assert d.hit(b"k") == b"v"
 
 
-def test_T1_a_prefix_is_one_record_whatever_the_number_of_keys() -> None:
-    d = Driver()
-    for i in range(10):
-        d.hold(b"user:%d" % i)
-    d.hold(b"other")
-    d.deliver(record(11, prefixes=(b"user:",)))
-    assert list(d.node.l1.entries) == [b"other"]
-
-
-def test_T1_what_is_remembered_of_tags_is_bounded_and_forgetting_kills_what_carries_any(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("coherenced.core.node.MAX_TAGS_REMEMBERED", 10)
-    d = Driver()
-    d.hold(b"tagged", labels=(b"x",))
-    d.hold(b"plain")
-    d.read(b"late")
-    fetch = d.take(calls.Fetch)
-    for i in range(30):
-        d.deliver(record(11 + i, tags=(b"t%d" % i,)))
-    assert len(d.node.lane.tag_seq) <= 10
-    assert (d.hit(b"tagged"), d.hit(b"plain")) == (None, b"v")
-    d.fetched(fetch, calls.Fetched(b"v", labels=(b"t0",)), at=10)
-    assert b"late" not in d.node.l1.entries
-
-
 def test_T1_without_the_law_tags_cover_nothing() -> None:
     d = Driver(laws=Laws(tags_cover=False))
     d.hold(b"k", labels=(b"t",))

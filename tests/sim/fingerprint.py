@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from coherenced.core.acks import Acks
 from coherenced.core.catchup import Catchup
+from coherenced.core.covers import Covers
 from coherenced.core.fills import Fills
 from coherenced.core.flights import Flights
 from coherenced.core.l1 import L1
@@ -36,6 +37,7 @@ _MACHINES: Final = (
     Node,
     Acks,
     Catchup,
+    Covers,
     Fills,
     Flights,
     Probes,

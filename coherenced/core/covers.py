@@ -1,0 +1,79 @@
+"""What a record covers: copies to drop, values on their way to void, lines of leases to wake (A4).
+
+A record lists keys, tags and prefixes, or covers everything. All of it is taken out of this
+node's hands in one step, in L1 and in the page by which clients prove theirs, whether the record
+came over the bus, from the log, or is this node's own.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from coherenced.core.l1 import L1
+from coherenced.core.lane import Lane
+from coherenced.core.leases import Leases
+from coherenced.core.model import EVERYTHING, Record
+from coherenced.core.page import Page
+from coherenced.core.tickets import Tickets
+
+MAX_TAGS_REMEMBERED: Final = 100_000
+"""Tags of which a lane knows when each was invalidated last; with more, tagged entries go."""
+
+
+class Covers:
+    """Applies records to everything that one node holds."""
+
+    def __init__(self, l1: L1, tickets: Tickets, leases: Leases, page: Page) -> None:
+        self.records = self.dropped = 0
+        self._l1 = l1
+        self._entries = l1.entries
+        self._tickets = tickets
+        self._leases = leases
+        self._lines = leases.lines
+        self._page = page
+
+    def cover(self, lane: Lane, record: Record) -> None:
+        """Drop and void whatever `record` covers, and is older."""
+        self.records += 1
+        seq = record.seq
+        self._page.touch(record.keys)
+        entries, asked = self._entries, self._tickets.by_key
+        for key in record.keys:
+            # Most keys of most records are neither held nor asked for here: two look-ups.
+            if key in entries and self._l1.drop(key, seq):
+                self.dropped += 1
+            if key in asked:
+                self._tickets.hit(key, seq)
+        if record.flags & EVERYTHING or record.prefixes or record.tags:
+            self._cover_many(lane, record)
+        if self._lines:
+            for key in record.keys:
+                self._leases.on_covered(key, seq)
+            if record.everything or record.prefixes:
+                self._leases.on_wide((b"",) if record.everything else record.prefixes, seq)
+
+    def _cover_many(self, lane: Lane, record: Record) -> None:
+        """T1: what covers keys that it does not list."""
+        seq = record.seq
+        if record.everything or record.prefixes:
+            self._page.drop()
+        if record.tags:
+            self._cover_tags(lane, record)
+        for prefix in record.prefixes:
+            self.dropped += self._l1.drop_prefix(lane, prefix, seq)
+            self._tickets.hit_prefix(prefix, seq)
+        if record.everything:
+            self.dropped += self._l1.drop_lane(lane, seq)
+            self._tickets.hit_all(seq)
+
+    def _cover_tags(self, lane: Lane, record: Record) -> None:
+        """T1: one record, whatever the number of members: they die by comparison when looked at."""
+        if len(lane.tag_seq) + len(record.tags) > MAX_TAGS_REMEMBERED:
+            self.dropped += self._l1.drop_tagged(lane)
+            self._tickets.void_all()
+            lane.tag_seq.clear()
+        self._page.touch_tags(record.tags)
+        for tag in record.tags:
+            # An own record may have been covered ahead of older ones: never back.
+            lane.tag_seq[tag] = max(record.seq, lane.tag_seq.get(tag, 0))
+        self._tickets.hit_all(record.seq)  # which tags a value has is not known before it lands
