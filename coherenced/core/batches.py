@@ -1,7 +1,8 @@
 """What waits to be sent and what is in flight: the values that `writes` works with.
 
 A *pending* write is one request; a *batch* is what one script carries out: the requests in
-it, and what is needed to know what became of them.
+it, and what is needed to know what became of them. What an answer means for them (the reply's,
+or the log's where the reply was lost) can be said without knowing anything else, and is said here.
 """
 
 from __future__ import annotations
@@ -10,14 +11,26 @@ from typing import Final
 
 import msgspec
 
+from coherenced.core.calls import Logged, Mutated
 from coherenced.core.lane import Lane
-from coherenced.core.model import Mutation, Op, Reply
+from coherenced.core.model import (
+    EVERYTHING,
+    WANT_ACK,
+    Done,
+    Mutation,
+    Op,
+    Record,
+    Reply,
+    ReplyError,
+)
 from coherenced.core.requests import Fault, Level, Write, WriteResult
 from coherenced.core.tickets import Ticket
 
 BATCH_MUTATIONS: Final = 32
 """Mutations in one script, so that their records fit one message of the bus (W6: 4 KB). Only a
 transaction is longer: it is one script however long it is allowed to be, and read from the log."""
+
+NO_VALUE: Final = ReplyError("ERR the write is committed, but its reply was lost")
 
 
 class Pending(msgspec.Struct, gc=False, eq=False):
@@ -100,6 +113,68 @@ class Batch:
         self.mutations += mutations
         asks = pending.level != Level.REDIS and pending.level != Level.NONE
         self.want_ack += (asks,) * len(mutations)
+
+    def is_followed_by(self, answer: Logged) -> bool:
+        """W3: whether the log shows all since this was sent: what is absent was not applied."""
+        chain = self.chain
+        if chain is None or answer.lineage.epoch != chain.epoch:
+            return False
+        if not answer.records:
+            return answer.lineage == chain
+        first = answer.records[0]
+        if chain.seq == 0:
+            return first.seq == 1 and first.prev == chain.tag
+        return first.seq == chain.seq and first.tag == chain.tag
+
+
+def records_of(batch: Batch, answer: Mutated, writer: bytes) -> list[Record]:
+    """What the batch has added to the log."""
+    records = []
+    for mutation, done, asks in zip(batch.mutations, answer.done, batch.want_ack, strict=True):
+        if not done.seq:
+            continue
+        op = mutation.op
+        flags = EVERYTHING if mutation.everything or op == Op.FLUSH else 0
+        if asks:
+            flags |= WANT_ACK
+        record = Record(
+            done.seq,
+            done.prev,
+            done.tag,
+            op,
+            flags,
+            writer,
+            mutation.keys,
+            mutation.tags,
+            mutation.prefixes,
+        )
+        records.append(record)
+    return records
+
+
+def done_by_log(
+    batch: Batch, pending: Pending, answer: Logged, found: dict[bytes, int]
+) -> tuple[tuple[Done, ...], bool]:
+    """W3: what the log says of one request of a batch whose reply was lost, and whether it tells
+    every reply. `found`: tag -> index of its record."""
+    replies = answer.replies or (None,) * len(answer.records)
+    done = []
+    known = True
+    for index in range(pending.first, pending.first + len(pending.write.mutations)):
+        place = found.get(batch.tags[index])
+        mutation = batch.mutations[index]
+        seq = 0 if place is None else answer.records[place].seq
+        reply: Reply = NO_VALUE
+        if place is not None and replies[place] is not None:
+            reply = replies[place]
+        elif place is not None and mutation.reply_is_known:
+            reply = mutation.expected_reply
+        elif place is None or mutation.argv:
+            known = False
+        else:
+            reply = None
+        done.append(Done(reply, seq, batch.tags[index], b""))
+    return tuple(done), known
 
 
 def together(outcomes: list[WriteResult | Fault]) -> WriteResult | Fault:

@@ -27,8 +27,10 @@ from coherenced.core.batches import (
     Pending,
     answerable,
     assumed_reply,
+    done_by_log,
     is_wide,
     plain_key,
+    records_of,
     strength,
     together,
 )
@@ -41,9 +43,7 @@ from coherenced.core.l1 import L1
 from coherenced.core.lane import Lane
 from coherenced.core.laws import Laws
 from coherenced.core.model import (
-    EVERYTHING,
     FOREVER,
-    WANT_ACK,
     Done,
     Mutation,
     Op,
@@ -68,8 +68,6 @@ RESOLVE_PATIENCE_MS: Final = 2_000.0
 WRITE_TRIES: Final = 3
 LABELLED_MS: Final = 2_592_000_000.0
 """The longest life of a value with tags (30 days): the scripts see to it."""
-
-NO_VALUE: Final = ReplyError("ERR the write is committed, but its reply was lost")
 
 
 class Writes:
@@ -284,7 +282,7 @@ class Writes:
                 self._settle(pending, WriteResult((), None, {}, aborted=True))
             return
         epoch = answer.lineage.epoch
-        records = self._records(batch, answer)
+        records = records_of(batch, answer, self._incarnation)
         if self._laws.own_write_drops:
             for record in self._catchup.own_records(epoch, records):
                 self._cover(self._lane, record)
@@ -300,30 +298,6 @@ class Writes:
         for pending in batch.pending:
             done = answer.done[pending.first : pending.first + len(pending.write.mutations)]
             self._conclude(pending, epoch, done, answer.roster_version)
-
-    def _records(self, batch: Batch, answer: Mutated) -> list[Record]:
-        """What the batch has added to the log."""
-        incarnation, records = self._incarnation, []
-        for mutation, done, asks in zip(batch.mutations, answer.done, batch.want_ack, strict=True):
-            if not done.seq:
-                continue
-            op = mutation.op
-            flags = EVERYTHING if mutation.everything or op == Op.FLUSH else 0
-            if asks:
-                flags |= WANT_ACK
-            record = Record(
-                done.seq,
-                done.prev,
-                done.tag,
-                op,
-                flags,
-                incarnation,
-                mutation.keys,
-                mutation.tags,
-                mutation.prefixes,
-            )
-            records.append(record)
-        return records
 
     def _keep_values(self, batch: Batch, answer: Mutated) -> None:
         """A6: a node keeps what it wrote, unless something newer came in between."""
@@ -461,7 +435,7 @@ class Writes:
         found = {record.tag: index for index, record in enumerate(answer.records)}
         if any(tag in found for tag in batch.tags):
             self._found(batch, answer, found)
-        elif answer.severed and self._continuous(batch, answer):
+        elif answer.severed and batch.is_followed_by(answer):
             self._box.event("lost_write_not_applied", lane=self._lane.index, detail=detail)
             self._again(batch)
         else:
@@ -470,47 +444,19 @@ class Writes:
             self._close_tickets(batch)
         self._resolve_lost()
 
-    def _continuous(self, batch: Batch, answer: Logged) -> bool:
-        """Whether the log still shows everything since the batch was sent: absent = not applied."""
-        chain = batch.chain
-        if chain is None or answer.lineage.epoch != chain.epoch:
-            return False
-        if not answer.records:
-            return answer.lineage == chain
-        first = answer.records[0]
-        if chain.seq == 0:
-            return first.seq == 1 and first.prev == chain.tag
-        return first.seq == chain.seq and first.tag == chain.tag
-
     def _found(self, batch: Batch, answer: Logged, found: dict[bytes, int]) -> None:
         """Applied: a batch is one atomic step, so what is not in the log changed nothing."""
         self._close_tickets(batch)
         self._box.event("lost_write_was_applied", lane=self._lane.index)
         epoch = answer.lineage.epoch
-        replies = answer.replies or (None,) * len(answer.records)
         records = [answer.records[found[t]] for t in batch.tags if t in found]
         for record in self._catchup.own_records(epoch, records):
             self._cover(self._lane, record)
         for pending in batch.pending:
-            done = []
-            known = True
-            for index in range(pending.first, pending.first + len(pending.write.mutations)):
-                place = found.get(batch.tags[index])
-                mutation = batch.mutations[index]
-                seq = 0 if place is None else answer.records[place].seq
-                reply: Reply = NO_VALUE
-                if place is not None and replies[place] is not None:
-                    reply = replies[place]
-                elif place is not None and mutation.reply_is_known:
-                    reply = mutation.expected_reply
-                elif place is None or mutation.argv:
-                    known = False
-                else:
-                    reply = None
-                done.append(Done(reply, seq, batch.tags[index], b""))
+            done, known = done_by_log(batch, pending, answer, found)
             last = max(d.seq for d in done)
             if known:
-                self._conclude(pending, epoch, tuple(done), -1)
+                self._conclude(pending, epoch, done, -1)
             elif last:
                 text = "the write is committed, but its reply was lost"
                 fault = Fault(FaultKind.APPLIED_UNKNOWN_REPLY, text, Version(epoch, last))
