@@ -136,7 +136,8 @@ def test_commands_that_go_on_begin_and_end_in_good_order(
                            capture_output=True)  # fmt: skip
             shown = process.stdout.read() or b""
         process.send_signal(signal.SIGINT)
-        assert process.wait(TIMEOUT_S) in (0, 130)
+        # `top` shows one picture on a pipe: the signal may meet it when it is about to end.
+        assert process.wait(TIMEOUT_S) in (0, 130, -signal.SIGINT)
         assert b"Traceback" not in shown + (process.stdout.read() or b"")
     finally:
         process.kill()
