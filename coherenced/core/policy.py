@@ -37,6 +37,11 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     def hit_bound_ms(self) -> float:
         return self.max_staleness_ms if self.max_staleness_ms > 0 else NEVER_BY_AGE
 
+    def must_be_current(self, bound_ms: float | None) -> bool:
+        """Whether a read that gives this bound (None: it gives none) asks for the latest value:
+        nothing configured may answer it stale, only what the same call says."""
+        return self.linearizable or bound_ms == 0
+
 
 class Namespaces:
     """Key -> Policy. The first namespace in order whose pattern matches the key applies."""

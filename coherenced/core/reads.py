@@ -102,6 +102,9 @@ class Reads:
         for index, key in enumerate(keys):
             policy = self.namespaces.for_key(key)
             bound_ms, stale_ms = read.max_staleness_ms, read.stale_if_error_ms
+            if stale_ms is None:
+                strict = policy.must_be_current(bound_ms)
+                stale_ms = 0.0 if strict else policy.stale_if_error_ms
             if bound_ms is None:
                 bound_ms = policy.max_staleness_ms
             elif bound_ms > self.namespaces.largest_bound_ms:
@@ -116,7 +119,7 @@ class Reads:
                 least,
                 read.min_version,
                 read.skip_l1,
-                policy.stale_if_error_ms if stale_ms is None else stale_ms,
+                stale_ms,
             )
             wants.append(want)
         if read.snapshot and self._laws.snapshot:

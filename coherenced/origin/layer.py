@@ -18,7 +18,7 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -43,6 +43,9 @@ from coherenced.origin.sender import Store
 from coherenced.origin.through import WriteThrough, refusal
 
 Done = Callable[[Outcome], None]
+
+NOT_STALE_MS: Final = -1.0
+"""Less than zero past its time: not even at the very moment at which it becomes stale."""
 
 
 class Clock(Protocol):
@@ -188,12 +191,10 @@ class Origins:
             self.loads.join(key, origin, None, partial(self._loaded, gather, index, origin))
             return
         rules = origin.rules
-        while_ms = rules.while_revalidate_ms
-        if read.stale_while_revalidate_ms is not None:
-            while_ms = read.stale_while_revalidate_ms
         if not is_loaded(value.labels):
             return  # an application has written it: it is what it is until it expires
         marks = marks_of(value.labels)
+        while_ms, if_error_ms = self._allowed(key, rules, read)
         found = state(
             value.expires_in_ms,
             rules.grace_ms,
@@ -209,17 +210,15 @@ class Origins:
             self.loads.join(key, origin, value, None)
             return
         stale = as_stale(value, rules.grace_ms)
-        if found == REVALIDATE or self.loads.throttled(key):
+        past_ms = rules.grace_ms - (value.expires_in_ms or 0.0)
+        throttled = past_ms <= if_error_ms and self.loads.throttled(key)
+        if found == REVALIDATE or throttled:
             origin.stale_served += 1
             gather.values[index] = stale
             if not self.loads.throttled(key):
                 self.loads.join(key, origin, value, None)
             return
         assert found == STALE
-        if_error_ms = rules.if_error_ms
-        if read.stale_if_error_ms is not None:
-            if_error_ms = read.stale_if_error_ms
-        past_ms = rules.grace_ms - (value.expires_in_ms or 0.0)
         gather.await_one()
         if past_ms > if_error_ms:
             self.loads.join(key, origin, value, partial(self._loaded, gather, index, origin))
@@ -227,6 +226,18 @@ class Origins:
         wait = StaleWait(gather, index, origin, stale)
         self.loads.join(key, origin, value, wait.loaded)
         wait.begin()
+
+    def _allowed(self, key: bytes, rules: Rules, read: Read) -> tuple[float, float]:
+        """How long past its time `read` may be given a value: while it is loaded anew, and if
+        that fails. What the call says counts before what is configured."""
+        while_ms, if_error_ms = rules.while_revalidate_ms, rules.if_error_ms
+        if self._namespaces.for_key(key).must_be_current(read.max_staleness_ms):
+            while_ms = if_error_ms = NOT_STALE_MS
+        if read.stale_while_revalidate_ms is not None:
+            while_ms = read.stale_while_revalidate_ms
+        if read.stale_if_error_ms is not None:
+            if_error_ms = read.stale_if_error_ms
+        return while_ms, if_error_ms
 
     def _loaded(self, gather: Gather, index: int, origin: Origin, outcome: Value | Fault) -> None:
         gather.put(index, outcome)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from coherenced.core import calls
@@ -372,6 +374,30 @@ def test_V6_who_must_not_be_answered_from_L1_is_not_answered_stale_either() -> N
     read = d.read(b"k", skip_l1=True)
     d.failed(d.take(calls.Fetch))
     assert d.fault(read).kind == FaultKind.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("policy", "read"),
+    [
+        (Policy(stale_if_error_ms=500), {"max_staleness_ms": 0}),
+        (Policy(stale_if_error_ms=500, linearizable=True), {}),
+        (Policy(stale_if_error_ms=500, linearizable=True), {"max_staleness_ms": 1000}),
+    ],
+)
+def test_V6_a_linearizable_read_is_answered_stale_only_if_the_call_says_so(
+    policy: Policy, read: dict[str, Any]
+) -> None:
+    def outcome(**wishes: Any) -> Any:
+        d = Driver(policy=policy)
+        d.hold(b"k")
+        d.now_ms += 1200
+        request = d.read(b"k", **read, **wishes)
+        d.refuse_probes()
+        d.failed(d.take(calls.Fetch))
+        return d.outcomes[request]
+
+    assert outcome().kind == FaultKind.UNAVAILABLE
+    assert outcome(stale_if_error_ms=5000).values[0].stale
 
 
 def test_V6_T1_an_invalidated_value_is_not_served_stale() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from coherenced.core.model import ReplyError
+from coherenced.core.policy import Policy
 from coherenced.core.requests import Fault, FaultKind, Read, ReadResult, Source
 from coherenced.origin.layer import Origins
 from coherenced.origin.rules import Rules
@@ -174,6 +175,28 @@ async def test_a_call_may_say_how_stale(rig: Rig) -> None:
     origin.fails = "gone"
     assert (await read(layer, KEY, stale_if_error_ms=1_000.0)).error is not None
     assert (await read(layer, KEY, stale_while_revalidate_ms=3_000.0)).stale
+
+
+@pytest.mark.parametrize("linearizable", [False, True])
+async def test_a_linearizable_read_is_answered_stale_only_if_the_call_says_so(
+    rig: Rig, linearizable: bool
+) -> None:
+    layer, origin = rig.node(if_error_ms=60_000.0, while_revalidate_ms=60_000.0)
+    asks: dict[str, Any] = {} if linearizable else {"max_staleness_ms": 0.0}
+    if linearizable:
+        policy = Policy(name="row", linearizable=True)
+        layer._namespaces.replace(Policy(), (("row:*", policy),))
+    origin.rows[KEY] = b"one"
+    await read(layer, KEY)
+    origin.fails = "gone"
+    for past_ms in (10_000.0, 1.0, 1.0):  # also while a failure lies not long ago
+        rig.clock.at_ms += past_ms
+        assert (await read(layer, KEY, **asks)).error is not None
+    assert (await read(layer, KEY, stale_if_error_ms=3_000.0, **asks)).stale
+    assert (await read(layer, KEY, stale_while_revalidate_ms=3_000.0, **asks)).stale
+    await settle(lambda: not layer.loads)
+    origin.fails, origin.rows[KEY] = "", b"two"
+    assert (await read(layer, KEY, **asks)).value == b"two"
 
 
 async def test_a_304_keeps_the_value_and_gives_it_new_time(rig: Rig) -> None:
