@@ -14,8 +14,9 @@ from coherenced.cli.options import (
     as_json,
     connect,
     connection,
-    duration,
     name,
+    replicas_option,
+    timeout_option,
 )
 from coherenced.cli.output import duration as in_units
 from coherenced.cli.output import json_name, note, print_json, print_table
@@ -114,12 +115,8 @@ def _longer(one: float | None, other: float | None) -> float | None:
     help="Read keys from a file, or from standard input: one a line.",
 )
 @ack_option
-@click.option(
-    "--timeout",
-    type=duration,
-    metavar="TIME",
-    help="How long to wait for acknowledgements, for example 2s.",
-)
+@timeout_option
+@replicas_option
 @click.option(
     "--via",
     type=click.Choice(["socket", "redis"]),
@@ -137,6 +134,7 @@ def invalidate(
     from_file: BinaryIO | None,
     ack: str | None,
     timeout: float | None,
+    replicas: int,
     via: str | None,
     redis_url: str | None,
     dry_run: bool,
@@ -149,18 +147,21 @@ def invalidate(
     """
     if redis_url is not None and via == "socket":
         raise click.UsageError("--redis goes with --via redis")
+    straight = via == "redis" or redis_url is not None
+    if replicas and straight:
+        raise click.UsageError("--replicas goes through a daemon, not with --via redis")
     if not (keys or tags or prefixes or everything or from_file):
         raise click.UsageError("nothing to invalidate: give keys, --tag, --prefix or --all")
     messages = batches(keys, lines(from_file), tags, prefixes, everything)
     if dry_run:
         _describe(messages, as_json)
         return 0
-    if via == "redis" or redis_url is not None:
+    if straight:
         from coherenced.cli.direct import through_redis
 
         tally = through_redis(messages, redis_url, ack, timeout)
     else:
-        tally = through_daemon(messages, ack, timeout)
+        tally = through_daemon(messages, ack, timeout, replicas)
     return report(tally, as_json)
 
 
@@ -192,7 +193,9 @@ def batches(
         everything = False
 
 
-def through_daemon(messages: Iterable[Targets], ack: str | None, timeout: float | None) -> Tally:
+def through_daemon(
+    messages: Iterable[Targets], ack: str | None, timeout: float | None, replicas: int
+) -> Tally:
     """Send by the local daemon."""
     with connect() as cache:
 
@@ -205,6 +208,7 @@ def through_daemon(messages: Iterable[Targets], ack: str | None, timeout: float 
                     everything=targets.everything,
                     ack=ack,
                     timeout=timeout,
+                    replicas=replicas,
                 )
             except NotAcknowledged as late:
                 took = dict.fromkeys(late.acknowledged)

@@ -15,6 +15,7 @@ from coherenced.cli.options import (
     connection,
     duration,
     name,
+    replicas_option,
     timeout_option,
     written_version,
 )
@@ -115,6 +116,7 @@ def mget(
 @click.option("--tag", "tags", type=name, multiple=True, metavar="T", help="May be repeated.")
 @ack_option
 @timeout_option
+@replicas_option
 @click.option(
     "--if-version",
     type=written_version,
@@ -130,6 +132,7 @@ def set_(
     tags: tuple[bytes, ...],
     ack: str | None,
     timeout: float | None,
+    replicas: int,
     if_version: str | None,
     as_json: bool,
 ) -> int:
@@ -142,7 +145,14 @@ def set_(
     with connect() as cache:
         try:
             version = cache.set(
-                key, raw, ttl=ttl, tags=tags, ack=ack, timeout=timeout, if_version=if_version
+                key,
+                raw,
+                ttl=ttl,
+                tags=tags,
+                ack=ack,
+                timeout=timeout,
+                replicas=replicas,
+                if_version=if_version,
             )
         except NotAcknowledged as late:
             if as_json:
@@ -159,9 +169,12 @@ def set_(
 @click.argument("keys", type=name, nargs=-1, required=True, metavar="KEY...")
 @ack_option
 @timeout_option
+@replicas_option
 @as_json
 @connection
-def delete(keys: tuple[bytes, ...], ack: str | None, timeout: float | None, as_json: bool) -> int:
+def delete(
+    keys: tuple[bytes, ...], ack: str | None, timeout: float | None, replicas: int, as_json: bool
+) -> int:
     """Delete keys, everywhere.
 
     Prints how many of them were there. Exit code 3: deleted, but not everyone has
@@ -169,7 +182,7 @@ def delete(keys: tuple[bytes, ...], ack: str | None, timeout: float | None, as_j
     """
     with connect() as cache:
         try:
-            deleted = cache.delete(*keys, ack=ack, timeout=timeout)
+            deleted = cache.delete(*keys, ack=ack, timeout=timeout, replicas=replicas)
         except NotAcknowledged as late:
             if as_json:
                 print_json({"version": late.version, "missing": late.missing})

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from coherenced.client.address import Address, find_daemon, parse_address
+from coherenced.client.arguments import MOST_REPLICAS
 from coherenced.errors import UsageError
 
 if TYPE_CHECKING:
@@ -93,6 +94,14 @@ timeout_option = click.option(
     type=duration,
     metavar="TIME",
     help="How long to wait for acknowledgements, for example 2s.",
+)
+
+replicas_option = click.option(
+    "--replicas",
+    type=click.IntRange(0, MOST_REPLICAS),
+    default=0,
+    metavar="N",
+    help="Also wait until so many Redis replicas have it.",
 )
 
 

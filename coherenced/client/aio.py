@@ -177,11 +177,19 @@ class AsyncClient:
         tags: Iterable[Key] = (),
         ack: str | int | None = None,
         timeout: float | None = None,
+        replicas: int = 0,
         if_version: str | None = None,
     ) -> Version:
         return await self._run(
             self._calls.set(
-                key, value, ttl=ttl, tags=tags, ack=ack, timeout=timeout, if_version=if_version
+                key,
+                value,
+                ttl=ttl,
+                tags=tags,
+                ack=ack,
+                timeout=timeout,
+                replicas=replicas,
+                if_version=if_version,
             )
         )
 
@@ -194,9 +202,12 @@ class AsyncClient:
         tags: Iterable[Key] = (),
         ack: str | int | None = None,
         timeout: float | None = None,
+        replicas: int = 0,
     ) -> bool:
         return await self._run(
-            self._calls.add(key, value, ttl=ttl, tags=tags, ack=ack, timeout=timeout)
+            self._calls.add(
+                key, value, ttl=ttl, tags=tags, ack=ack, timeout=timeout, replicas=replicas
+            )
         )
 
     async def execute(self, *words: Key | int | float, write: bool = True) -> Any:
@@ -210,15 +221,24 @@ class AsyncClient:
         tags: Iterable[Key] = (),
         ack: str | int | None = None,
         timeout: float | None = None,
+        replicas: int = 0,
     ) -> Version:
         return await self._run(
-            self._calls.set_many(items, ttl=ttl, tags=tags, ack=ack, timeout=timeout)
+            self._calls.set_many(
+                items, ttl=ttl, tags=tags, ack=ack, timeout=timeout, replicas=replicas
+            )
         )
 
     async def delete(
-        self, *keys: Key, ack: str | int | None = None, timeout: float | None = None
+        self,
+        *keys: Key,
+        ack: str | int | None = None,
+        timeout: float | None = None,
+        replicas: int = 0,
     ) -> int:
-        return await self._run(self._calls.delete(*keys, ack=ack, timeout=timeout))
+        return await self._run(
+            self._calls.delete(*keys, ack=ack, timeout=timeout, replicas=replicas)
+        )
 
     async def invalidate(
         self,
@@ -229,10 +249,17 @@ class AsyncClient:
         everything: bool = False,
         ack: str | int | None = None,
         timeout: float | None = None,
+        replicas: int = 0,
     ) -> Invalidation:
         return await self._run(
             self._calls.invalidate(
-                keys, tags=tags, prefixes=prefixes, everything=everything, ack=ack, timeout=timeout
+                keys,
+                tags=tags,
+                prefixes=prefixes,
+                everything=everything,
+                ack=ack,
+                timeout=timeout,
+                replicas=replicas,
             )
         )
 

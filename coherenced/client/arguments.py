@@ -6,8 +6,12 @@ What cannot be one is refused here, with a `UsageError` that says what was expec
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from coherenced.errors import UsageError
+
+MOST_REPLICAS: Final = 1000
+"""Redis replicas that a write can wait for."""
 
 Key = str | bytes
 """A key, tag or prefix: text is encoded as UTF-8."""
@@ -39,13 +43,19 @@ def milliseconds(what: str, seconds: float) -> bytes:
     return b"%d" % max(1, round(seconds * 1000))
 
 
-def write_options(ack: str | int | None, timeout: float | None) -> tuple[bytes, ...]:
-    """`ACK …` and `TIMEOUT …` (seconds in, milliseconds out)."""
+def write_options(
+    ack: str | int | None, timeout: float | None, replicas: int = 0
+) -> tuple[bytes, ...]:
+    """`ACK …`, `TIMEOUT …` (seconds in, milliseconds out) and `REPLICAS …`."""
     options: tuple[bytes, ...] = ()
     if ack is not None:
         options = (b"ACK", str(ack).encode())
     if timeout is not None:
         options += (b"TIMEOUT", milliseconds("timeout", timeout))
+    if not isinstance(replicas, int) or not 0 <= replicas <= MOST_REPLICAS:
+        raise UsageError(f"replicas is a whole number from 0 to {MOST_REPLICAS}, not {replicas!r}")
+    if replicas:
+        options += (b"REPLICAS", b"%d" % replicas)
     return options
 
 

@@ -188,16 +188,19 @@ class Calls:
         tags: Iterable[Key] = (),
         ack: str | int | None = None,
         timeout: float | None = None,
+        replicas: int = 0,
         if_version: str | None = None,
     ) -> Request[Version]:
         """Store `value` for `ttl` seconds (None: for ever), and return its version.
 
         `ack`: "none", "redis", "quorum", "all" or a number of nodes that must have dropped
         the old value, within `timeout` seconds; else `NotAcknowledged` is raised, and the
-        value is stored all the same. `if_version`: only if the key has not changed since that
-        version, else `Conflict`. `Indeterminate`: the reply was lost, it may be stored.
+        value is stored all the same. `replicas`: so many Redis replicas must have it too, within
+        the same time; else "(replicas)" is missing. `if_version`: only if the key has not
+        changed since that version, else `Conflict`. `Indeterminate`: the reply was lost, it may
+        be stored.
         """
-        options = write_options(ack, timeout)
+        options = write_options(ack, timeout, replicas)
         if if_version is not None:
             options += (b"IFVER", str(if_version).encode())
         command = self._set_command(key, value, ttl, key_list(tags), options)
@@ -212,9 +215,10 @@ class Calls:
         tags: Iterable[Key] = (),
         ack: str | int | None = None,
         timeout: float | None = None,
+        replicas: int = 0,
     ) -> Request[bool]:
         """Store `value` unless `key` is there already; whether it was stored. Errors: as `set`."""
-        options = (b"NX", *write_options(ack, timeout))
+        options = (b"NX", *write_options(ack, timeout, replicas))
         command = self._set_command(key, value, ttl, key_list(tags), options)
         return self._write([command], timeout, decode_added)
 
@@ -236,22 +240,27 @@ class Calls:
         tags: Iterable[Key] = (),
         ack: str | int | None = None,
         timeout: float | None = None,
+        replicas: int = 0,
     ) -> Request[Version]:
         """Store all items, pipelined, and return the last version.
 
         Not atomic: when it raises, some of them may be stored.
         """
-        options, labels = write_options(ack, timeout), key_list(tags)
+        options, labels = write_options(ack, timeout, replicas), key_list(tags)
         commands = (
             self._set_command(key, value, ttl, labels, options) for key, value in items.items()
         )
         return self._write(commands, timeout, decode_version)
 
     def delete(
-        self, *keys: Key, ack: str | int | None = None, timeout: float | None = None
+        self,
+        *keys: Key,
+        ack: str | int | None = None,
+        timeout: float | None = None,
+        replicas: int = 0,
     ) -> Request[int]:
         """Delete `keys`, everywhere, and return how many of them were there. Errors: as `set`."""
-        options = write_options(ack, timeout)
+        options = write_options(ack, timeout, replicas)
         names = [key_bytes(key) for key in keys]
         # A key that reads like an option travels alone, where it cannot be taken for one.
         alone = [name for name in names if name.upper() in _DELETE_OPTIONS]
@@ -269,6 +278,7 @@ class Calls:
         everything: bool = False,
         ack: str | int | None = None,
         timeout: float | None = None,
+        replicas: int = 0,
     ) -> Request[Invalidation]:
         """Make every node drop what it holds of these keys, tags and prefixes, or everything.
 
@@ -281,7 +291,7 @@ class Calls:
         ]
         if not targets and not everything:
             raise UsageError("nothing to invalidate: give keys, tags, prefixes or everything=True")
-        options = write_options(ack, timeout)
+        options = write_options(ack, timeout, replicas)
         commands = [(b"COH.INVALIDATE", *sectioned(part), *options) for part in parts(targets)]
         if everything:
             commands.append((b"COH.INVALIDATE", b"ALL", *options))

@@ -195,11 +195,19 @@ class Client:
         tags: Iterable[Key] = (),
         ack: str | int | None = None,
         timeout: float | None = None,
+        replicas: int = 0,
         if_version: str | None = None,
     ) -> Version:
         return self._run(
             self._calls.set(
-                key, value, ttl=ttl, tags=tags, ack=ack, timeout=timeout, if_version=if_version
+                key,
+                value,
+                ttl=ttl,
+                tags=tags,
+                ack=ack,
+                timeout=timeout,
+                replicas=replicas,
+                if_version=if_version,
             )
         )
 
@@ -212,8 +220,13 @@ class Client:
         tags: Iterable[Key] = (),
         ack: str | int | None = None,
         timeout: float | None = None,
+        replicas: int = 0,
     ) -> bool:
-        return self._run(self._calls.add(key, value, ttl=ttl, tags=tags, ack=ack, timeout=timeout))
+        return self._run(
+            self._calls.add(
+                key, value, ttl=ttl, tags=tags, ack=ack, timeout=timeout, replicas=replicas
+            )
+        )
 
     def execute(self, *words: Key | int | float, write: bool = True) -> Any:
         return self._run(self._calls.execute(*words, write=write))
@@ -226,11 +239,22 @@ class Client:
         tags: Iterable[Key] = (),
         ack: str | int | None = None,
         timeout: float | None = None,
+        replicas: int = 0,
     ) -> Version:
-        return self._run(self._calls.set_many(items, ttl=ttl, tags=tags, ack=ack, timeout=timeout))
+        return self._run(
+            self._calls.set_many(
+                items, ttl=ttl, tags=tags, ack=ack, timeout=timeout, replicas=replicas
+            )
+        )
 
-    def delete(self, *keys: Key, ack: str | int | None = None, timeout: float | None = None) -> int:
-        return self._run(self._calls.delete(*keys, ack=ack, timeout=timeout))
+    def delete(
+        self,
+        *keys: Key,
+        ack: str | int | None = None,
+        timeout: float | None = None,
+        replicas: int = 0,
+    ) -> int:
+        return self._run(self._calls.delete(*keys, ack=ack, timeout=timeout, replicas=replicas))
 
     def invalidate(
         self,
@@ -241,10 +265,17 @@ class Client:
         everything: bool = False,
         ack: str | int | None = None,
         timeout: float | None = None,
+        replicas: int = 0,
     ) -> Invalidation:
         return self._run(
             self._calls.invalidate(
-                keys, tags=tags, prefixes=prefixes, everything=everything, ack=ack, timeout=timeout
+                keys,
+                tags=tags,
+                prefixes=prefixes,
+                everything=everything,
+                ack=ack,
+                timeout=timeout,
+                replicas=replicas,
             )
         )
 

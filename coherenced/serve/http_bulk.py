@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import web
 
 from coherenced.core.model import Mutation, Op, ReplyError
-from coherenced.core.requests import Fault, Level, Read, Write, WriteResult
+from coherenced.core.requests import Fault, Level, Read, WriteResult
 from coherenced.serve.http_context import Context, json_response
 from coherenced.serve.http_headers import (
     checked_key,
@@ -35,6 +35,7 @@ from coherenced.serve.http_schema import (
 )
 from coherenced.serve.problem import Problem, bad
 from coherenced.wire.multiget import MOST_AT_ONCE
+from coherenced.wire.options import Terms
 
 STEP_KEYS: Final = 200
 """Keys in one atomic step on the server."""
@@ -80,7 +81,8 @@ async def mset(context: Context, request: web.BaseRequest, _: str) -> web.Stream
         _mutation(context, item, f"/entries/{index}") for index, item in enumerate(wish.entries)
     ]
     steps = [mutations] if wish.atomic else _steps(mutations)
-    return await _execute(context, steps, wish.atomic, ack, wish.timeout_ms)
+    terms = Terms(ack, wish.timeout_ms, int(wish.replicas))
+    return await _execute(context, steps, wish.atomic, terms)
 
 
 async def invalidate(context: Context, request: web.BaseRequest, _: str) -> web.StreamResponse:
@@ -105,7 +107,8 @@ async def invalidate(context: Context, request: web.BaseRequest, _: str) -> web.
         mutations.append(_invalidation((), tags, prefixes, wish.all))
     for start in range(0, len(keys), STEP_KEYS):
         mutations.append(_invalidation(keys[start : start + STEP_KEYS]))
-    return await _execute(context, [[m] for m in mutations], False, ack, wish.timeout_ms)
+    terms = Terms(ack, wish.timeout_ms, int(wish.replicas))
+    return await _execute(context, [[m] for m in mutations], False, terms)
 
 
 def _invalidation(
@@ -191,17 +194,12 @@ async def _execute(
     context: Context,
     steps: list[list[Mutation]],
     atomic: bool,
-    ack: int | None,
-    timeout_ms: float | None,
+    terms: Terms,
 ) -> web.Response:
     """Submit all steps in order (W4) and wait for all; the answer tells the whole."""
-    outcomes = await asyncio.gather(
-        *(
-            context.write(Write(tuple(step), atomic=atomic, ack=ack, timeout_ms=timeout_ms))
-            for step in steps
-        )
-    )
-    return write_response(_merge(outcomes), ack)
+    writes = (msgspec.structs.replace(terms.write(tuple(step)), atomic=atomic) for step in steps)
+    outcomes = await asyncio.gather(*(context.write(write) for write in writes))
+    return write_response(_merge(outcomes), terms.ack)
 
 
 def _merge(outcomes: list[WriteResult | Fault]) -> WriteResult | Fault:

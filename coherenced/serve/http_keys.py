@@ -20,6 +20,7 @@ from coherenced.serve.http_headers import (
     key_of,
     matches,
     read_wish,
+    replicas_of,
     tags_of,
     timeout_of,
     ttl_of,
@@ -129,11 +130,12 @@ async def put(context: Context, request: web.BaseRequest, encoded: str) -> web.S
     condition = write_condition(headers, absent_allowed=True)
     ttl_s = ttl_of(headers)
     labels = content_type_label(headers.get("Content-Type")) + tags_of(headers, limits)
-    ack, timeout_ms = ack_of(headers), timeout_of(headers)
+    ack, timeout_ms, replicas = ack_of(headers), timeout_of(headers), replicas_of(headers)
     _refuse_hopeless(condition)
     value = await context.body(request, limits.max_value_bytes)
     mutation = set_mutation(key, value, None if ttl_s is None else ttl_s * 1000, labels, condition)
-    outcome = await context.write(Write((mutation,), ack=ack, timeout_ms=timeout_ms))
+    write = Write((mutation,), ack=ack, timeout_ms=timeout_ms, replicas=replicas)
+    outcome = await context.write(write)
     return _written(outcome, condition, ack)
 
 
@@ -171,7 +173,7 @@ async def delete(context: Context, request: web.BaseRequest, encoded: str) -> we
     key = key_of(encoded, limits)
     headers = request.headers
     condition = write_condition(headers, absent_allowed=False)
-    ack, timeout_ms = ack_of(headers), timeout_of(headers)
+    ack, timeout_ms, replicas = ack_of(headers), timeout_of(headers), replicas_of(headers)
     _refuse_hopeless(condition)
     mutation = Mutation(
         argv=(b"DEL", key),
@@ -183,7 +185,8 @@ async def delete(context: Context, request: web.BaseRequest, encoded: str) -> we
         expected_reply=1,
         reply_is_known=True,
     )
-    outcome = await context.write(Write((mutation,), ack=ack, timeout_ms=timeout_ms))
+    write = Write((mutation,), ack=ack, timeout_ms=timeout_ms, replicas=replicas)
+    outcome = await context.write(write)
     if isinstance(outcome, WriteResult) and outcome.replies and outcome.replies[0] == 0:
         if condition.any:
             raise Problem("precondition-failed", "there is no such key", pointer="If-Match")

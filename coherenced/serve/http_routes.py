@@ -23,6 +23,7 @@ from coherenced.serve.http_headers import ETAG_PATTERN, TAG_PATTERN, VERSION_PAT
 from coherenced.serve.http_limits import MAX_ACK_TIMEOUT_MS
 from coherenced.serve.problem import Problem
 from coherenced.wire.leasing import MAX_ABSENT_MS
+from coherenced.wire.options import MAX_REPLICAS
 
 Handler = Callable[[Context, web.BaseRequest, str], Awaitable[web.StreamResponse]]
 """The context, the request, and the last, still encoded part of a path that ends in a key."""
@@ -116,6 +117,13 @@ _ACK: Final = Parameter(
 _ACK_TIMEOUT: Final = Parameter(
     "Coherenced-Timeout-Ms", "header", "How long to wait for that.", _MILLISECONDS
 )
+_REPLICAS: Final = Parameter(
+    "Coherenced-Replicas",
+    "header",
+    "So many Redis replicas are to have it too, within that time; else 202, and `missing` has "
+    "`(replicas)`.",
+    {"type": "integer", "minimum": 0, "maximum": MAX_REPLICAS},
+)
 _TAGS: Final = Parameter(
     "Coherenced-Tags",
     "header",
@@ -208,7 +216,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "but for application/octet-stream and application/x-www-form-urlencoded.",
         {200: _WRITTEN, 202: _NOT_EVERYWHERE},
         _WRITE_PROBLEMS,
-        (KEY, _TTL, _TAGS, _ACK, _ACK_TIMEOUT, _IF_MATCH, _IF_ABSENT),
+        (KEY, _TTL, _TAGS, _ACK, _ACK_TIMEOUT, _REPLICAS, _IF_MATCH, _IF_ABSENT),
         ANY_BYTES,
     ),
     Route(
@@ -219,7 +227,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "404 when nothing was there.",
         {200: _WRITTEN, 202: _NOT_EVERYWHERE},
         _WRITE_PROBLEMS,
-        (KEY, _ACK, _ACK_TIMEOUT, _IF_MATCH),
+        (KEY, _ACK, _ACK_TIMEOUT, _REPLICAS, _IF_MATCH),
     ),
     Route(
         "POST",

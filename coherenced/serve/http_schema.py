@@ -21,6 +21,7 @@ from coherenced.serve.http_headers import (
 )
 from coherenced.serve.http_limits import MAX_ACK_TIMEOUT_MS
 from coherenced.wire.leasing import MAX_LEASE_MS, MAX_WAIT_MS
+from coherenced.wire.options import MAX_REPLICAS
 
 
 class Binary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,6 +40,7 @@ AckLevel = (
 )
 Milliseconds = Annotated[float, Meta(ge=0, le=1e12)]
 AckTimeout = Annotated[float, Meta(ge=0, le=MAX_ACK_TIMEOUT_MS)]
+Replicas = Annotated[float, Meta(ge=0, le=MAX_REPLICAS, multiple_of=1)]
 VersionText = Annotated[str, Meta(extra_json_schema={"pattern": VERSION_PATTERN})]
 MediaType = Annotated[
     str, Meta(extra_json_schema={"pattern": MEDIA_TYPE_PATTERN, "maxLength": MAX_TYPE_CHARS})
@@ -116,6 +118,7 @@ class MSet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All in one step, or none: at most 200 entries."""
     ack: AckLevel | None = None
     timeout_ms: AckTimeout | None = None
+    replicas: Replicas = 0
 
 
 class Invalidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -125,6 +128,7 @@ class Invalidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     all: bool = False
     ack: AckLevel | None = None
     timeout_ms: AckTimeout | None = None
+    replicas: Replicas = 0
 
 
 class SettleLetters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

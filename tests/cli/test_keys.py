@@ -97,7 +97,17 @@ def test_not_everyone_acknowledges(on_a: Call, words: list[str]) -> None:
     assert "not acknowledged in time by" in done.err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["set", "keys:rep", "1"], ["del", "keys:rep"], ["invalidate", "keys:rep"]],
+)
+def test_replicas_that_are_not_there_do_not_have_it(on_a: Call, words: list[str]) -> None:
+    on_a("set", "keys:rep", "0")
+    done = on_a(*words, "--replicas", "1", "--timeout", "30ms", "--json")
+    assert (done.code, done.document["missing"]) == (3, ["(replicas)"])
+
+
 def test_a_wrong_version_is_told(on_a: Call) -> None:
     done = on_a("get", "keys:1", "--min-version", "abc")
-    assert done.code == 1
+    assert done.code == 2
     assert "epoch:seq" in done.err

@@ -68,6 +68,8 @@ def test_version(coherenced: Call) -> None:
         (["get", "k", "--max-staleness", "-1"], "max-staleness"),
         (["set", "k", "v", "--ttl", "soon"], "'soon' is no duration"),
         (["set", "k", "v", "--ack", "most"], "'most' is no level"),
+        (["set", "k", "v", "--replicas", "-1"], "replicas"),
+        (["invalidate", "k", "--redis", "redis://h", "--replicas", "1"], "goes through a daemon"),
         (["set", "k", "v", "--if-version", "7"], "'7' is no version"),
         (["get", "k", "--min-version", "7"], "'7' is no version"),
         (["invalidate"], "nothing to invalidate"),

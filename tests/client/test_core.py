@@ -135,6 +135,23 @@ class TestWrites:
         assert request.ack_s == 2
         assert request.decode([V2.encode()]) == Version(V2)
 
+    def test_replicas_go_with_every_write(self, calls: Calls) -> None:
+        words = [b"REPLICAS", b"2"]
+        for request in (
+            calls.set("k", b"v", ack="all", replicas=2),
+            calls.add("k", b"v", replicas=2),
+            calls.set_many({"a": b"", "b": b""}, replicas=2),
+            calls.delete("a", "replicas", replicas=2),
+            calls.invalidate(["a"], replicas=2),
+            calls.invalidate(everything=True, replicas=2),
+        ):
+            assert [command[-2:] for command in sent(request)] == [words] * len(sent(request))
+        assert sent(calls.delete("a", "replicas", replicas=2))[1][:2] == [b"COH.DEL", b"replicas"]
+        assert b"REPLICAS" not in sent(calls.set("k", b"v", replicas=0))[0]
+        for wrong in (-1, 1001, 1.5, "1"):
+            with pytest.raises(UsageError, match="replicas is a whole number"):
+                calls.set("k", b"v", replicas=wrong)  # type: ignore[arg-type]
+
     def test_plain_set(self, calls: Calls) -> None:
         assert sent(calls.set("k", "v")) == [[b"COH.SET", b"k", b"\xc1\xa1v"]]
         assert calls.set("k", "v", ack="none").decode([None]) == Version()

@@ -7,11 +7,13 @@ their numbers out again; the chain of tags shows it, where numbers alone would n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import pytest
 
+from coherenced import Client
+from coherenced.errors import NotAcknowledged
 from tests.cluster.daemons import Cluster, Daemon
 from tests.cluster.harm import follow
 from tests.servers import Server, wait_until
@@ -55,6 +57,37 @@ def leave_behind(cluster: Cluster) -> tuple[Server, Server]:
     cluster.retarget(new, ["n1"])
     cluster.primary, cluster.replica = new, old
     return old, new
+
+
+@pytest.mark.timeout(60)
+def test_a_writer_can_wait_for_the_replica(cluster: Cluster) -> None:
+    replica = cluster.replica
+    assert replica is not None
+    with Client(cluster.daemons[0].socket) as cache:
+
+        def writes(timeout: float) -> list[Callable[[], Any]]:
+            given: dict[str, Any] = {"replicas": 1, "timeout": timeout}
+            return [
+                lambda: cache.set("replicas:a", b"1", ack="all", **given),
+                lambda: cache.set_many({"replicas:a": b"2", "replicas:b": b"2"}, **given),
+                lambda: cache.delete("replicas:b", **given),
+                lambda: cache.invalidate(["replicas:a"], **given),
+            ]
+
+        for write in writes(20.0):
+            assert write()
+        # It was waited for: the replica has it now, not soon.
+        assert replica.command("MGET", "replicas:a", "replicas:b") == [b"2", None]
+        replica.pause()
+        try:
+            for write in writes(0.05):
+                with pytest.raises(NotAcknowledged) as late:
+                    write()
+                assert late.value.missing == ("(replicas)",)
+        finally:
+            replica.resume()
+        assert cache.set("replicas:a", b"3", replicas=1, timeout=20.0)
+        assert replica.command("GET", "replicas:a") == b"3"
 
 
 @pytest.mark.timeout(60)

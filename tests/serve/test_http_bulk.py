@@ -63,11 +63,11 @@ async def test_mset_writes_every_kind_of_entry(http: Rig) -> None:
         {"key": BINARY, "value_base64": base64.b64encode(b"\xfe").decode()},
         {"key": "c", "value": "3", "tags": ["t", BINARY], "content_type": "text/plain"},
     ]
-    body = {"entries": entries, "atomic": True, "ack": 2, "timeout_ms": 100}
+    body = {"entries": entries, "atomic": True, "ack": 2, "timeout_ms": 100, "replicas": 1}
     answer = await http.ask("POST", "/v1/mset", body)
     assert answer.status == 200
     (write,) = http.port.requests
-    assert (write.atomic, write.ack, write.timeout_ms) == (True, 2, 100.0)
+    assert (write.atomic, write.ack, write.timeout_ms, write.replicas) == (True, 2, 100.0, 1)
     assert [m.argv for m in write.mutations] == [
         (b"SET", b"a", b"1", b"PX", b"1500"),
         (b"SET", b"\xff\x00", b"\xfe"),
@@ -114,6 +114,7 @@ async def test_invalidation_of_everything_it_can_name(http: Rig) -> None:
         "all": True,
         "ack": "quorum",
         "timeout_ms": 50.5,
+        "replicas": 3,
     }
     answer = await http.ask("POST", "/v1/invalidations", body)
     assert answer.status == 200
@@ -122,7 +123,7 @@ async def test_invalidation_of_everything_it_can_name(http: Rig) -> None:
     assert (wide.tags, wide.prefixes, wide.everything) == ((b"t",), (b"user:",), True)
     assert narrow.keys == (b"a", b"\xff\x00")
     assert all(m.op == Op.INVALIDATE and m.frees_memory and not m.argv for m in (wide, narrow))
-    assert http.port.requests[0].ack == Level.QUORUM
+    assert [(write.ack, write.replicas) for write in http.port.requests] == [(Level.QUORUM, 3)] * 2
 
 
 async def test_many_keys_are_invalidated_in_bounded_records(http: Rig) -> None:
@@ -147,6 +148,8 @@ async def test_many_keys_are_invalidated_in_bounded_records(http: Rig) -> None:
         ("/v1/mset", {"entries": [{"key": "a", "value": "", "ttl_ms": 0}]}, "/entries/0/ttl_ms"),
         ("/v1/mset", {"entries": [{"key": "a", "value": ""}], "ack": "x"}, "/ack"),
         ("/v1/mset", {"entries": [{"key": "a", "value": ""}], "ack": 0}, "/ack"),
+        ("/v1/mset", {"entries": [{"key": "a", "value": ""}], "replicas": 1001}, "/replicas"),
+        ("/v1/invalidations", {"all": True, "replicas": 0.5}, "/replicas"),
         (
             "/v1/mset",
             {"entries": [{"key": "a", "value": "", "content_type": "x"}]},

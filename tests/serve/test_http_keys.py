@@ -264,10 +264,21 @@ async def test_acknowledgement_levels(http: Rig) -> None:
     write = http.port.requests[-1]
     assert (write.ack, write.timeout_ms) == (Level.ALL, 250.0)
     assert (await http.ask("DELETE", "/v1/keys/k", Coherenced_Ack="2")).status == 202
+    assert http.port.requests[-1].replicas == 0
+    for method in ("PUT", "DELETE"):
+        http.port.missing = ("(replicas)",)
+        answer = await http.ask(method, "/v1/keys/k", b"v", Coherenced_Replicas="2")
+        assert (answer.status, answer.json["missing"]) == (202, ["(replicas)"])
+        assert http.port.requests[-1].replicas == 2
     http.port.missing = ()
     none = await http.ask("PUT", "/v1/keys/k", b"v", Coherenced_Ack="none")
     assert (none.status, none.json["version"], none.json["satisfied"]) == (202, None, True)
-    for name, wrong in (("Coherenced-Ack", "most"), ("Coherenced-Timeout-Ms", "2s")):
+    for name, wrong in (
+        ("Coherenced-Ack", "most"),
+        ("Coherenced-Timeout-Ms", "2s"),
+        ("Coherenced-Replicas", "-1"),
+        ("Coherenced-Replicas", "1001"),
+    ):
         answer = await http.ask("PUT", "/v1/keys/k", b"v", **{name: wrong})
         assert (answer.status, answer.json["pointer"]) == (400, name)
 
