@@ -45,6 +45,9 @@ def serve(
 
     loaded = read()
     gc.disable()  # modules are no garbage: a tenth of the time to load them; `run` enables it
-    from coherenced.daemon import run  # after the configuration: a wrong one is told at once
+    try:
+        from coherenced.daemon import run  # after the configuration: a wrong one is told at once
 
-    return run(loaded, read)
+        return run(loaded, read)
+    finally:
+        gc.enable()  # also where `run` was not reached

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def test_flags_become_the_configuration(
         "--http", "127.0.0.1:1", "--node", "of-flag", "--set", "l1.max_bytes=64MiB",
     )  # fmt: skip
     assert done.code == 7  # the daemon's own exit code
+    assert gc.isenabled()
     (loaded, reload) = started[0]
     config = loaded.config
     assert config.redis.url == "redis://h"
