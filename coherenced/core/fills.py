@@ -142,7 +142,7 @@ class Fills:
         )
 
     def _keep_ms(self, entry: Entry) -> float:
-        """§8: what L1 may serve without asking, a client on this host may keep as long."""
+        """P2: what L1 may serve without asking, a client on this host may keep as long."""
         return entry.deadline_ms - self._box.now_ms if entry.bound_ms > 0 else 0.0
 
 

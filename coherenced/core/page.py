@@ -1,4 +1,4 @@
-"""What the core tells the shared page (protocol, §8): the port, and a page that nobody reads.
+"""What the core tells the shared page (PROTOCOL.md, P1 to P5): the port, and one nobody reads.
 
 Clients on this host keep copies in their own memory, which no daemon can reach: all it can do
 is count. Whoever holds a copy has noted the counters of its key, of its tags and of the lane

@@ -154,7 +154,7 @@ class Value(msgspec.Struct, frozen=True, gc=False):
     labels: tuple[bytes, ...] = ()
     """The tags stored with the value."""
     keep_ms: float = 0.0
-    """How long a client on this host may keep a copy that the shared page proves (§8); 0: this
+    """How long a client on this host may keep a copy that the shared page proves (P2); 0: this
     node does not hold it itself, or may not serve it without asking."""
     bound_ms: float = 0.0
     """V3, for that copy: the bound of the key's namespace."""

@@ -72,7 +72,7 @@ def get(argv: Sequence[bytes], bounds: Bounds) -> Plan:
 
 
 def _with_terms(is_ours: bool, outcome: Outcome, resp3: bool) -> bytes:
-    """What TTL says, and the terms on which a client may keep a copy (§8)."""
+    """What TTL says, and the terms on which a client may keep a copy (P2, P3)."""
     assert isinstance(outcome, ReadResult)
     value = outcome.values[0]
     if isinstance(value.error, ReplyError):

@@ -1,4 +1,4 @@
-"""The faults of protocol.md §9, in the order in which the walk comes to them.
+"""The faults of the table in core/PROTOCOL.md, in the order in which the walk comes to them.
 
 Each is a context: what happens on entering is the fault, leaving undoes it (after an error
 nothing is undone: then the world ends). The clients work all the while. Node b is the one that
