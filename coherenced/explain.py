@@ -56,7 +56,7 @@ def explain(host: Host, key: bytes) -> dict[str, Any]:
         "as_of": str(Version(lane.epoch or b"", entry.as_of)),
         "absent": entry.value is None,
         "bytes": entry.size,
-        "ttl_ms": entry.deadline_ms - now_ms,
+        "ttl_ms": max(0.0, entry.deadline_ms - now_ms),
         "tags": [t.decode("utf-8", "backslashreplace") for t in entry.tags],
     }
     if entry.covered():
