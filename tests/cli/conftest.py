@@ -11,7 +11,7 @@ from coherenced.cli.cluster import Cluster, Daemon
 from coherenced.cli.main import run
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster() -> Iterator[Cluster]:
     """Two real daemons, a and b, on a private server: shared, so use keys of your own."""
     with Cluster(2) as cluster:

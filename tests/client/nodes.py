@@ -9,8 +9,8 @@ import pytest
 from tests.cluster.daemons import Cluster
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def nodes() -> Iterator[Cluster]:
-    """Started once; each test uses keys of its own."""
+    """Started once for this package; each test uses keys of its own."""
     with Cluster(2) as cluster:
         yield cluster
