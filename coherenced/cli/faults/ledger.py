@@ -30,6 +30,8 @@ from typing import Final, NamedTuple
 
 FOREVER: Final = float("inf")
 EXPIRY_MARGIN_S: Final = 0.05
+TAGGED: Final = "t:"
+"""Keys with this prefix hold values stored with tags."""
 LINEARIZABLE: Final = "lin:"
 """Keys with this prefix are in the linearizable namespace."""
 MOST_SHOWN: Final = 5
@@ -117,6 +119,9 @@ class Ledger:
         """(session, values, when it began) of each snapshot of a group."""
         self.losses: list[tuple[float, float]] = []
         """When data was lost: from, to."""
+        self.turns: list[tuple[float, float]] = []
+        """When a lane may have gone on under a new epoch because of a loss: from, to. Values
+        stored with tags are of one epoch: they end with it."""
         self.counters: dict[str, tuple[int, int, int]] = {}
         """Name -> increments acknowledged, without an answer, and what it stood at after them."""
         self.final: dict[str, dict[str, str | None]] = {}
@@ -136,7 +141,7 @@ class Ledger:
         for one in writes.values():
             one.sort(key=lambda write: write.number)
         made_up = self._resolve(reads, writes)
-        judge = _Judge(writes, self.losses)
+        judge = _Judge(writes, self.losses, self.turns)
         bound_ms = f"{self.bound_s * 1e3:.0f}"
         plain = [read for read in reads if not read.key.startswith(LINEARIZABLE)]
         current = [read for read in plain if read.current]
@@ -195,7 +200,7 @@ class Ledger:
             if before is not None:
                 shown, since_s = before
                 # One bound after a loss a client may still be shown the lost state once more.
-                fair = judge.lost_until(operation.ended_s) + self.bound_s < since_s
+                fair = judge.lost_until(operation) + self.bound_s < since_s
                 if fair and judge.is_after(shown, operation):
                     level.broken(f"{_tell(operation)}, after {_tell_write(shown)} in that session")
             now = judge.write_of(operation)
@@ -242,15 +247,21 @@ class Ledger:
 class _Judge:
     """One question, asked of every read."""
 
-    def __init__(self, writes: dict[str, list[Write]], losses: Iterable[tuple[float, float]]):
+    def __init__(
+        self,
+        writes: dict[str, list[Write]],
+        losses: Iterable[tuple[float, float]],
+        turns: Iterable[tuple[float, float]] = (),
+    ):
         self._writes = writes
         self._losses = sorted(losses)
-        self._began = [began for began, _ in self._losses]
+        self._tagged = sorted([*self._losses, *turns])
 
-    def lost_until(self, ended_s: float) -> float:
-        """Until when data was being lost that a read which ended then may miss."""
-        place = bisect.bisect_right(self._began, ended_s)
-        return self._losses[place - 1][1] if place else -FOREVER
+    def lost_until(self, read: Read) -> float:
+        """Until when data was being lost that this read may miss."""
+        losses = self._tagged if read.key.startswith(TAGGED) else self._losses
+        place = bisect.bisect_right(losses, (read.ended_s, FOREVER))
+        return max((until_s for _, until_s in losses[:place]), default=-FOREVER)
 
     def write_of(self, read: Read) -> Write | None:
         """The write it shows; None: the key as it was before everything."""
@@ -266,7 +277,7 @@ class _Judge:
         return now is None or later.began_s >= now.known_s
 
     def may_be_lost(self, write: Write, read: Read) -> bool:
-        return write.began_s < self.lost_until(read.ended_s)
+        return write.began_s < self.lost_until(read)
 
     def level(
         self,
@@ -278,7 +289,7 @@ class _Judge:
         level = Level(name)
         for read in reads:
             level.checked += 1
-            since_s = self.lost_until(read.ended_s)
+            since_s = self.lost_until(read)
             for write in self._writes.get(read.key, [])[read.number or 0 :]:
                 if write.began_s > read.began_s:
                     break

@@ -86,6 +86,8 @@ class Walk:
             time.sleep(max(SHORTEST_S, each_s * SHARE * one.lasts))
         ended_s = self._clock()
         recovered_s = world.until_current()
+        for began_lost_s, _ in self.ledger.losses[losses:]:
+            self.ledger.turns.append((began_lost_s, self._clock() + self.ledger.bound_s))
         noticed = _difference(before, world.counts())
         passed = Passed(one.name, ended_s - began_s, recovered_s, noticed)
         self.passed.append(passed)
