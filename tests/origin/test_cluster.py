@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -115,21 +115,27 @@ def test_a_loaded_value_is_told_where_it_came_from(cluster: Cluster, origin: Ori
     assert get(a, "plain:1")[1]["Coherenced-Source"] == "origin"
 
 
-def test_no_reader_sees_anything_older_than_an_acknowledged_update(
-    cluster: Cluster, origin: OriginServer
+def race(
+    cluster: Cluster, origin: OriginServer, over: Callable[[int, Counter[bytes], list[Any]], bool]
 ) -> None:
     """The race that leases are for: what was read from the origin before an update arrives at the
-    cache after the invalidation. The origin is slow, so most loads are overtaken by one."""
-    acknowledged, wrong = 0, []
+    cache after the invalidation. The origin is slow, so most loads are overtaken by one. It goes
+    on until it is `over`, given the updates, the reads by source, and the older reads."""
+    acknowledged = 0
+    wrong: list[Any] = []
+    served = Counter[bytes]()
     stop = threading.Event()
     origin.rows["plain-race"] = b"0"
     origin.delay_s = 0.004
-    served = Counter[bytes]()
 
     def reader(daemon: Daemon) -> None:
         while not stop.is_set():
             least = acknowledged
-            found, _, source, _, stale = daemon.command("COH.GET", "plain:race", "META")
+            answer = daemon.command("COH.GET", "plain:race", "META")
+            if not isinstance(answer, list):
+                wrong.append((daemon.node, answer))
+                return
+            found, _, source, _, stale = answer
             served[source] += 1
             if int(found) < least or stale:
                 wrong.append((daemon.node, found, least, source))
@@ -137,8 +143,8 @@ def test_no_reader_sees_anything_older_than_an_acknowledged_update(
     readers = [threading.Thread(target=reader, args=(d,)) for d in cluster.daemons * 2]
     for thread in readers:
         thread.start()
-    end = time.monotonic() + 1.5
-    while time.monotonic() < end:
+    patience = time.monotonic() + 30.0
+    while not over(acknowledged, served, wrong) and time.monotonic() < patience:
         origin.rows["plain-race"] = b"%d" % (acknowledged + 1)
         cluster.daemons[0].command("COH.INVALIDATE", "KEYS", "1", "plain:race", "ACK", "all")
         acknowledged += 1
@@ -146,17 +152,30 @@ def test_no_reader_sees_anything_older_than_an_acknowledged_update(
     stop.set()
     for thread in readers:
         thread.join(20.0)
-    assert wrong == [] and acknowledged > 20
-    assert served[b"origin"] > 20 and served[b"l1"] + served[b"l2"] > 20, served
+    assert wrong == []
+    assert over(acknowledged, served, wrong), (acknowledged, served)
+
+
+def test_no_reader_sees_anything_older_than_an_acknowledged_update(
+    cluster: Cluster, origin: OriginServer
+) -> None:
+    race(
+        cluster,
+        origin,
+        lambda updates, served, wrong: (
+            bool(wrong)
+            or (updates > 200 and served[b"origin"] > 100 and served[b"l1"] + served[b"l2"] > 100)
+        ),
+    )
 
 
 def test_without_the_law_of_leases_the_same_readers_see_older_values(origin: OriginServer) -> None:
     settings = namespace(origin, "plain", ttl_ms=60_000)
     with (
         Cluster(1, settings=settings, without=("lease_voided",)) as lawless,
-        pytest.raises(AssertionError, match="more items"),
+        pytest.raises(AssertionError, match="Left contains"),
     ):
-        test_no_reader_sees_anything_older_than_an_acknowledged_update(lawless, origin)
+        race(lawless, origin, lambda _updates, _served, wrong: bool(wrong))
 
 
 def test_not_there_is_asked_once_by_all_for_a_while(cluster: Cluster, origin: OriginServer) -> None:
