@@ -129,7 +129,7 @@ class AsyncClient:
                     copy.hits += 1
                     fresh = copy.fresh
                     if fresh is not None:
-                        return fresh(copy.value)
+                        return fresh()
                     return copy.value if copy.found else default
         return await self._run(
             self._calls.get(

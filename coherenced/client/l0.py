@@ -24,6 +24,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from threading import Lock
 from typing import Any, Final, Literal
 
@@ -112,8 +113,8 @@ class Copy:
         """(slot, counter) of each tag."""
         self.found = False
         self.value: Any = None
-        self.fresh: Callable[[Any], Any] | None = None
-        """Makes what a caller is given out of `value`; None: `value` itself."""
+        self.fresh: Callable[[], Any] | None = None
+        """Makes what a caller is given; None: that is `value` itself."""
         self.version = Version()
         self.expires_ns: int | None = None
         """When Redis lets it expire, whatever the deadline."""
@@ -133,7 +134,7 @@ class Copy:
     def given(self, default: Any) -> Any:
         """What a caller gets."""
         if self.fresh is not None:
-            return self.fresh(self.value)
+            return self.fresh()
         return self.value if self.found else default
 
 
@@ -263,19 +264,20 @@ class L0:
             copy.value, copy.fresh = self._kept(stored, entry.value)
         self._insert(note.key, copy)
 
-    def _kept(self, stored: bytes, value: Any) -> tuple[Any, Callable[[Any], Any] | None]:
-        """What to keep, and how a caller is given its own."""
+    def _kept(self, stored: bytes, value: Any) -> tuple[Any, Callable[[], Any] | None]:
+        """What to keep, and how a caller is given its own. The `copy` of an object that nobody
+        else has: bound to it beforehand it costs half of what `dict.copy(value)` does."""
         kind = type(value)
         if self._shared or kind in _IMMUTABLE:
             return value, None
         if kind is dict:
             flat = _IMMUTABLE.issuperset(map(type, value.values()))
-            return (dict(value), dict.copy) if flat else (stored, self._loads)
+            return None, dict(value).copy if flat else partial(self._loads, stored)
         if kind in (list, set, tuple, frozenset) and _IMMUTABLE.issuperset(map(type, value)):
             if kind in (tuple, frozenset):
                 return value, None
-            return kind(value), kind.copy
-        return stored, self._loads
+            return None, kind(value).copy
+        return None, partial(self._loads, stored)
 
     def _insert(self, key: str | bytes, copy: Copy) -> None:
         if copy.size > self._max_bytes:

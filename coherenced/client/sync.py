@@ -147,7 +147,7 @@ class Client:
                     copy.hits += 1
                     fresh = copy.fresh
                     if fresh is not None:
-                        return fresh(copy.value)
+                        return fresh()
                     return copy.value if copy.found else default
         return self._run(
             self._calls.get(
