@@ -36,7 +36,7 @@ def lease(
     `refresh_s`: a value with at most so much left to live is to be loaded anew, by one
     caller; the others get it as it is.
     """
-    command: tuple[bytes, ...] = (b"COH.LEASE", name, b"PX", _ms(hold_s))
+    command: tuple[bytes, ...] = (b"COH.LEASE", name, b"PX", _ms(hold_s), b"EPHEMERAL")
     if wait_s > 0:
         command += (b"WAIT", _ms(wait_s))
     if refresh_s > 0:
@@ -52,7 +52,7 @@ def lease(
 
 def leases(names: list[bytes], hold_s: float) -> Request[list[Lease]]:
     """The same for many at once, without waiting for anybody."""
-    commands = ((b"COH.LEASE", name, b"PX", _ms(hold_s)) for name in names)
+    commands = ((b"COH.LEASE", name, b"PX", _ms(hold_s), b"EPHEMERAL") for name in names)
     return Request(
         tuple(batches_of(commands)),
         lambda replies: [_decode(one) for one in replies],

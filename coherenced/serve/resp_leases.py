@@ -1,9 +1,12 @@
 """Leases on RESP connections: which client holds which token, and what becomes of it.
 
-A client that goes away while it loads would keep everybody waiting for the whole lease. So
-its tokens are given back when it has gone: on a Unix socket when the last connection of its
-process closes (a client may use several, and fill on another one than it asked on), on TCP,
-where nobody knows whose a connection is, with the connection that was given the token.
+A token lives for the time it was asked for, whoever brings it back: a script may ask for it in
+one process and fill from another. A client that goes away while it loads keeps everybody
+waiting for all that time, so one that knows that it will fill itself asks for an EPHEMERAL
+token (the word is ZooKeeper's), which is given back when it has gone: on a Unix socket when the
+last connection of its process closes (a client may use several, and fill on another one than
+it asked on), on TCP, where nobody knows whose a connection is, with the connection that was
+given the token.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ Owner = tuple[str, int]
 
 
 class Borrowers:
-    """Who holds which token: owner -> token -> key."""
+    """Who holds which ephemeral token: owner -> token -> key."""
 
     def __init__(self, port: NodePort) -> None:
         self.held: dict[Owner, dict[bytes, bytes]] = {}
@@ -88,9 +91,9 @@ def _answered(
     request = plan.requests[0]
     if isinstance(request, Lease) and isinstance(outcome, LeaseResult) and outcome.token:
         borrowers = connection.front.borrowers
-        if connection.lost:
+        if connection.lost:  # nobody has heard of it
             borrowers.give_back(request.key, outcome.token)
-        else:
+        elif plan.ephemeral:
             borrowers.given(connection, request.key, outcome.token)
     if not connection.lost:
         connection.fill(slot, answer(plan, (outcome,), resp3))

@@ -5,6 +5,7 @@
                  [TOKEN, token, version]: the caller is to load it, and to fill or release it;
                  with REFRESH two more: the value that is due (or nil), and its ms or -1
                  nil: somebody else is loading it, still after WAIT ms
+                 EPHEMERAL: the token ends with the client that asked, if it has not been used
     COH.FILL     version; LOST … when the token is dead: nothing was stored
     COH.RELEASE  1, or 0 when the token was dead already
 
@@ -40,10 +41,10 @@ MAX_TOKEN_BYTES: Final = 64
 
 
 def lease(argv: Sequence[bytes], bounds: Bounds) -> Plan:
-    """COH.LEASE key [PX ms] [WAIT ms] [MAXSTALE ms] [REFRESH ms]"""
+    """COH.LEASE key [PX ms] [WAIT ms] [MAXSTALE ms] [REFRESH ms] [EPHEMERAL]"""
     key = checked(argv[1], bounds)
     words = Words(argv[2:])
-    lease_ms, wait_ms = 10_000, 0
+    lease_ms, wait_ms, ephemeral = 10_000, 0, False
     max_staleness_ms: float | None = None
     refresh_ms: float | None = None
     while (option := words.option()) is not None:
@@ -55,10 +56,13 @@ def lease(argv: Sequence[bytes], bounds: Bounds) -> Plan:
             max_staleness_ms = float(whole_number(words.operand(), 0, MAX_MS))
         elif option == b"REFRESH":
             refresh_ms = float(whole_number(words.operand(), 0, MAX_MS))
+        elif option == b"EPHEMERAL":
+            ephemeral = True
         else:
             raise UsageError(SYNTAX)
     request = Lease(key, lease_ms, float(wait_ms), max_staleness_ms, refresh_ms)
-    return Plan((request,), compose=partial(_leased, refresh_ms is not None))
+    composed = partial(_leased, refresh_ms is not None)
+    return Plan((request,), compose=composed, ephemeral=ephemeral)
 
 
 def fill(argv: Sequence[bytes], bounds: Bounds) -> Plan:

@@ -51,6 +51,8 @@ class Plan(msgspec.Struct, frozen=True, gc=False):
     """One reply out of several; None: `merge`."""
     compose: Compose | None = None
     """For commands that Redis does not have, instead of the two above."""
+    ephemeral: bool = False
+    """What it is given ends with the client that asked."""
 
 
 def merge(replies: Sequence[Reply]) -> Reply:

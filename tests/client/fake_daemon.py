@@ -174,7 +174,8 @@ class FakeDaemon:
                 meta = [value, bulk(self._version()), bulk("l1"), bulk("1.5"), b":0\r\n"]
                 return array([*meta, *([self._left(words[0])] if b"TTL" in words else [])])
             case b"COH.LEASE":
-                return self._lease(words[0], _options(words[1:]))
+                options = [word for word in words[1:] if word != b"EPHEMERAL"]
+                return self._lease(words[0], _options(options))
             case b"COH.FILL":
                 held = self.tokens.get(words[0])
                 if held is None or held[0] != words[1] or held[1] < time.monotonic():

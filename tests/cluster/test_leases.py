@@ -155,7 +155,8 @@ def two_tags(cluster: Cluster, key: str) -> list[str]:
 async def test_a_client_that_goes_away_hands_over_at_once(cluster: Cluster) -> None:
     one, two = [await Session(daemon).open() for daemon in cluster.daemons[:2]]
     spare = await Session(cluster.daemons[0]).open()
-    assert (await one.ask("COH.LEASE", "gone", "PX", "60000"))[0] == b"TOKEN"
+    asked = await one.ask("COH.LEASE", "gone", "PX", "60000", "EPHEMERAL")
+    assert asked[0] == b"TOKEN"
     waiting = asyncio.ensure_future(two.ask("COH.LEASE", "gone", "WAIT", "20000"))
     await asyncio.sleep(0.1)
     # As long as its process has another connection, it may fill on that one.
@@ -169,6 +170,18 @@ async def test_a_client_that_goes_away_hands_over_at_once(cluster: Cluster) -> N
     assert time.monotonic() - began < 5.0
     assert await two.ask("COH.RELEASE", "gone", answer[1]) == 1
     await two.close()
+
+
+def test_a_token_outlives_the_process_that_asked_and_may_be_filled_by_another(
+    cluster: Cluster,
+) -> None:
+    """As a shell script does it, with a `redis-cli` for each step."""
+    one, other = cluster.daemons[:2]
+    asked = one.command("COH.LEASE", "scripted", "PX", "60000")  # and its connection closes
+    assert asked[0] == b"TOKEN"
+    assert other.command("COH.LEASE", "scripted", "WAIT", "300") is None
+    assert b":" in one.command("COH.FILL", "scripted", asked[1], "made")
+    assert other.command("GET", "scripted") == b"made"
 
 
 async def test_a_client_does_not_wait_for_itself(cluster: Cluster) -> None:
@@ -204,7 +217,8 @@ async def test_known_not_to_exist(cluster: Cluster) -> None:
 
 def test_a_daemon_that_is_killed_is_replaced_after_the_lease(cluster: Cluster) -> None:
     killed, other = cluster.daemons[2], cluster.daemons[0]
-    assert killed.command("COH.LEASE", "orphan", "PX", "60000") is not None  # and its client goes
+    # And its client goes:
+    assert killed.command("COH.LEASE", "orphan", "PX", "60000", "EPHEMERAL") is not None
     wait_until(lambda: other.command("COH.LEASE", "orphan") is not None)
     with SessionOf(killed) as session:
         assert session.ask("COH.LEASE", "orphan2", "PX", "1500")[0] == b"TOKEN"

@@ -49,6 +49,8 @@ def test_what_is_asked() -> None:
     assert request("COH.LEASE k") == Lease(b"k", 10_000, 0.0, None, None)
     full = request("COH.LEASE k px 500 WAIT 2000 MAXSTALE 0 REFRESH 30")
     assert full == Lease(b"k", 500, 2000.0, 0.0, 30.0)
+    assert request("COH.LEASE k EPHEMERAL PX 500") == Lease(b"k", 500)
+    assert plan("COH.LEASE k ephemeral").ephemeral and not plan("COH.LEASE k").ephemeral
     assert request("COH.FILL k t v") == Fill(b"k", b"t", b"v")
     filled = request("COH.FILL k t v PX 9 TAGS 2 a b ACK all TIMEOUT 50")
     assert filled == Fill(b"k", b"t", b"v", 9, (b"a", b"b"), Level.ALL, 50.0)
