@@ -62,7 +62,7 @@ def get(
         print_json({"key": json_name(key), **_as_json(entry)})
     elif entry is not None:
         stale = ", stale" if entry.stale else ""
-        note(f"{entry.source}, version {entry.version}, proved {entry.age_ms:g} ms ago{stale}")
+        note(f"{entry.source}, version {entry.version}, {entry.age_ms:g} ms old{stale}")
     if value is None:
         note(f"no such key: {shown(key)}")
         return 1

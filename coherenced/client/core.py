@@ -413,7 +413,8 @@ class Calls:
             None if left_ms < 0 else left_ms,
         )
         if note is not None and self._l0 is not None and len(reply) > 6:
-            self._l0.keep(note, stored, entry, reply[6])
+            grows = len(reply) > 7 and bool(reply[7])
+            self._l0.keep(note, stored, entry, reply[6], grows=grows)
         return entry
 
     def _snapshot(

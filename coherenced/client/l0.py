@@ -80,6 +80,7 @@ class Copy:
     """One kept object. What it was kept under does not change; `until_s` and `hits` do."""
 
     __slots__ = (
+        "born_ns",
         "bound_ns",
         "count",
         "deadline_ns",
@@ -118,6 +119,8 @@ class Copy:
         self.version = Version()
         self.expires_ns: int | None = None
         """When Redis lets it expire, whatever the deadline."""
+        self.born_ns: int | None = None
+        """When its origin or loader gave it; None: it is as old as the daemon's last proof."""
         self.size = 0
         self.hits = 0
         self.seen_hits = 0
@@ -218,9 +221,10 @@ class L0:
         return copy
 
     def entry(self, copy: Copy, default: Any) -> Entry:
-        """A copy as `get_entry` tells it, its age by the daemon's last proof."""
+        """A copy as `get_entry` tells it."""
         now_ns = _clock_ns(BOOTTIME)
-        age_ms = max(0.0, (now_ns - copy.words[VERIFIED_AT]) / 1e6)
+        born_ns = copy.words[VERIFIED_AT] if copy.born_ns is None else copy.born_ns
+        age_ms = max(0.0, (now_ns - born_ns) / 1e6)
         left_ms = None if copy.expires_ns is None else max(0.0, (copy.expires_ns - now_ns) / 1e6)
         given = copy.given(default)
         return Entry(given, copy.found, copy.version, "l0", age_ms, False, left_ms)
@@ -235,9 +239,17 @@ class L0:
             return None
         return Note(key, name, page, _clock_s(BOOTTIME) if now_s is None else now_s)
 
-    def keep(self, note: Note, stored: bytes | None, entry: Entry, terms: list[Any]) -> None:
+    def keep(
+        self,
+        note: Note,
+        stored: bytes | None,
+        entry: Entry,
+        terms: list[Any],
+        *,
+        grows: bool = False,
+    ) -> None:
         """The daemon's answer: the stored bytes (None: not there), what became of them, and its
-        terms `[ms, bound in ms, tag...]`."""
+        terms `[ms, bound in ms, tag...]`. `grows`: the value ages from the age it has on."""
         keep_ms, bound_ms = int(terms[0]), int(terms[1])
         if keep_ms < 0:
             self.leave("the daemon that answers is not the one of this page")
@@ -257,6 +269,8 @@ class L0:
         copy.version = entry.version
         if entry.expires_in_ms is not None:
             copy.expires_ns = int(note.asked_s * 1e9 + entry.expires_in_ms * 1e6)
+        if grows:
+            copy.born_ns = int(note.asked_s * 1e9 - entry.age_ms * 1e6)
         copy.size = COPY_BYTES + len(note.key)
         if stored is not None:
             copy.found = True

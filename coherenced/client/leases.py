@@ -22,6 +22,7 @@ class Found(NamedTuple):
     version: Version
     left_ms: float | None
     """What is left of its time in Redis; None: for ever."""
+    age_ms: float = 0.0
 
 
 Lease = Granted | Found | None
@@ -117,7 +118,8 @@ def _decode(reply: Any) -> Lease:
     kind = reply[0] if isinstance(reply, list) and reply else None
     if kind in (b"VALUE", "VALUE") and len(reply) >= 4:
         left_ms = float(reply[3])
-        return Found(reply[1], Version(text_of(reply[2])), None if left_ms < 0 else left_ms)
+        age_ms = float(reply[4]) if len(reply) > 4 else 0.0
+        return Found(reply[1], Version(text_of(reply[2])), None if left_ms < 0 else left_ms, age_ms)
     if kind in (b"TOKEN", "TOKEN") and len(reply) >= 3:
         return Granted(reply[1])
     raise unexpected("a value or a token", reply)

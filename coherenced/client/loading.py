@@ -220,9 +220,8 @@ class Loads:
         grace_ms = job.policy.grace * 1e3
         stale = bool(grace_ms) and found.left_ms is not None and found.left_ms <= grace_ms
         value = None if found.stored is None else self._calls.serializer.loads(found.stored)
-        entry = Entry(
-            value, value is not None, found.version, "l2", 0.0, False, expires_in_ms=found.left_ms
-        )
+        there, left_ms = value is not None, found.left_ms
+        entry = Entry(value, there, found.version, "l2", found.age_ms, False, left_ms)
         return self._answer(entry, stale=stale)
 
     def _load(

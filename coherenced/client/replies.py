@@ -45,7 +45,8 @@ class Entry(NamedTuple):
     source: str
     """`l0` (this process's), `l1` (this host's memory), `l2` (Redis) or `origin`."""
     age_ms: float
-    """How long ago the daemon last proved it current."""
+    """How long ago its origin or loader gave or validated it; of a value whose home is Redis, how
+    long ago the daemon last proved it current."""
     stale: bool
     """Past its bound, since Redis is unreachable and the configuration allows it; or past its
     ttl, since `stale_while_revalidate` or `stale_if_error` does."""

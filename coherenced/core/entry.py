@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, cast
 import msgspec
 
 from coherenced.core.lane import Lane
+from coherenced.core.life import age_ms
 from coherenced.core.model import FOREVER
 
 ENTRY_BYTES: Final = 384
@@ -95,9 +96,19 @@ class Entry(msgspec.Struct, gc=False, eq=False):
     def in_main(self) -> bool:
         return self.looks < 0
 
+    def left_ms(self, now_ms: float) -> float | None:
+        """What is left of its time to live in Redis; None: there is no end."""
+        return None if self.expires_ms == FOREVER else max(0.0, self.expires_ms - now_ms)
+
+    def known_age_ms(self, now_ms: float) -> float | None:
+        """How long ago its origin or loader gave it; None: Redis is its home."""
+        return age_ms(self.tags, self.left_ms(now_ms)) if self.tags else None
+
     def covered(self) -> bool:
         """T1: whether one of its tags was invalidated after it was read."""
         tag_seq = self.lane.tag_seq
+        if not tag_seq:
+            return False
         as_of = self.as_of
         return any(tag_seq.get(tag, 0) > as_of for tag in self.tags)
 

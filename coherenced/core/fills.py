@@ -13,6 +13,7 @@ from coherenced.core.entry import Entry
 from coherenced.core.l1 import L1
 from coherenced.core.lane import Lane, Verdict
 from coherenced.core.laws import Laws
+from coherenced.core.life import age_ms
 from coherenced.core.model import FOREVER, Fetched, Lineage, Version, version_of
 from coherenced.core.outbox import Outbox
 from coherenced.core.page import Page
@@ -82,17 +83,18 @@ class Fills:
             self.shown((key,), lineage, stored=stored)
         if value is None:
             self.negative += 1
+        left_ms = until(expires_ms, now_ms)
         return Value(
             value,
             version_of((lineage.epoch, seq)),
             Source.L2,
-            0.0,
+            (age_ms(got.labels, left_ms) or 0.0) if got.labels else 0.0,
             ttl_ms=deadline_ms - now_ms,
             error=got.error,
             labels=got.labels,
             keep_ms=keep_ms,
             bound_ms=bound_ms,
-            expires_in_ms=until(expires_ms, now_ms),
+            expires_in_ms=left_ms,
         )
 
     def shown(self, keys: Collection[bytes], lineage: Lineage, *, stored: bool = False) -> None:
@@ -128,17 +130,20 @@ class Fills:
 
     def value_of(self, entry: Entry, *, stale: bool = False) -> Value:
         lane, now_ms = self.lane, self._box.now_ms
+        proved_ms = max(0.0, now_ms - lane.verified_at_ms)
+        known_ms = entry.known_age_ms(now_ms)
         return Value(
             entry.value,
             Version(lane.epoch or b"", entry.as_of),
             Source.L1,
-            max(0.0, now_ms - lane.verified_at_ms),
+            proved_ms if known_ms is None else known_ms,
             stale=stale,
             ttl_ms=entry.deadline_ms - now_ms,
             labels=entry.tags,
             keep_ms=0.0 if stale else self._keep_ms(entry),
             bound_ms=entry.bound_ms,
-            expires_in_ms=until(entry.expires_ms, now_ms),
+            expires_in_ms=entry.left_ms(now_ms),
+            proved_ms=proved_ms,
         )
 
     def _keep_ms(self, entry: Entry) -> float:

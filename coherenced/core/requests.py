@@ -144,7 +144,8 @@ class Value(msgspec.Struct, frozen=True, gc=False):
     version: Version
     source: str
     age_ms: float
-    """How long ago this node last proved it current (0 for a value just read from Redis)."""
+    """How long ago its origin or loader gave or validated it, where that is known (`life`); else
+    Redis is its home, and it is as old as `proved_ms`."""
     stale: bool = False
     """Past its bound, served because `stale_if_error_ms` allows it."""
     ttl_ms: float | None = None
@@ -160,6 +161,8 @@ class Value(msgspec.Struct, frozen=True, gc=False):
     """V3, for that copy: the bound of the key's namespace."""
     expires_in_ms: float | None = None
     """What is left of Redis's own time to live, whatever this node's deadline; None: no expiry."""
+    proved_ms: float = 0.0
+    """How long ago this node last proved it current (0 for a value just read from Redis)."""
 
 
 class ReadResult(msgspec.Struct, frozen=True, gc=False):

@@ -96,9 +96,14 @@ def _said_ms(headers: Mapping[str, str]) -> float | None:
         return 0.0
 
 
+def age_ms_of(headers: Mapping[str, str]) -> float:
+    """How old an answer with these headers was when it came: it may come out of a cache."""
+    return _age_s(headers) * 1000.0
+
+
 def _age_s(headers: Mapping[str, str]) -> float:
     text = headers.get("Age", "").strip()
-    return float(text) if text.isascii() and text.isdigit() else 0.0
+    return float(text[:10]) if text.isascii() and text.isdigit() else 0.0
 
 
 # -- what a reader is given -----------------------------------------------------------------

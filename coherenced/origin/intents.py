@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from coherenced.core.life import OWN
 from coherenced.core.model import Mutation
 from coherenced.origin.marks import CONTENT_TYPE
 
@@ -59,7 +60,8 @@ def intents_of(mutation: Mutation) -> list[Intent] | None:
         return None
     if mutation.if_version is not None:
         raise Refused("a write with a condition cannot be sent to an origin: leave it out")
-    labels = mutation.label or ()
+    # How long its writer wants it kept is said anew, with the grace, by who stores it.
+    labels = tuple(label for label in mutation.label or () if not label.startswith(OWN))
     if verb == b"SET":
         return [Intent(argv[1], argv[2], _ttl_of_set(argv[3:]), labels)]
     if verb in (b"SETEX", b"PSETEX"):

@@ -22,6 +22,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from coherenced.core.life import age_ms
 from coherenced.core.model import ReplyError, Version
 from coherenced.core.policy import Namespaces
 from coherenced.core.requests import (
@@ -339,11 +340,11 @@ class StaleWait:
 
 
 def as_stale(value: Value, grace_ms: float) -> Value:
-    """`value`, past its time: marked so, and as old as it is."""
+    """`value`, past its time: marked so. As old as it says, or at least as long as it is past."""
     past_ms = max(0.0, grace_ms - (value.expires_in_ms or 0.0))
-    return msgspec.structs.replace(
-        value, stale=True, age_ms=value.age_ms + past_ms, ttl_ms=-past_ms
-    )
+    known_ms = age_ms(value.labels, value.expires_in_ms)
+    old_ms = value.age_ms + past_ms if known_ms is None else known_ms
+    return msgspec.structs.replace(value, stale=True, age_ms=old_ms, ttl_ms=-past_ms)
 
 
 class SystemClock:

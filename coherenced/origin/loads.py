@@ -19,6 +19,7 @@ from typing import Final
 
 import msgspec
 
+from coherenced.core.life import life_label
 from coherenced.core.model import Mutation, Op, ReplyError, Version
 from coherenced.core.requests import (
     Fault,
@@ -36,7 +37,7 @@ from coherenced.core.requests import (
 )
 from coherenced.errors import RedisUnreachable
 from coherenced.origin.fetcher import Answer, Origin, OriginFault
-from coherenced.origin.freshness import lifetime
+from coherenced.origin.freshness import age_ms_of, lifetime
 from coherenced.origin.marks import labels_of, marks_of, renewed
 
 Ask = Callable[[Request], Awaitable[Outcome]]
@@ -231,7 +232,7 @@ class Loads:
         version: Version,
     ) -> Round:
         """Fill the cache with what was loaded, if the origin lets it be kept."""
-        rules, key = origin.rules, load.key
+        rules, key, age_ms = origin.rules, load.key, age_ms_of(answer.headers)
         life = lifetime(
             answer.headers,
             rules.ttl_ms,
@@ -243,8 +244,9 @@ class Loads:
             await self._ask(Release(key, token))
             if load.current is not None:
                 await self._ask(dropping(key))
-            return Round(Value(value, version, Source.ORIGIN, 0.0, labels=labels), sure=False)
+            return Round(Value(value, version, Source.ORIGIN, age_ms, labels=labels), sure=False)
         kept_ms = life.ttl_ms + rules.grace_ms
+        labels += (life_label(kept_ms, age_ms=age_ms, grace_ms=rules.grace_ms),)
         filled = await self._ask(Fill(key, token, value, int(kept_ms), labels))
         stored = isinstance(filled, WriteResult)
         if isinstance(filled, WriteResult) and filled.version is not None:
@@ -254,7 +256,7 @@ class Loads:
                 value,
                 version,
                 Source.ORIGIN,
-                0.0,
+                age_ms,
                 ttl_ms=life.ttl_ms if stored else None,
                 labels=labels,
                 expires_in_ms=kept_ms if stored else None,

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
+from coherenced.core.life import OWN
+
 ORIGIN: Final = b"origin="
 VALIDATORS: Final = b"validators="
 CONTENT_TYPE: Final = b"content-type="
@@ -84,7 +86,7 @@ def renewed(
         h: headers[h] for h in ("ETag", "Last-Modified") if headers.get(h)
     }
     own = labels_of(name, said, load_ms)
-    rest = [label for label in labels if not label.startswith((ORIGIN, VALIDATORS))]
+    rest = [label for label in labels if not label.startswith((ORIGIN, VALIDATORS, OWN))]
     return tuple(dict.fromkeys((*own, *rest)))
 
 
@@ -95,4 +97,4 @@ def is_loaded(labels: tuple[bytes, ...]) -> bool:
 
 def is_mark(label: bytes) -> bool:
     """Whether this label is one of ours and not an application's tag."""
-    return label.startswith((ORIGIN, VALIDATORS, CONTENT_TYPE))
+    return label.startswith((ORIGIN, VALIDATORS, CONTENT_TYPE, OWN))

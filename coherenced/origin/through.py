@@ -18,6 +18,7 @@ from typing import Final
 
 import msgspec
 
+from coherenced.core.life import life_label
 from coherenced.core.model import Mutation, Op, Reply, ReplyError, Version
 from coherenced.core.requests import Fault, FaultKind, Outcome, Request, Write, WriteResult
 from coherenced.origin.fetcher import Answer, Origin, OriginFault
@@ -201,10 +202,11 @@ def stored_form(
     kept_ms = ttl_ms + rules.grace_ms
     headers = {"ETag": answer.headers["ETag"]} if answer and "ETag" in answer.headers else {}
     labels = labels_of(rules.name, headers, answer.took_ms if answer else 0.0)
+    life = life_label(kept_ms, grace_ms=rules.grace_ms)
     return Mutation(
         (b"SET", intent.key, value, b"PX", b"%d" % int(max(1.0, kept_ms))),
         keys=(intent.key,),
-        label=tuple(dict.fromkeys((*labels, *intent.labels))),
+        label=tuple(dict.fromkeys((*labels, *intent.labels, life))),
         if_version=since,
         keeps=value,
         keeps_ttl_ms=kept_ms,

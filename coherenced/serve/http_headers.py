@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
+from coherenced.core.life import OWN
 from coherenced.core.model import Version
 from coherenced.core.requests import Level, Read
 from coherenced.serve.http_limits import MAX_ACK_TIMEOUT_MS, HttpLimits
@@ -232,6 +233,8 @@ def checked_tags(tags: list[bytes], limits: HttpLimits, pointer: str) -> tuple[b
             raise bad(f"a tag has 1 to {MAX_TAG_BYTES} bytes", pointer)
         if tag.startswith(CONTENT_TYPE_LABEL):
             raise bad("tags that start with content-type= are set by Content-Type", pointer)
+        if tag.startswith(OWN):
+            raise bad("tags that start with coh: are the daemon's own", pointer)
     return tuple(dict.fromkeys(tags))
 
 

@@ -8,6 +8,7 @@ from typing import Final
 from aiohttp import web
 
 from coherenced.core.entry import Entry
+from coherenced.core.life import fresh_ms, with_life
 from coherenced.core.model import Mutation, Op, ReplyError, Version
 from coherenced.core.requests import Fault, FaultKind, Level, Source, Value, Write, WriteResult
 from coherenced.serve.http_context import Context, json_response
@@ -43,7 +44,7 @@ async def get(context: Context, request: web.BaseRequest, encoded: str) -> web.S
         entry = port.hit(key, now_ms)
         if entry is not None:
             value = of_entry(entry, now_ms)
-            if wish.max_staleness_ms is None or value.age_ms <= wish.max_staleness_ms:
+            if wish.max_staleness_ms is None or value.proved_ms <= wish.max_staleness_ms:
                 return answer_value(request.headers, value, wish)
         if wish.only_if_cached:
             raise Problem("not-cached", "ask without Cache-Control: only-if-cached")
@@ -53,13 +54,17 @@ async def get(context: Context, request: web.BaseRequest, encoded: str) -> web.S
 
 def of_entry(entry: Entry, now_ms: float) -> Value:
     lane = entry.lane
+    proved_ms = max(0.0, now_ms - lane.verified_at_ms)
+    known_ms = entry.known_age_ms(now_ms)
     return Value(
         value=entry.value,
         version=Version(lane.epoch or b"", entry.as_of),
         source=Source.L1,
-        age_ms=max(0.0, now_ms - lane.verified_at_ms),
+        age_ms=proved_ms if known_ms is None else known_ms,
         ttl_ms=max(0.0, entry.deadline_ms - now_ms),
         labels=entry.tags,
+        expires_in_ms=entry.left_ms(now_ms),
+        proved_ms=proved_ms,
     )
 
 
@@ -103,24 +108,25 @@ def answer_value(asked: Mapping[str, str], value: Value, wish: ReadWish) -> web.
 
 
 def _cache_status(value: Value, wish: ReadWish) -> str:
-    """RFC 9211: what this cache did with the request. A stale answer has a negative `ttl`."""
+    """RFC 9211: what this cache did with the request, and how long the value is fresh still."""
     if value.source == Source.ORIGIN:
         return "coherenced; fwd=miss" + ("" if value.ttl_ms is None else "; stored")
+    left_ms = fresh_ms(value.labels, value.expires_in_ms)
     if value.stale:
-        past = "" if value.ttl_ms is None or value.ttl_ms > 0 else f"; ttl={-_past_s(value.ttl_ms)}"
-        return f'coherenced; hit{past}; detail="stale"'
+        return f'coherenced; hit; ttl={_past_s(value, left_ms)}; detail="stale"'
     if value.source == Source.L1:
-        return "coherenced; hit" + (
-            "" if value.ttl_ms is None else f"; ttl={int(value.ttl_ms // 1000)}"
-        )
+        return "coherenced; hit" + ("" if left_ms is None else f"; ttl={int(left_ms // 1000)}")
     if not wish.plain:
         return "coherenced; fwd=request"
     return "coherenced; fwd=miss"
 
 
-def _past_s(ttl_ms: float) -> int:
-    """How many seconds past its time: at least one, so that it can be seen."""
-    return max(1, int(-ttl_ms // 1000))
+def _past_s(value: Value, left_ms: float | None) -> int:
+    """How many seconds past its time, or else past the bound within which it was proved; below
+    zero: a value that has just become stale is seen to be."""
+    if left_ms is None or left_ms > 0:
+        left_ms = max(0.0, value.bound_ms) - value.proved_ms
+    return min(-1, int(left_ms // 1000))
 
 
 async def put(context: Context, request: web.BaseRequest, encoded: str) -> web.StreamResponse:
@@ -147,6 +153,7 @@ def set_mutation(
     condition: Condition = Condition(),  # noqa: B008 - immutable
 ) -> Mutation:
     """SET as this front end writes it: the plain value under its own key, labels beside it."""
+    labels = with_life(labels, ttl_ms) if labels else ()
     argv = [b"SET", key, value]
     if ttl_ms is not None:
         argv += (b"PX", b"%d" % ttl_ms)

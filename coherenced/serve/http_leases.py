@@ -7,6 +7,7 @@ from collections.abc import Callable
 import msgspec
 from aiohttp import web
 
+from coherenced.core.life import with_life
 from coherenced.core.model import ReplyError
 from coherenced.core.requests import (
     Fault,
@@ -93,6 +94,7 @@ async def fill(context: Context, request: web.BaseRequest, encoded: str) -> web.
     ack, timeout_ms = ack_of(headers), timeout_of(headers)
     value = await context.body(request, limits.max_value_bytes)
     ttl_ms = None if ttl_s is None else ttl_s * 1000
+    labels = with_life(labels, ttl_ms)
     outcome = await context.ask(Fill(key, token, value, ttl_ms, labels, ack, timeout_ms))
     assert isinstance(outcome, WriteResult | Fault)
     return write_response(outcome, ack)

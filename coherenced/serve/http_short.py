@@ -27,6 +27,8 @@ from urllib.parse import unquote_to_bytes
 from aiohttp import HttpVersion11, web
 
 from coherenced.core.entry import NIL_BULK, Entry
+from coherenced.core.life import fresh_ms
+from coherenced.core.model import FOREVER
 from coherenced.serve.http_headers import (
     DEFAULT_TYPE,
     READ_HEADERS,
@@ -95,12 +97,13 @@ class ShortPath:
             self._renew_date(now_ms)
         lane = entry.lane
         version = b"%b:%d" % (lane.epoch or b"", entry.as_of)
-        common = (
-            version,
-            max(0.0, now_ms - lane.verified_at_ms) // 1000,
-            max(0.0, entry.deadline_ms - now_ms) // 1000,
-            self._date,
-        )
+        known_ms = entry.known_age_ms(now_ms)
+        age_ms = max(0.0, now_ms - lane.verified_at_ms) if known_ms is None else known_ms
+        fresh = b""
+        if entry.expires_ms != FOREVER:
+            left_ms = fresh_ms(entry.tags, entry.left_ms(now_ms))
+            fresh = b"; ttl=%d" % ((left_ms or 0.0) // 1000)
+        common = (version, age_ms // 1000, fresh, self._date)
         bulk = entry.bulk
         if bulk is NIL_BULK:
             problem = Problem("not-found", "store it with PUT", version=version.decode()).body()
@@ -118,7 +121,7 @@ class ShortPath:
 _DEFAULT_TYPE: Final = DEFAULT_TYPE.encode()
 _COMMON: Final = (
     b"Coherenced-Version: %b\r\nCoherenced-Source: l1\r\nCoherenced-Stale: 0\r\nAge: %d\r\n"
-    b"Cache-Status: coherenced; hit; ttl=%d\r\nCache-Control: no-cache\r\n%b\r\n\r\n%b"
+    b"Cache-Status: coherenced; hit%b\r\nCache-Control: no-cache\r\n%b\r\n\r\n%b"
 )
 _FOUND: Final = (
     b'HTTP/1.1 200 OK\r\nContent-Type: %b\r\nContent-Length: %d\r\nETag: "%b"\r\n'

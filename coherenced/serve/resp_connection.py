@@ -411,12 +411,14 @@ class RespConnection(ReplyFlow):
         lane = entry.lane
         bulk = resp.NIL3 if self.resp3 and entry.bulk == resp.NIL2 else entry.bulk
         version = b"%b:%d" % (lane.epoch or b"", entry.as_of)
-        age = b"%.3f" % max(0.0, now_ms - lane.verified_at_ms)
+        known_ms = entry.known_age_ms(now_ms)
+        age_ms = max(0.0, now_ms - lane.verified_at_ms) if known_ms is None else known_ms
+        age = b"%.3f" % age_ms
         terms = keep_terms(entry.deadline_ms - now_ms, entry.bound_ms, entry.tags)
         left_ms = -1 if entry.expires_ms == FOREVER else max(0, int(entry.expires_ms - now_ms))
-        return b"*7\r\n%b$%d\r\n%b\r\n$2\r\nl1\r\n$%d\r\n%b\r\n:0\r\n:%d\r\n%b" % (
+        return b"*8\r\n%b$%d\r\n%b\r\n$2\r\nl1\r\n$%d\r\n%b\r\n:0\r\n:%d\r\n%b:%d\r\n" % (
             *(bulk, len(version), version),
-            *(len(age), age, left_ms, terms),
+            *(len(age), age, left_ms, terms, known_ms is not None),
         )
 
     def _begin(self, command: Command, request: list[bytes]) -> bool:

@@ -24,6 +24,7 @@ from functools import partial
 from itertools import zip_longest
 from typing import Final
 
+from coherenced.core.life import LIFE, age_ms, with_life
 from coherenced.core.model import Mutation, Op, ReplyError, Version
 from coherenced.core.requests import Outcome, Read, ReadResult, Value, WriteResult
 from coherenced.errors import UsageError
@@ -72,20 +73,23 @@ def get(argv: Sequence[bytes], bounds: Bounds) -> Plan:
 
 
 def _with_terms(is_ours: bool, outcome: Outcome, resp3: bool) -> bytes:
-    """What TTL says, and the terms on which a client may keep a copy (P2, P3)."""
+    """What TTL says, the terms on which a client may keep a copy (P2, P3), and whether its age
+    goes on from the one told (1), or counts from each proof of the daemon's (0)."""
     assert isinstance(outcome, ReadResult)
     value = outcome.values[0]
     if isinstance(value.error, ReplyError):
         return resp.error(value.error.text)
     terms = keep_terms(value.keep_ms, value.bound_ms, value.labels) if is_ours else NOT_OURS
-    return resp.array([*described(value, resp3), expiry(value), terms])
+    grows = resp.integer(int(age_ms(value.labels, value.expires_in_ms) is not None))
+    return resp.array([*described(value, resp3), expiry(value), terms, grows])
 
 
 def keep_terms(keep_ms: float, bound_ms: float, tags: Sequence[bytes]) -> bytes:
     """[ms, bound in ms, tag...]"""
     if keep_ms < 1.0:
         return NOT_KEPT
-    told = [resp.integer(int(keep_ms)), resp.integer(int(bound_ms)), *map(resp.bulk, tags)]
+    named = [resp.bulk(tag) for tag in tags if not tag.startswith(LIFE)]
+    told = [resp.integer(int(keep_ms)), resp.integer(int(bound_ms)), *named]
     return resp.array(told)
 
 
@@ -142,16 +146,17 @@ def set_(argv: Sequence[bytes], bounds: Bounds) -> Plan:
         elif not terms.take(option, words.operand()):
             raise UsageError(SYNTAX)
     expiry = () if ttl_ms is None else (b"PX", b"%d" % ttl_ms)
+    labels = with_life(tags, ttl_ms) if tags else None
     if only_new:
         if if_version is not None:
             raise UsageError(SYNTAX)
         command = (b"SET", key, value, *expiry, b"NX")
-        new = Mutation(command, keys=(key,), unchanged=b"n", label=tags or None)
+        new = Mutation(command, keys=(key,), unchanged=b"n", label=labels)
         return Plan((terms.write((new,)),), compose=_version_if_new)
     mutation = Mutation(
         (b"SET", key, value, *expiry),
         keys=(key,),
-        label=tags or None,
+        label=labels,
         if_version=if_version,
         keeps=value,
         keeps_ttl_ms=None if ttl_ms is None else float(ttl_ms),

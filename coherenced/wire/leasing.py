@@ -1,7 +1,7 @@
 """Planners of the commands about leases (L1), and the form of their answers.
 
-    COH.LEASE    [VALUE, value, version, ms until it expires or -1]: nothing is to be loaded; a
-                 value of nil: a loader has found that there is none (for those ms)
+    COH.LEASE    [VALUE, value, version, ms until it expires or -1, age in ms]: nothing is to be
+                 loaded; a value of nil: a loader has found that there is none (for those ms)
                  [TOKEN, token, version]: the caller is to load it, and to fill or release it;
                  with REFRESH two more: the value that is due (or nil), and its ms or -1
                  nil: somebody else is loading it, still after WAIT ms
@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
+from coherenced.core.life import with_life
 from coherenced.core.model import ReplyError
 from coherenced.core.requests import (
     Fill,
@@ -79,7 +80,8 @@ def fill(argv: Sequence[bytes], bounds: Bounds) -> Plan:
             tags = checked_tags(words.list(), bounds)
         elif option == b"REPLICAS" or not terms.take(option, words.operand()):
             raise UsageError(SYNTAX)
-    request = Fill(key, token, value, ttl_ms, tags, terms.ack, terms.timeout_ms)
+    labels = with_life(tags, ttl_ms)
+    request = Fill(key, token, value, ttl_ms, labels, terms.ack, terms.timeout_ms)
     return Plan((request,), compose=_filled)
 
 
@@ -123,7 +125,8 @@ def _leased(beside: bool, outcome: Outcome, resp3: bool) -> bytes:
     if isinstance(value.error, ReplyError):
         return resp.error(value.error.text)
     version = resp.bulk(value.version.encode())
-    return resp.array([resp.bulk(b"VALUE"), resp.reply(value.value, resp3), version, _left(value)])
+    words = [resp.bulk(b"VALUE"), resp.reply(value.value, resp3), version, _left(value)]
+    return resp.array([*words, resp.integer(int(value.age_ms))])
 
 
 def _left(value: Value | None) -> bytes:

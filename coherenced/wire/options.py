@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from coherenced.core.life import OWN
 from coherenced.core.model import Mutation, Version
 from coherenced.core.requests import Level, Write
 from coherenced.errors import UsageError
@@ -82,6 +83,8 @@ def checked_tags(tags: Sequence[bytes], bounds: Bounds) -> tuple[bytes, ...]:
     if len(tags) > bounds.max_tags:
         raise UsageError(f"a value has at most {bounds.max_tags} tags (limits.max_tags)")
     check_lengths("tag", tags, bounds)
+    if any(tag.startswith(OWN) for tag in tags):
+        raise UsageError("tags that start with coh: are the daemon's own")
     return tuple(dict.fromkeys(tags))
 
 

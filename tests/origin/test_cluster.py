@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from coherenced import Client
 from tests.cluster.daemons import Cluster, Daemon, UnixHTTPConnection
 from tests.origin.server import OriginServer
 from tests.servers import wait_until
@@ -113,6 +114,63 @@ def test_a_loaded_value_is_told_where_it_came_from(cluster: Cluster, origin: Ori
     assert (meta[0], meta[2], meta[4]) == (b"Grace", b"origin", 0)
     b.command("COH.INVALIDATE", "TAGS", "1", "origin=plain", "ACK", "all")
     assert get(a, "plain:1")[1]["Coherenced-Source"] == "origin"
+
+
+def test_a_value_is_as_old_everywhere_as_its_origin_says(
+    cluster: Cluster, origin: OriginServer
+) -> None:
+    """RFC 9111: Age is the time since the origin gave or validated it, wherever it is asked."""
+    a, b, _ = cluster.daemons
+    origin.rows["swr-old"] = b"Ada"
+    origin.headers |= {"Age": "40", "Cache-Control": "max-age=42"}
+    origin.etags = True
+    assert get(a, "swr:old")[1]["Age"] == "40", "as it came"
+
+    def told(daemon: Daemon) -> list[tuple[str, float]]:
+        connection = UnixHTTPConnection(daemon.http_socket, 20.0)
+        found = []
+        try:
+            for _ in range(3):  # the last ones by the short path, if L1 may answer
+                connection.request("GET", "/v1/keys/swr:old")
+                answer = connection.getresponse()
+                answer.read()
+                found.append((answer.headers["Coherenced-Source"], float(answer.headers["Age"])))
+        finally:
+            connection.close()
+        meta = daemon.command("COH.GET", "swr:old", "META")
+        found.append((f"{meta[2].decode()} meta", float(meta[3]) / 1e3))
+        with Client(daemon.socket) as client:
+            for _ in range(3):
+                entry = client.get_entry("swr:old")
+                found.append((entry.source, entry.age_ms / 1e3))
+            entry = client.get_entry_or_load("swr:old", lambda: b"never called", ttl=1e6)
+            found.append((f"{entry.source} loading", entry.age_ms / 1e3))
+        return found
+
+    began = time.monotonic()
+    time.sleep(1.0)
+    fresh = [one for daemon in (a, b) for one in told(daemon)]
+    took_s = time.monotonic() - began
+    assert {"l1", "l1 meta", "l0"} <= {source for source, _ in fresh}
+    assert all(40.0 < age <= 41.0 + took_s or age == 41.0 for _, age in fresh), fresh
+    wait_until(lambda: get(b, "swr:old")[1]["Coherenced-Stale"] == "1", 10.0)
+    # It was loaded anew behind: a 304, which makes it as old as that answer says.
+    wait_until(lambda: get(a, "swr:old")[1]["Coherenced-Stale"] == "0", 10.0)
+    assert origin.requests[-1].headers["If-None-Match"]
+    assert float(get(a, "swr:old")[1]["Age"]) < 30.0, "a 304 of this origin says no Age"
+
+
+def test_a_value_is_as_old_everywhere_as_its_loader_made_it(cluster: Cluster) -> None:
+    a, b, _ = cluster.daemons
+    with Client(a.socket) as one, Client(b.socket) as two:
+        made = one.get_entry_or_load("aside:age", lambda: {"n": 1}, ttl=60, jitter=0.5)
+        assert (made.source, made.age_ms) == ("origin", 0.0)
+        time.sleep(0.2)
+        found = [client.get_entry("aside:age") for client in (one, two, two, two)]
+        assert {entry.source for entry in found} >= {"l1", "l2", "l0"}
+        assert all(200.0 <= entry.age_ms < 20_000.0 for entry in found), found
+        again = two.get_entry_or_load("aside:age", dict, ttl=60, jitter=0.5)
+        assert again.value == {"n": 1} and again.age_ms >= 200.0
 
 
 def race(

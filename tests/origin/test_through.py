@@ -45,7 +45,8 @@ async def test_a_write_is_at_both_and_cached_like_a_load(rig: Rig) -> None:
     assert origin.written == [(KEY, b"Ada")]
     value = await read(layer, KEY)
     assert (value.value, value.source, value.expires_in_ms) == (b"Ada", Source.L2, 15_000.0)
-    assert set(value.labels) == {b"origin=row", b'validators=10\n"9"\n', b"team"}
+    life = b"coh:life=15000/5000"
+    assert set(value.labels) == {b"origin=row", b'validators=10\n"9"\n', b"team", life}
     await write(layer, set_(b"Bob", KEY, b"PX", b"700"))
     assert (await read(layer, KEY)).expires_in_ms == 5_700.0
     assert not origin.asked, "nothing had to be loaded"

@@ -9,7 +9,7 @@ import msgspec
 
 from coherenced.core.entry import Entry
 from coherenced.core.lane import Lane
-from coherenced.core.model import EVERYTHING, Mutation, Op, Record, ReplyError, Version
+from coherenced.core.model import EVERYTHING, FOREVER, Mutation, Op, Record, ReplyError, Version
 from coherenced.core.requests import (
     Fault,
     FaultKind,
@@ -161,10 +161,17 @@ class FakePort:
 
     # -- moods ------------------------------------------------------------------------
 
-    def cache(self, key: bytes, value: bytes | None, labels: tuple[bytes, ...] = ()) -> Entry:
-        """Put an entry straight into L1, current now, for 60 s."""
-        deadline_ms = self.clock_ms + 60_000.0
-        entry = Entry(key, value, self.lane, self.lane.applied, deadline_ms, 1000.0, labels)
+    def cache(
+        self,
+        key: bytes,
+        value: bytes | None,
+        labels: tuple[bytes, ...] = (),
+        left_ms: float = FOREVER,
+    ) -> Entry:
+        """Put an entry straight into L1, current now, for 60 s; Redis keeps it for `left_ms`."""
+        deadline_ms, ends_ms = self.clock_ms + 60_000.0, self.clock_ms + left_ms
+        at = self.lane.applied
+        entry = Entry(key, value, self.lane, at, deadline_ms, 1000.0, labels, ends_ms)
         self.l1[key] = entry
         return entry
 
@@ -242,7 +249,16 @@ class FakePort:
             return Value(None, version, Source.L2, 0.0, error=error)
         value, labels, _ = self.redis.get(key, (None, (), 0))
         if self.stale:
-            return Value(value, version, Source.L1, 7_300.0, stale=True, labels=labels)
+            return Value(
+                value,
+                version,
+                Source.L1,
+                7_300.0,
+                stale=True,
+                labels=labels,
+                bound_ms=1_000.0,
+                proved_ms=7_300.0,
+            )
         self.cache(key, value, labels)
         return Value(value, version, Source.L2, 0.0, ttl_ms=60_000.0, labels=labels)
 

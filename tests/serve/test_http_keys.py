@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from coherenced.core.model import ReplyError, Version
@@ -46,7 +47,7 @@ async def test_a_value_is_written_read_and_deleted(http: Rig) -> None:
     assert read.headers["Content-Type"] == "application/octet-stream"
     hit = await http.ask("GET", "/v1/keys/user:1")
     assert hit.headers["Coherenced-Source"] == "l1"
-    assert hit.headers["Cache-Status"] == "coherenced; hit; ttl=60"
+    assert hit.headers["Cache-Status"] == "coherenced; hit", "for as long as it is proved"
     assert (await http.ask("DELETE", "/v1/keys/user:1")).status == 200
     assert (await http.ask("DELETE", "/v1/keys/user:1")).status == 404
     gone = await http.ask("GET", "/v1/keys/user:1")
@@ -249,7 +250,7 @@ async def test_a_stale_answer_says_so(http: Rig) -> None:
     assert answer.status == 200
     assert answer.headers["Coherenced-Stale"] == "1"
     assert answer.headers["Age"] == "7"
-    assert answer.headers["Cache-Status"] == 'coherenced; hit; detail="stale"'
+    assert answer.headers["Cache-Status"] == 'coherenced; hit; ttl=-7; detail="stale"'
 
 
 async def test_acknowledgement_levels(http: Rig) -> None:
@@ -366,22 +367,51 @@ async def test_an_encoded_body_is_not_stored_as_if_it_were_plain(http: Rig) -> N
 
 
 @pytest.mark.parametrize(
-    ("source", "stale", "ttl_ms", "told"),
+    ("source", "stale", "fresh_ms", "told"),
     [
         (Source.ORIGIN, False, 5_900.0, "coherenced; fwd=miss; stored"),
         (Source.ORIGIN, False, None, "coherenced; fwd=miss"),
         (Source.L1, False, 5_900.0, "coherenced; hit; ttl=5"),
+        (Source.L1, False, None, "coherenced; hit"),
         (Source.L2, False, 5_900.0, "coherenced; fwd=miss"),
-        (Source.L2, True, -5_900.0, 'coherenced; hit; ttl=-5; detail="stale"'),
+        (Source.L2, True, -5_900.0, 'coherenced; hit; ttl=-6; detail="stale"'),
         (Source.L2, True, -100.0, 'coherenced; hit; ttl=-1; detail="stale"'),
-        (Source.L1, True, 5_900.0, 'coherenced; hit; detail="stale"'),
+        # In time, but not proved any more: 3 s past its bound.
+        (Source.L1, True, 5_900.0, 'coherenced; hit; ttl=-3; detail="stale"'),
+        (Source.L1, True, None, 'coherenced; hit; ttl=-3; detail="stale"'),
     ],
 )
-def test_cache_status_says_what_was_done(
-    source: str, stale: bool, ttl_ms: float | None, told: str
+def test_cache_status_says_what_was_done_and_how_long_it_is_fresh(
+    source: str, stale: bool, fresh_ms: float | None, told: str
 ) -> None:
-    value = Value(b"x", Version(b"0" * 16, 1), source, 0.0, stale=stale, ttl_ms=ttl_ms)
+    value = Value(b"x", Version(b"0" * 16, 1), source, 0.0, stale=stale, ttl_ms=fresh_ms)
+    ends_ms = None if fresh_ms is None else fresh_ms + 20_000
+    labels = (b"coh:life=60000/20000",)
+    value = msgspec.structs.replace(
+        value, labels=labels, expires_in_ms=ends_ms, proved_ms=4_000.0, bound_ms=1_000.0
+    )
     assert _cache_status(value, PLAIN) == told
+
+
+async def test_age_counts_from_when_the_value_was_given_not_from_the_last_proof(http: Rig) -> None:
+    labels = (b"origin=x", b"coh:life=70000/20000")
+    http.port.cache(b"k", b"v", labels, left_ms=30_000.0)
+    hit = await http.ask("GET", "/v1/keys/k")
+    assert (hit.headers["Age"], hit.headers["Coherenced-Source"]) == ("40", "l1")
+    assert hit.headers["Cache-Status"] == "coherenced; hit; ttl=10"
+    http.port.clock_ms += 900
+    older = await http.ask("GET", "/v1/keys/k")
+    assert (older.headers["Age"], older.headers["Coherenced-Source"]) == ("40", "l1")
+    assert older.headers["Cache-Status"] == "coherenced; hit; ttl=9"
+
+
+async def test_a_labelled_value_with_a_time_to_live_tells_its_life(http: Rig) -> None:
+    await http.ask("PUT", "/v1/keys/k", b"v", Coherenced_Tags="t", Cache_Control="max-age=60")
+    assert http.port.redis[b"k"][1] == (b"t", b"coh:life=60000")
+    await http.ask("PUT", "/v1/keys/k", b"v", Cache_Control="max-age=60")
+    assert http.port.redis[b"k"][1] == (), "without labels it is plain, and Redis is its home"
+    own = await http.ask("PUT", "/v1/keys/k", b"v", Coherenced_Tags="coh:life=1")
+    assert (own.status, own.json["pointer"]) == (400, "Coherenced-Tags")
 
 
 def test_a_request_may_say_how_stale_it_takes_an_answer() -> None:

@@ -35,7 +35,7 @@ async def test_a_token_is_given_once_and_fills(http: Rig) -> None:
     )  # fmt: skip
     assert (done.status, done.json["version"]) == (200, "0f1e2d3c4b5a6978:1")
     assert done.headers["ETag"] == '"0f1e2d3c4b5a6978:1"'
-    labels = (b"content-type=text/plain", b"red")
+    labels = (b"content-type=text/plain", b"red", b"coh:life=60000")
     assert http.port.requests[-1] == Fill(
         b"k/1", token.encode(), b"loaded", 60_000, labels, Level.ALL
     )

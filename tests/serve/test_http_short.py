@@ -62,8 +62,10 @@ async def test_the_second_hit_is_short_and_the_same_as_the_first(http: Rig) -> N
     http.port.cache(b"none", None)
     http.port.cache(b"a/\xff", b"binary")
     http.port.cache(b"empty", b"")
+    http.port.cache(b"ends", b"", left_ms=3_000.0)
+    http.port.cache(b"aged", b"x", (b"coh:life=70000/20000",), left_ms=30_000.0)
     http.port.clock_ms += 700
-    for encoded in (b"k", b"typed", b"none", b"a%2F%ff", b"empty"):
+    for encoded in (b"k", b"typed", b"none", b"a%2F%ff", b"empty", b"ends", b"aged"):
         async with Wire(http) as wire:
             before = wire.short
             long_head, long_body = await wire.ask(get(encoded))
@@ -72,6 +74,7 @@ async def test_the_second_hit_is_short_and_the_same_as_the_first(http: Rig) -> N
             assert wire.short == before + 1
             assert fields(short_head) == fields(long_head)
             assert short_body == long_body
+            assert fields(short_head)[b"Age"] == (b"40" if encoded == b"aged" else b"0")
             assert b"\r\nDate: " in short_head
 
 

@@ -668,9 +668,9 @@ def test_a_hit_with_its_terms_is_answered_as_the_node_would(hello: str) -> None:
     for key, value in ((b"k", b"v"), (b"gone", None)):
         answer = client.ask((b"COH.GET", key, b"KEEP", page))
         assert client.port.requests == []
-        found, version, source, age_ms, stale, left_ms, (keep_ms, bound_ms) = answer
+        found, version, source, age_ms, stale, left_ms, (keep_ms, bound_ms), grows = answer
         assert (found, source, stale, left_ms) == (value, b"l1", 0, -1)
-        assert keep_ms > 0
+        assert (keep_ms > 0, grows) == (True, 0)
         assert bound_ms > 0
         assert b":" in version
         assert float(age_ms) >= 0
@@ -680,4 +680,4 @@ def test_a_hit_with_its_terms_is_answered_as_the_node_would(hello: str) -> None:
 
 def test_without_a_page_nothing_may_be_kept(client: Client) -> None:
     client.port.keep(b"k", b"v")
-    assert client.ask((b"COH.GET", b"k", b"KEEP", b"00000000000000aa"))[-1] == [-1, 0]
+    assert client.ask((b"COH.GET", b"k", b"KEEP", b"00000000000000aa"))[-2] == [-1, 0]

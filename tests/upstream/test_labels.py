@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from coherenced.core.life import age_ms, life_label
 from coherenced.core.model import Mutation, Query
 from tests.servers import Server
 from tests.upstream.lanes import FLUSH, NAMES, Lane, delete, incr, invalidate, set_, write
@@ -180,3 +181,30 @@ def test_a_value_without_tags_can_be_labelled(server: Server) -> None:
     lane.mutate(invalidate(b"a"))
     assert not alive(lane, b"a")
     lane.close()
+
+
+def test_a_new_expiry_does_not_change_how_old_a_value_is(lane: Lane) -> None:
+    """Its age is its life less what is left of it: both grow alike."""
+
+    def age_left(key: bytes) -> tuple[float, int]:
+        found = lane.fetch(key)
+        known_ms = age_ms(found.labels, found.ttl_ms)
+        assert known_ms is not None
+        return known_ms, found.ttl_ms
+
+    mark = life_label(50_000, age_ms=20_000, grace_ms=7)
+    lane.mutate(labelled(b"a", b"t", mark, px=b"50000"))
+    commands: list[tuple[tuple[bytes, ...], float]] = [
+        ((b"PEXPIRE", b"a", b"90000"), 90_000),
+        ((b"PEXPIRE", b"a", b"30000"), 30_000),
+        ((b"APPEND", b"a", b"x"), 30_000),
+        ((b"PERSIST", b"a"), 30 * DAY_MS),
+        ((b"EXPIRE", b"a", b"5"), 5_000),
+    ]
+    for argv, left_ms in commands:
+        lane.mutate(Mutation(argv, keys=(b"a",)))
+        age, left = age_left(b"a")
+        assert left_ms - 4_000 < left <= left_ms, argv
+        assert 20_000 <= age < 24_000, argv
+    assert lane.fetch(b"a").labels[0] == b"t"
+    assert lane.fetch(b"a").labels[1].endswith(b"/7")

@@ -74,13 +74,19 @@ def test_get_tells_the_terms_on_which_a_copy_may_be_kept() -> None:
     kept = Value(
         b"v", VERSION, "l1", 0.0, labels=(b"t",), keep_ms=700.9, bound_ms=1000.0, expires_in_ms=900
     )
-    told = b"*7\r\n$1\r\nv\r\n" + TOLD + b"$2\r\nl1\r\n$5\r\n0.000\r\n:0\r\n:900\r\n"
-    terms = b"*3\r\n:700\r\n:1000\r\n$1\r\nt\r\n"
+    told = b"*8\r\n$1\r\nv\r\n" + TOLD + b"$2\r\nl1\r\n$5\r\n0.000\r\n:0\r\n:900\r\n"
+    terms = b"*3\r\n:700\r\n:1000\r\n$1\r\nt\r\n:0\r\n"
     assert tell(f"COH.GET k KEEP {PAGE}", ReadResult((kept,))) == told + terms
     not_kept = msgspec.structs.replace(kept, keep_ms=0.4)
-    assert tell(f"COH.GET k KEEP {PAGE}", ReadResult((not_kept,))).endswith(b"*2\r\n:0\r\n:0\r\n")
+    assert tell(f"COH.GET k KEEP {PAGE}", ReadResult((not_kept,))).endswith(
+        b":900\r\n*2\r\n:0\r\n:0\r\n:0\r\n"
+    )
     other = tell("COH.GET k KEEP 00000000000000bb", ReadResult((kept,)))
-    assert other == told + b"*2\r\n:-1\r\n:0\r\n"
+    assert other == told + b"*2\r\n:-1\r\n:0\r\n:0\r\n"
+    # One whose life is known ages on; the mark that says so is nobody's tag.
+    aging = msgspec.structs.replace(kept, labels=(b"t", b"coh:life=1000"))
+    grown = terms.removesuffix(b":0\r\n") + b":1\r\n"
+    assert tell(f"COH.GET k KEEP {PAGE}", ReadResult((aging,))) == told + grown
     wrong = Value(None, VERSION, "l2", 0.0, error=ReplyError("WRONGTYPE no"))
     assert tell(f"COH.GET k KEEP {PAGE}", ReadResult((wrong,))) == b"-WRONGTYPE no\r\n"
     assert refused("COH.GET k KEEP") == "syntax error"
@@ -131,7 +137,7 @@ def test_set() -> None:
     )
     (mutation,) = full.mutations
     assert mutation.argv == (b"SET", b"k", b"v", b"PX", b"500")
-    assert mutation.label == (b"a", b"b")
+    assert mutation.label == (b"a", b"b", b"coh:life=500")
     assert mutation.if_version == VERSION
     assert mutation.keeps_ttl_ms == 500.0
     assert (full.ack, full.timeout_ms, full.replicas) == (Level.ALL, 50.0, 1)
@@ -304,7 +310,7 @@ def test_set_of_what_is_not_there() -> None:
             (b"SET", b"k", b"v", b"PX", b"500", b"NX"),
             keys=(b"k",),
             unchanged=b"n",
-            label=(b"t",),
+            label=(b"t", b"coh:life=500"),
         ),
     )
     assert refused("COH.SET k v NX IFVER 0f1e2d3c4b5a6978:42") == "syntax error"

@@ -53,7 +53,7 @@ def test_what_is_asked() -> None:
     assert plan("COH.LEASE k ephemeral").ephemeral and not plan("COH.LEASE k").ephemeral
     assert request("COH.FILL k t v") == Fill(b"k", b"t", b"v")
     filled = request("COH.FILL k t v PX 9 TAGS 2 a b ACK all TIMEOUT 50")
-    assert filled == Fill(b"k", b"t", b"v", 9, (b"a", b"b"), Level.ALL, 50.0)
+    assert filled == Fill(b"k", b"t", b"v", 9, (b"a", b"b", b"coh:life=9"), Level.ALL, 50.0)
     assert request("COH.RELEASE k t") == Release(b"k", b"t")
     assert request("COH.RELEASE k t absent 700") == Release(b"k", b"t", 700)
 
@@ -70,6 +70,7 @@ def test_what_is_asked() -> None:
         ("COH.FILL k t v PX 0", "value is not an integer or out of range"),
         ("COH.FILL k t v REPLICAS 1", "syntax error"),
         ("COH.FILL k t v TAGS 4 a b c d", "a value has at most 3 tags (limits.max_tags)"),
+        ("COH.FILL k t v TAGS 1 coh:x", "tags that start with coh: are the daemon's own"),
         ("COH.RELEASE k t ABSENT 0", "value is not an integer or out of range"),
         ("COH.RELEASE k t NO", "syntax error"),
         (f"COH.RELEASE k {'x' * 65}", "a token is what a lease has given"),
@@ -82,14 +83,16 @@ def test_what_is_refused(text: str, told: str) -> None:
 
 
 def test_a_value_or_a_token_or_neither() -> None:
-    value = Value(b"v", VERSION, "l1", 0.0, expires_in_ms=1500.9)
-    head = b"*4\r\n$5\r\nVALUE\r\n"
+    value = Value(b"v", VERSION, "l1", 70.9, expires_in_ms=1500.9)
+    head = b"*5\r\n$5\r\nVALUE\r\n"
     told = tell("COH.LEASE k", LeaseResult(value))
-    assert told == head + b"$1\r\nv\r\n" + TOLD + b":1500\r\n"
+    assert told == head + b"$1\r\nv\r\n" + TOLD + b":1500\r\n:70\r\n"
     forever = Value(b"v", VERSION, "l1", 0.0)
-    assert tell("COH.LEASE k", LeaseResult(forever)).endswith(TOLD + b":-1\r\n")
+    assert tell("COH.LEASE k", LeaseResult(forever)).endswith(TOLD + b":-1\r\n:0\r\n")
     absent = Value(None, VERSION, "l2", 0.0, expires_in_ms=10.0)
-    assert tell("COH.LEASE k", LeaseResult(absent), True) == head + b"_\r\n" + TOLD + b":10\r\n"
+    assert (
+        tell("COH.LEASE k", LeaseResult(absent), True) == head + b"_\r\n" + TOLD + b":10\r\n:0\r\n"
+    )
     granted = LeaseResult(None, TOKEN, VERSION)
     token = b"$5\r\nTOKEN\r\n$16\r\n" + TOKEN + b"\r\n" + TOLD
     assert tell("COH.LEASE k", granted) == b"*3\r\n" + token

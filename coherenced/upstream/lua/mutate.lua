@@ -121,6 +121,21 @@ if labelled or pending or leased or ARGV[5] ~= 's' then
     end
   end
 
+  -- A label whose value is to live `more` ms longer than it was: its age stays what it is.
+  local function live_on(packed, more)
+    if more ~= 0 and string.find(packed, 'coh:life=', 1, true) then
+      local label = cmsgpack.unpack(packed)
+      for i = 3, #label do
+        local life, grace = string.match(label[i], '^coh:life=(%d+)(.*)$')
+        if life then
+          label[i] = string.format('coh:life=%d', math.max(0, life + more)) .. grace
+        end
+      end
+      packed = cmsgpack.pack(label)
+    end
+    return packed
+  end
+
   -- What a write does to the labels of its keys. A label lives as long as its value, and a
   -- labelled value never lives without a bound.
   local function relabel(keys, keeps, tags)
@@ -131,6 +146,10 @@ if labelled or pending or leased or ARGV[5] ~= 's' then
       local ends = type(packed) == 'string' and redis.call('PTTL', key) or -2
       if ends == -1 or ends > LONGEST_MS then
         redis.call('PEXPIRE', key, LONGEST_MS)
+        ends = LONGEST_MS
+      end
+      if ends ~= -2 and not tags then
+        packed = live_on(packed, ends - redis.call('PTTL', name))
       end
       if ends == -2 then
         redis.call('DEL', name)
