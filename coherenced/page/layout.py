@@ -1,7 +1,7 @@
 """The shared page as it lies in its file: 64-bit words, in this machine's own byte order.
 
     words 0–15    header: what never changes while the file has this name
-    words 16–31   lane 0: its generation, its proof, its position
+    words 16–31   lane 0: its generation, its proof, its position, when it moved there
     word 512 on   the table: a generation for each slot; a key's or a tag's slot is its hash
 
 One daemon writes, any number of clients on the same host read. A word is read and written as a
@@ -47,6 +47,10 @@ TAGS_AT: Final = LANE_AT + 2
 EPOCH_AT: Final = LANE_AT + 3
 APPLIED_AT: Final = LANE_AT + 4
 """The sequence in the lane's log up to which everything is counted."""
+MOVED_AT: Final = LANE_AT + 5
+"""When it was counted so far, nanoseconds of CLOCK_BOOTTIME: from then on neither the daemon nor a
+client that reads this page serves anything older. Nobody decides by it: it is for measuring, by
+who looks afterwards and so disturbs nobody."""
 
 TABLE_AT: Final = 512
 MIN_SLOTS: Final = 1 << 10

@@ -6,6 +6,7 @@ import contextlib
 import mmap
 import os
 import struct
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,7 @@ from coherenced.page.layout import (
     BOUND_AT,
     EPOCH_AT,
     GENERATION_AT,
+    MOVED_AT,
     TABLE_AT,
     TAG_SEED,
     TAGS_AT,
@@ -25,6 +27,8 @@ from coherenced.page.layout import (
     WORD,
 )
 
+_BOOTTIME: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_now_ns: Final = time.clock_gettime_ns
 _LAST: Final = (1 << 64) - 1
 _LEAP: Final = 1 << 32
 """How far another daemon's counter is moved on, so that it comes back to no value it ever had."""
@@ -41,6 +45,7 @@ class Counters:
         self._mask = slots - 1
         self._verified_ns = 0
         self._epoch: bytes | None = None
+        self._applied = 0
 
     def touch(self, keys: Iterable[bytes]) -> None:
         words, mask = self._words, self._mask
@@ -70,7 +75,10 @@ class Counters:
         if epoch is not self._epoch:
             self._epoch = epoch
             words[EPOCH_AT] = 0 if epoch is None else layout.number_of(epoch)
-        words[APPLIED_AT] = applied
+        if applied != self._applied:
+            self._applied = applied
+            words[MOVED_AT] = _now_ns(_BOOTTIME)
+            words[APPLIED_AT] = applied  # after its time: who sees the position sees when
         if verified_ns != self._verified_ns:
             self._verified_ns = verified_ns
             words[VERIFIED_AT] = verified_ns

@@ -7,6 +7,7 @@ import mmap
 import os
 import re
 import struct
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from coherenced.page import layout, writer
 from coherenced.page.layout import (
     APPLIED_AT,
     GENERATION_AT,
+    MOVED_AT,
     TAGS_AT,
     VERIFIED_AT,
     WORD,
@@ -56,6 +58,18 @@ def test_a_reader_sees_what_the_writer_counts(path: Path) -> None:
     generation = seen.words[GENERATION_AT]
     page.drop()
     assert seen.words[GENERATION_AT] == generation + 1
+
+
+def test_the_page_tells_when_the_position_moved_and_only_then(path: Path) -> None:
+    before_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    page = made(path)
+    seen = PageReader(str(path), MINE.decode())
+    moved_ns = seen.words[MOVED_AT]
+    assert before_ns <= moved_ns <= time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    page.publish(5100.0, EPOCH, 7)
+    assert seen.words[MOVED_AT] == moved_ns
+    page.publish(5100.0, EPOCH, 8)
+    assert seen.words[MOVED_AT] > moved_ns
 
 
 def test_counters_wrap(path: Path) -> None:
