@@ -273,6 +273,9 @@ class Host:
 
     # -- what the front ends ask (serve.port.NodePort) ---------------------------------
 
+    def has_origin(self, key: bytes) -> bool:
+        return self.origins is not None and self.origins.origin_of(key) is not None
+
     def submit(self, request: Request, done: Callable[[Outcome], None]) -> None:
         if self.origins is not None:
             told = self.origins.guard(request, done)

@@ -103,7 +103,7 @@ class Reads:
             policy = self.namespaces.for_key(key)
             bound_ms, stale_ms = read.max_staleness_ms, read.stale_if_error_ms
             if stale_ms is None:
-                strict = policy.must_be_current(bound_ms)
+                strict = policy.must_be_current(bound_ms) or read.is_particular
                 stale_ms = 0.0 if strict else policy.stale_if_error_ms
             if bound_ms is None:
                 bound_ms = policy.max_staleness_ms

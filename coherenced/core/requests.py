@@ -61,6 +61,20 @@ class Read(msgspec.Struct, frozen=True, gc=False):
     stale_while_revalidate_ms: float | None = None
     """Where the keys have an origin: how long past its time a value may be answered while it is
     loaded anew; None: their namespace decides."""
+    max_age_ms: float | None = None
+    """Where the keys have an origin: what it gave or validated longer ago is loaded anew; 0: all
+    is, also if a load is under way. Like `min_fresh_ms`, it takes nothing stale that the call does
+    not allow by itself."""
+    min_fresh_ms: float | None = None
+    """Where the keys have an origin: what is not fresh for so long still is loaded anew."""
+    cached_only: bool = False
+    """Where the keys have an origin: it is not asked; what would have to be loaded is not there."""
+
+    @property
+    def is_particular(self) -> bool:
+        """Whether it says how old or fresh an answer is to be: nothing configured may answer it
+        stale."""
+        return self.max_age_ms is not None or self.min_fresh_ms is not None
 
 
 class Ask(msgspec.Struct, frozen=True, gc=False):

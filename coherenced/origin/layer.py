@@ -18,11 +18,12 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import inf
 from typing import Final, Protocol
 
 import msgspec
 
-from coherenced.core.life import age_ms
+from coherenced.core.life import age_ms, life_of
 from coherenced.core.model import ReplyError, Version
 from coherenced.core.policy import Namespaces
 from coherenced.core.requests import (
@@ -187,18 +188,20 @@ class Origins:
     def _look(
         self, gather: Gather, index: int, key: bytes, origin: Origin, value: Value, read: Read
     ) -> None:
+        rules, given = origin.rules, partial(self._loaded, gather, index, origin)
         if value.value is None:
-            gather.await_one()
-            self.loads.join(key, origin, None, partial(self._loaded, gather, index, origin))
+            if not read.cached_only:
+                gather.await_one()
+                self.loads.join(key, origin, None, given, 0.0 if read.max_age_ms != 0 else inf)
             return
-        rules = origin.rules
         if not is_loaded(value.labels):
             return  # an application has written it: it is what it is until it expires
         marks = marks_of(value.labels)
         while_ms, if_error_ms = self._allowed(key, rules, read)
+        due_ms = due_of(read, rules, value)
         found = state(
             value.expires_in_ms,
-            rules.grace_ms,
+            due_ms,
             while_ms,
             beta=rules.beta,
             load_ms=marks.load_ms,
@@ -207,11 +210,18 @@ class Origins:
         if found == FRESH:
             return
         if found == EARLY:
+            if read.cached_only:
+                return
             origin.early += 1
             self.loads.join(key, origin, value, None)
             return
         stale = as_stale(value, rules.grace_ms)
-        past_ms = rules.grace_ms - (value.expires_in_ms or 0.0)
+        if read.cached_only:
+            nothing = msgspec.structs.replace(value, value=None, labels=())
+            gather.values[index] = stale if found == REVALIDATE else nothing
+            return
+        limit_ms = rules.grace_ms if due_ms == inf else due_ms
+        past_ms = max(0.0, limit_ms - (value.expires_in_ms or 0.0))
         throttled = past_ms <= if_error_ms and self.loads.throttled(key)
         if found == REVALIDATE or throttled:
             origin.stale_served += 1
@@ -222,17 +232,18 @@ class Origins:
         assert found == STALE
         gather.await_one()
         if past_ms > if_error_ms:
-            self.loads.join(key, origin, value, partial(self._loaded, gather, index, origin))
+            self.loads.join(key, origin, value, given, due_ms)
             return
         wait = StaleWait(gather, index, origin, stale)
-        self.loads.join(key, origin, value, wait.loaded)
+        self.loads.join(key, origin, value, wait.loaded, due_ms)
         wait.begin()
 
     def _allowed(self, key: bytes, rules: Rules, read: Read) -> tuple[float, float]:
         """How long past its time `read` may be given a value: while it is loaded anew, and if
         that fails. What the call says counts before what is configured."""
         while_ms, if_error_ms = rules.while_revalidate_ms, rules.if_error_ms
-        if self._namespaces.for_key(key).must_be_current(read.max_staleness_ms):
+        strict = self._namespaces.for_key(key).must_be_current(read.max_staleness_ms)
+        if strict or read.is_particular:
             while_ms = if_error_ms = NOT_STALE_MS
         if read.stale_while_revalidate_ms is not None:
             while_ms = read.stale_while_revalidate_ms
@@ -339,9 +350,24 @@ class StaleWait:
         self._gather.put(self._index, self._stale)
 
 
+def due_of(read: Read, rules: Rules, value: Value) -> float:
+    """With how much left of its time in Redis the value has to be loaded anew for this reader (ms;
+    infinity: in any case)."""
+    due_ms = rules.grace_ms + (read.min_fresh_ms or 0.0)
+    if read.max_age_ms is None:
+        return due_ms
+    life = life_of(value.labels)
+    if read.max_age_ms == 0 or life is None:
+        return inf
+    return max(due_ms, life.life_ms - read.max_age_ms)
+
+
 def as_stale(value: Value, grace_ms: float) -> Value:
-    """`value`, past its time: marked so. As old as it says, or at least as long as it is past."""
-    past_ms = max(0.0, grace_ms - (value.expires_in_ms or 0.0))
+    """`value`, past its time: marked so. As old as it says, or at least as long as it is past.
+    One that is only older than a reader wanted it is given as it is."""
+    past_ms = grace_ms - (value.expires_in_ms or 0.0)
+    if past_ms < 0:
+        return value
     known_ms = age_ms(value.labels, value.expires_in_ms)
     old_ms = value.age_ms + past_ms if known_ms is None else known_ms
     return msgspec.structs.replace(value, stale=True, age_ms=old_ms, ttl_ms=-past_ms)

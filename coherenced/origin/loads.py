@@ -4,6 +4,8 @@ A load goes in rounds. Each asks for the key's lease; whoever gets it asks the o
 and fills the cache under the lease's token; whoever does not is given what somebody
 else filled. An invalidation during the load kills the token, and the fill is refused
 (LOST): so what was read from the origin before an update can never be cached after it.
+Who wants a value that is younger than what is there, or validated now, says with how much left
+of its time it is due; whoever wants more than the round under way waits for the next one.
 
 Who gets what (F3): a value that was asked of the origin after a reader came is good
 for that reader, stored or not. A reader who came during a round whose fill was lost
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import Final
 
 import msgspec
@@ -55,14 +58,16 @@ LOOK_AGAIN_S: Final = 0.02
 THROTTLE_MS: Final = 1_000.0
 """After a failed refresh of a key, its stale value is answered for so long without a new try."""
 MOST_THROTTLED: Final = 10_000
+ALWAYS_MS: Final = 1e15
+"""More than any value has left."""
 
 
 class Load:
     """One key being loaded by this node, and who waits for it."""
 
-    __slots__ = ("current", "joined", "key", "waiting")
+    __slots__ = ("current", "due_ms", "joined", "key", "later", "waiting")
 
-    def __init__(self, key: bytes, current: Value | None) -> None:
+    def __init__(self, key: bytes, current: Value | None, due_ms: float) -> None:
         self.key = key
         self.current = current
         """The value that is to be replaced; None: there is none."""
@@ -70,6 +75,10 @@ class Load:
         """Who came before this round began."""
         self.joined: list[Given] = []
         """Who came since."""
+        self.due_ms = due_ms
+        """A value with at most this much left, as Redis counts it, is loaded anew for them."""
+        self.later: list[tuple[Given, float]] = []
+        """Who wants more than the round under way may bring, and what is due for them."""
 
 
 class Round(msgspec.Struct, frozen=True):
@@ -111,8 +120,18 @@ class Loads:
         del self._throttled[key]
         return False
 
-    def join(self, key: bytes, origin: Origin, current: Value | None, given: Given | None) -> None:
-        """Load `key`; `given` is called once with what came of it (None: nobody waits)."""
+    def join(
+        self,
+        key: bytes,
+        origin: Origin,
+        current: Value | None,
+        given: Given | None,
+        due_ms: float = 0.0,
+    ) -> None:
+        """Load `key`; `given` is called once with what came of it (None: nobody waits).
+
+        `due_ms`: with how much left of its time a value is not good enough; infinity: the origin
+        is asked after this moment, whatever is there."""
         load = self._loads.get(key)
         if load is None:
             if len(self._loads) >= MOST_LOADS:
@@ -121,12 +140,15 @@ class Loads:
                         Fault(FaultKind.OVERLOADED, f"{MOST_LOADS} keys are being loaded already")
                     )
                 return
-            load = self._loads[key] = Load(key, current)
+            load = self._loads[key] = Load(key, current, due_ms)
             task = asyncio.get_running_loop().create_task(self._run(load, origin))
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
         else:
             origin.coalesced += 1
+            if given is not None and (due_ms == inf or due_ms > load.due_ms):
+                load.later.append((given, due_ms))
+                return
         if given is not None:
             load.joined.append(given)
 
@@ -146,17 +168,21 @@ class Loads:
                 found = await self._round(load, origin)
                 outcome = found.outcome
                 if found.sure:
+                    load.waiting += load.joined
+                    load.joined = []
+                if not load.joined and not load.later:
                     break
-                waiting, load.waiting = load.waiting, []
+                waiting, load.waiting = load.waiting, [given for given, _ in load.later]
                 for given in waiting:
                     given(outcome)
-                if not load.joined:
-                    break
-                load.current = None  # whatever it was, something has happened to it
+                load.due_ms = max((due_ms for _, due_ms in load.later), default=0.0)
+                load.later = []
+                # If it is not sure, something has happened to whatever there was.
+                load.current = outcome if found.sure and isinstance(outcome, Value) else None
         finally:
             if self._loads.get(load.key) is load:
                 del self._loads[load.key]
-            for given in load.waiting + load.joined:
+            for given in [*load.waiting, *load.joined, *(given for given, _ in load.later)]:
                 given(outcome)
 
     async def _round(self, load: Load, origin: Origin) -> Round:
@@ -170,6 +196,8 @@ class Loads:
         # Due is what has at most this left, as Redis counts it: what this node knows of it may be
         # as old as the answer that brought it.
         due_ms = None if current is None else rules.grace_ms + rules.early_ms
+        if load.due_ms > 0:
+            due_ms = min(max(load.due_ms, due_ms or 0.0), ALWAYS_MS)
         wanted = Lease(
             key,
             lease_ms=int(rules.hard_timeout_ms + LEASE_SLACK_MS),
@@ -187,6 +215,14 @@ class Loads:
         if isinstance(lease, Fault):
             return Round(lease, sure=True)
         assert isinstance(lease, LeaseResult)
+        absent = lease.value is not None and lease.value.value is None
+        if absent and not lease.token and load.due_ms == inf:
+            # That there is none has been found out before: what says so is ended, and asked anew.
+            await self._ask(dropping(key))
+            lease = await self._ask(wanted)
+            if isinstance(lease, Fault):
+                return Round(lease, sure=True)
+            assert isinstance(lease, LeaseResult)
         if not lease.token:
             if lease.value is None:
                 return Round(error("another node is loading it still"), sure=True)

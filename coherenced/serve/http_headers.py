@@ -12,6 +12,7 @@ import hmac
 import ipaddress
 import re
 from collections.abc import Mapping
+from math import inf
 from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -126,8 +127,10 @@ class ReadWish(NamedTuple):
     min_version: Version | None
     stale_if_error_ms: float | None
     while_revalidate_ms: float | None
-    only_if_cached: bool
-    plain: bool
+    max_age_ms: float | None = None
+    min_fresh_ms: float | None = None
+    only_if_cached: bool = False
+    plain: bool = True
     """Nothing special: the keys' namespaces decide."""
 
     def read(self, keys: tuple[bytes, ...]) -> Read:
@@ -137,32 +140,50 @@ class ReadWish(NamedTuple):
             self.min_version,
             self.stale_if_error_ms,
             stale_while_revalidate_ms=self.while_revalidate_ms,
+            max_age_ms=self.max_age_ms,
+            min_fresh_ms=self.min_fresh_ms,
+            cached_only=self.only_if_cached,
         )
 
 
-PLAIN: Final = ReadWish(None, None, None, None, False, True)
+PLAIN: Final = ReadWish(None, None, None, None)
 
 
 def read_wish(headers: Mapping[str, str]) -> ReadWish:
-    """Coherenced-Max-Staleness-Ms, Coherenced-Min-Version, and Cache-Control of the request."""
+    """Coherenced-Max-Staleness-Ms, Coherenced-Min-Version, and Cache-Control of the request.
+
+    Of a key with an origin, max-age, min-fresh and no-cache are about what the origin gave
+    (RFC 9111 5.2.1). The home of any other is Redis: they are about how it is proved.
+    """
     found = directives(headers.get("Cache-Control"))
+    max_age_ms = 0.0 if "no-cache" in found else _as_ms(found, "max-age")
+    min_fresh_ms = _as_ms(found, "min-fresh")
     staleness_ms = _milliseconds(headers, "Coherenced-Max-Staleness-Ms", 1e12)
     if staleness_ms is None:
-        max_age_s = _seconds(found, "max-age", 0)
-        if "no-cache" in found:
-            staleness_ms = 0.0
-        elif max_age_s is not None:
-            staleness_ms = max_age_s * 1000.0
-    stale_s = _seconds(found, "stale-if-error", 0)
-    stale_ms = None if stale_s is None else stale_s * 1000.0
-    while_s = _seconds(found, "stale-while-revalidate", 0)
-    while_ms = None if while_s is None else while_s * 1000.0
+        staleness_ms = 0.0 if min_fresh_ms else max_age_ms
+    stale_ms = _as_ms(found, "stale-if-error")
+    while_ms = _as_ms(found, "stale-while-revalidate")
+    if "max-stale" in found:
+        most_ms = (_as_ms(found, "max-stale") or 0.0) if found["max-stale"] else inf
+        stale_ms, while_ms = max(stale_ms or 0.0, most_ms), max(while_ms or 0.0, most_ms)
     min_version = None
     if (text := headers.get("Coherenced-Min-Version")) is not None:
         min_version = version_of(text, "Coherenced-Min-Version")
-    only_if_cached = "only-if-cached" in found
-    wish = ReadWish(staleness_ms, min_version, stale_ms, while_ms, only_if_cached, True)
+    wish = ReadWish(
+        staleness_ms,
+        min_version,
+        stale_ms,
+        while_ms,
+        max_age_ms,
+        min_fresh_ms,
+        "only-if-cached" in found,
+    )
     return wish if wish == PLAIN else wish._replace(plain=False)
+
+
+def _as_ms(found: Mapping[str, str], name: str) -> float | None:
+    seconds = _seconds(found, name, 0)
+    return None if seconds is None else seconds * 1000.0
 
 
 def version_of(text: str, pointer: str) -> Version:

@@ -8,7 +8,7 @@ from typing import Final
 from aiohttp import web
 
 from coherenced.core.entry import Entry
-from coherenced.core.life import fresh_ms, with_life
+from coherenced.core.life import fresh_ms, life_of, with_life
 from coherenced.core.model import Mutation, Op, ReplyError, Version
 from coherenced.core.requests import Fault, FaultKind, Level, Source, Value, Write, WriteResult
 from coherenced.serve.http_context import Context, json_response
@@ -44,12 +44,33 @@ async def get(context: Context, request: web.BaseRequest, encoded: str) -> web.S
         entry = port.hit(key, now_ms)
         if entry is not None:
             value = of_entry(entry, now_ms)
-            if wish.max_staleness_ms is None or value.proved_ms <= wish.max_staleness_ms:
+            if wish.plain or _suits(value, wish):
                 return answer_value(request.headers, value, wish)
-        if wish.only_if_cached:
-            raise Problem("not-cached", "ask without Cache-Control: only-if-cached")
+        if wish.only_if_cached and not port.has_origin(key):
+            raise not_cached()
     result = await context.read(wish.read((key,)))
-    return answer_value(request.headers, result.values[0], wish)
+    value = result.values[0]
+    if wish.only_if_cached and value.value is None and value.error is None:
+        raise not_cached()
+    return answer_value(request.headers, value, wish)
+
+
+def _suits(value: Value, wish: ReadWish) -> bool:
+    """Whether a hit is young and fresh enough. What has no age of its own is in its home, Redis:
+    it is as old as its proof, and fresh as long as it is proved."""
+    if wish.max_staleness_ms is not None and value.proved_ms > wish.max_staleness_ms:
+        return False
+    if life_of(value.labels) is None:
+        return True
+    if wish.max_age_ms is not None and value.age_ms > wish.max_age_ms:
+        return False
+    left_ms = fresh_ms(value.labels, value.expires_in_ms)
+    return left_ms is None or left_ms >= (wish.min_fresh_ms or 0.0)
+
+
+def not_cached() -> Problem:
+    """RFC 9111 5.2.1.7: there is no stored answer, and no other was asked for."""
+    return Problem("not-cached", "ask without Cache-Control: only-if-cached")
 
 
 def of_entry(entry: Entry, now_ms: float) -> Value:

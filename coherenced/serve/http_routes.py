@@ -93,13 +93,15 @@ _MAX_STALENESS: Final = Parameter(
     "Coherenced-Max-Staleness-Ms",
     "header",
     "An L1 hit is served only if it is provably at most this old; 0 is linearizable. "
-    "Stronger than Cache-Control: max-age or no-cache, which mean the same.",
+    "Stronger than Cache-Control: max-age or no-cache, which mean the same without an origin.",
     {"type": "integer", "minimum": 0, "maximum": 10**12},
 )
 _READ_CACHE_CONTROL: Final = Parameter(
     "Cache-Control",
     "header",
-    "max-age, no-cache, only-if-cached, stale-if-error, stale-while-revalidate.",
+    "max-age, min-fresh, max-stale, no-cache, only-if-cached, stale-if-error, "
+    "stale-while-revalidate. Of a key with an origin no-cache has it validated there now, and "
+    "only-if-cached asks L1 and Redis, but not the origin.",
     {"type": "string", "examples": ["max-age=5", "no-cache", "stale-if-error=60"]},
 )
 _TTL: Final = Parameter(

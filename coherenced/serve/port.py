@@ -31,6 +31,9 @@ class NodePort(Protocol):
         None: use `submit`.
         """
 
+    def has_origin(self, key: bytes) -> bool:
+        """Whether `key` has its home behind HTTP, and Redis is a cache of it."""
+
     def submit(self, request: Request, done: Callable[[Outcome], None]) -> None:
         """Everything else. `done` is called once with the outcome. Never raises."""
 

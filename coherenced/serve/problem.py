@@ -55,7 +55,7 @@ KINDS: Final[dict[str, Kind]] = {
     "stopping": Kind(503, "This daemon is stopping"),
     "not-ready": Kind(503, "This node is not ready"),
     "indeterminate": Kind(504, "It is not known whether the write was applied"),
-    "not-cached": Kind(504, "Not in L1, and only-if-cached was asked for"),
+    "not-cached": Kind(504, "Nothing suitable is stored, and only-if-cached was asked for"),
     "out-of-memory": Kind(507, "Redis is out of memory"),
 }
 """Every error this front end answers with, by the last part of its `type`."""

@@ -173,6 +173,35 @@ def test_a_value_is_as_old_everywhere_as_its_loader_made_it(cluster: Cluster) ->
         assert again.value == {"n": 1} and again.age_ms >= 200.0
 
 
+def test_a_request_says_what_it_takes(cluster: Cluster, origin: OriginServer) -> None:
+    a, b, _ = cluster.daemons
+    key = "sie:wish"
+    assert get(a, key, Cache_Control="only-if-cached")[0] == 504
+    origin.rows["sie-wish"], origin.etags = b"one", True
+    origin.headers |= {"Cache-Control": "max-age=60"}
+    assert get(a, key)[2] == get(b, key)[2] == b"one"
+    origin.rows["sie-wish"] = b"two"  # nobody is told
+    assert get(b, key, Cache_Control="max-age=50")[2] == b"one"
+    assert get(b, key, Cache_Control="no-cache")[2] == b"two"
+    assert get(a, key)[2] == b"two", "as all nodes have from then on"
+    for directive in ("no-cache", "max-age=0", "min-fresh=61"):
+        _, headers, _ = get(b, key, Cache_Control=directive)
+        assert headers["Coherenced-Source"] == "origin"
+        assert headers["Cache-Status"] == "coherenced; fwd=miss; stored"
+    origin.status = 500
+    for directive in ("no-cache", "max-age=0", "min-fresh=61"):
+        status, _, body = get(b, key, Cache_Control=directive)
+        assert status == 502 and b"urn:coherenced:problem:origin" in body
+    assert get(b, key, Cache_Control="only-if-cached")[2] == b"two"
+    assert get(b, key, Cache_Control="only-if-cached, max-age=0")[0] == 504
+    # A key whose home is Redis: it is proved there, and asked nowhere else.
+    a.command("SET", "at-home", "v")
+    assert get(b, "at-home", Cache_Control="only-if-cached")[0] == 504
+    for directive in ("no-cache", "max-age=0", "min-fresh=5", "max-stale"):
+        assert get(b, "at-home", Cache_Control=directive)[2] == b"v"
+    assert get(b, "at-home", Cache_Control="only-if-cached")[2] == b"v"
+
+
 def race(
     cluster: Cluster, origin: OriginServer, over: Callable[[int, Counter[bytes], list[Any]], bool]
 ) -> None:

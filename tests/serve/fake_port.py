@@ -72,6 +72,9 @@ class FakePort:
         self.hits += 1
         return entry
 
+    def has_origin(self, key: bytes) -> bool:
+        return key.startswith(b"origin:")
+
     def submit(self, request: Request, done: Callable[[Outcome], None]) -> None:
         self.requests.append(request)
         if self.held is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from math import inf
 from pathlib import Path
 
 import msgspec
@@ -421,6 +422,68 @@ def test_a_request_may_say_how_stale_it_takes_an_answer() -> None:
     assert not wish.plain and read_wish({}).plain
     with pytest.raises(Problem, match="whole number"):
         read_wish({"Cache-Control": "stale-while-revalidate=x"})
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("no-cache", (0.0, 0.0, None, None, None)),
+        ("no-cache, max-age=5", (0.0, 0.0, None, None, None)),
+        ("max-age=0", (0.0, 0.0, None, None, None)),
+        ("max-age=5", (5_000.0, 5_000.0, None, None, None)),
+        ("min-fresh=5", (0.0, None, 5_000.0, None, None)),
+        ("min-fresh=0", (None, None, 0.0, None, None)),
+        ("max-stale=5", (None, None, None, 5_000.0, 5_000.0)),
+        ("max-stale", (None, None, None, inf, inf)),
+        ("max-stale=5, stale-if-error=60", (None, None, None, 60_000.0, 5_000.0)),
+        ("no-store", (None, None, None, None, None)),
+    ],
+)
+def test_what_the_directives_of_a_request_mean(text: str, meant: tuple[float | None, ...]) -> None:
+    """How old a proof, how old a value, how fresh, how stale on errors, how stale meanwhile."""
+    read = read_wish({"Cache-Control": text}).read((b"k",))
+    assert meant == (
+        read.max_staleness_ms,
+        read.max_age_ms,
+        read.min_fresh_ms,
+        read.stale_if_error_ms,
+        read.stale_while_revalidate_ms,
+    )
+    assert read.is_particular == (meant[1] is not None or meant[2] is not None)
+
+
+@pytest.mark.parametrize("wrong", ["min-fresh", "min-fresh=x", "max-stale=-1", "max-age"])
+def test_directives_that_are_wrong(wrong: str) -> None:
+    with pytest.raises(Problem, match="whole number"):
+        read_wish({"Cache-Control": wrong})
+
+
+@pytest.mark.parametrize(
+    ("directive", "status"),
+    [
+        ("", 200),
+        (", max-age=39", 504),
+        (", max-age=41", 200),
+        (", min-fresh=9", 504),
+        (", no-cache", 504),
+    ],
+)
+async def test_only_if_cached_of_a_loaded_value(http: Rig, directive: str, status: int) -> None:
+    labels = (b"origin=x", b"coh:life=70000/20000")
+    http.port.cache(b"k", b"v", labels, left_ms=30_000.0)  # 40 s old, fresh for 10 s
+    http.port.clock_ms += 1.0
+    answer = await http.ask("GET", "/v1/keys/k", Cache_Control="only-if-cached" + directive)
+    assert answer.status == status
+    assert not http.port.requests
+
+
+async def test_only_if_cached_asks_redis_where_that_is_a_cache(http: Rig) -> None:
+    nothing = await http.ask("GET", "/v1/keys/origin:1", Cache_Control="only-if-cached")
+    assert (nothing.status, nothing.json["type"]) == (504, "urn:coherenced:problem:not-cached")
+    http.port.redis[b"origin:2"] = (b"v", (), 0)
+    found = await http.ask("GET", "/v1/keys/origin:2", Cache_Control="only-if-cached")
+    assert (found.status, found.body) == (200, b"v")
+    assert all(read.cached_only for read in http.port.requests)
 
 
 @pytest.mark.parametrize(
