@@ -293,11 +293,12 @@ def _settle_collector() -> None:
     """Keep garbage collections short, whatever is cached.
 
     Entries and their index are not tracked by the collector; what is, apart from requests
-    under way, are the modules and the connections. The modules, 14 ms to look through, are
-    put out of its sight once, when all are loaded. Connections must stay in sight: a dead
-    one can be a cycle. (`serve` has switched the collector off while modules were loaded.)
+    under way, are the modules and the connections. The modules, 30 ms to look through, are
+    put out of its sight once, when all are loaded; it has never looked at them then, for
+    there is no memory worth having in what they left behind. Connections must stay in
+    sight: a dead one can be a cycle. (`serve` has switched the collector off while modules
+    were loaded.)
     """
-    gc.collect()
     gc.freeze()
     gc.set_threshold(5_000, 20, 100)
     gc.enable()

@@ -8,7 +8,6 @@ started it, however that ends.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import signal
@@ -210,6 +209,8 @@ def die_with_parent(parent: int) -> Callable[[], None] | None:
     """For `preexec_fn`: the child asks for SIGTERM when the thread `parent` forked it from dies."""
     if sys.platform != "linux":
         return None
+    import ctypes  # 3 ms: only for who starts a process
+
     libc = ctypes.CDLL(None)  # loaded here: the child should do as little as possible
 
     def ask() -> None:

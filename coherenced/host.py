@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from coherenced import explain
 from coherenced.census import take_stats
@@ -38,12 +38,14 @@ from coherenced.core.requests import Fault, Outcome, Request, Write
 from coherenced.observe.events import EventRing, log_event
 from coherenced.observe.histogram import Histogram
 from coherenced.observe.logs import get as get_log
-from coherenced.observe.metrics import Metrics
 from coherenced.observe.stats import NodeStats, report
 from coherenced.origin import letters
 from coherenced.origin.layer import Origins
 from coherenced.outbound import Outbound
 from coherenced.page.writer import PageWriter
+
+if TYPE_CHECKING:
+    from coherenced.observe.metrics import Metrics
 
 T = TypeVar("T")
 
@@ -119,7 +121,7 @@ class Host:
         self._left = asyncio.Event()
         self._ready = asyncio.Event()
         self._drained: asyncio.Event | None = None
-        self._metrics = Metrics(self.take_stats)
+        self._metrics: Metrics | None = None
 
     # -- lifecycle ------------------------------------------------------------------
 
@@ -356,6 +358,10 @@ class Host:
         return report(self.take_stats())
 
     def metrics(self) -> bytes:
+        if self._metrics is None:
+            from coherenced.observe.metrics import Metrics  # 20 ms, not of each start
+
+            self._metrics = Metrics(self.take_stats)
         return self._metrics.exposition()
 
     def page(self) -> dict[str, Any]:

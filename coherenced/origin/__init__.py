@@ -16,3 +16,8 @@ loaded from there. Reading order:
     backlog      which of the queued writes is sent when: pure
     sender       who sends them, and what becomes of those that are refused
 """
+
+from coherenced.lean import without_authorities
+
+with without_authorities():
+    import aiohttp  # noqa: F401

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from coherenced.origin.breaker import CLOSED, OPEN
-from coherenced.origin.fetcher import Origin, OriginFault
+from coherenced.origin.fetcher import Origin, OriginFault, authorities
 from coherenced.origin.rules import Rules
 from tests.origin.server import OriginServer
+from tests.upstream.tls import authority
 
 
 @pytest.fixture
@@ -195,3 +198,30 @@ async def test_over_a_unix_socket(tmp_path: Path) -> None:
         server.stop()
         assert "cannot be reached" in str(await fails(made(retries=0)))
         await made.all[1].close()
+
+
+async def test_over_tls_this_hosts_authorities_are_believed_and_no_others(
+    origins: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = authority()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(keys.cert, keys.key)
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        return web.Response(body=b"over TLS")
+
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
+    await site.start()
+    url = f"https://127.0.0.1:{runner.addresses[0][1]}/{{key}}"
+    authorities.cache_clear()
+    try:
+        fault = await fails(origins(url=url, retries=0))
+        assert "certificate" in str(fault).lower()
+        monkeypatch.setenv("SSL_CERT_FILE", str(keys.ca))  # as if this host believed it
+        authorities.cache_clear()
+        assert (await origins(url=url).get(b"row:1")).value == b"over TLS"
+    finally:
+        authorities.cache_clear()
+        await runner.cleanup()
