@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
-from coherenced.core.calls import BusLost, Delivered, Subscribe, Subscribed
+from coherenced.core.calls import Answer, BusLost, Delivered, Heard, Subscribe, Subscribed
 from coherenced.core.model import Message
 from coherenced.lab.proxy import Proxy, role
 from coherenced.upstream import bus
+from coherenced.upstream.bus import Subscriber
+from coherenced.upstream.connection import pack
 from coherenced.wire.message import encode_message
 from tests.servers import Server, shared_server, wait_until
 from tests.upstream.lanes import EPOCH, NAMES, set_
@@ -142,3 +145,70 @@ async def test_a_subscriber_that_the_server_cuts_off_is_told() -> None:
 
             wait_until(cut_off)
             await rig.until(lambda: isinstance(rig.bus[-1], BusLost))
+
+
+async def test_clients_have_their_turn_while_much_is_taken() -> None:
+    """A thousand messages at once: in order, none lost, never more than a slice at a time."""
+    heard: list[int] = []
+    turns: list[int] = []
+    transport = _Transport()
+    subscriber = Subscriber(0, NAMES, b"i" * 16, 1000.0, _collect(heard), lambda: None)
+    subscriber._transport = transport  # type: ignore[assignment]
+    payloads = [message(seq) for seq in range(1000)]
+    data = b"".join(_pushed(payload) for payload in payloads)
+    subscriber.data_received(data[:-7])
+    assert transport.paused
+    assert len(heard) <= bus.SLICE_RECORDS
+    while transport.paused:
+        before = len(heard)
+        await asyncio.sleep(0)
+        turns.append(len(heard) - before)
+    assert max(turns) <= bus.SLICE_RECORDS
+    assert heard == list(range(999)), "the last one has not arrived as a whole"
+    subscriber.data_received(data[-7:])
+    assert heard == list(range(1000))
+    assert not transport.paused
+
+
+async def test_a_connection_that_ends_takes_what_waits_with_it() -> None:
+    heard: list[int] = []
+    transport = _Transport()
+    subscriber = Subscriber(0, NAMES, b"i" * 16, 1000.0, _collect(heard), lambda: None)
+    subscriber._transport = transport  # type: ignore[assignment]
+    subscriber.data_received(b"".join(_pushed(message(seq)) for seq in range(1000)))
+    before = len(heard)
+    subscriber.connection_lost(None)
+    await asyncio.sleep(0.01)
+    assert len(heard) == before < 1000, "the log tells the rest"
+    assert transport.aborted
+
+
+def _pushed(payload: bytes) -> bytes:
+    return pack((b"message", NAMES.bus, payload))
+
+
+def _collect(heard: list[int]) -> Callable[[Answer], None]:
+    def answer(told: Answer) -> None:
+        assert isinstance(told, Delivered | Heard)
+        messages = told.messages if isinstance(told, Heard) else (told.message,)
+        heard.extend(one.seq for one in messages)
+
+    return answer
+
+
+class _Transport:
+    """As much of a transport as a subscriber needs."""
+
+    def __init__(self) -> None:
+        self.paused = self.aborted = False
+
+    def pause_reading(self) -> None:
+        assert not self.paused
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        assert self.paused
+        self.paused = False
+
+    def abort(self) -> None:
+        self.aborted = True
