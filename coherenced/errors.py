@@ -10,6 +10,7 @@
     ├── Indeterminate           sent, reply lost, the log cannot tell              (remote)  exit 1
     ├── Conflict                compare-and-set: the key has changed               (remote)  exit 1
     ├── LeaseLost               a fill came too late: its token is dead            (remote)  exit 1
+    ├── LoadTimeout             a loader has not returned in time                  (local)   exit 1
     ├── CommandError            the server answered a command with an error        (remote)  exit 1
     ├── StartError              the daemon cannot start here                       (local)   exit 1
     └── ProtocolError           the peer sent bytes that are not the protocol      (remote)  exit 1
@@ -103,6 +104,10 @@ class LeaseLost(CoherencedError):
     """
 
     wire_code = "LOST"
+
+
+class LoadTimeout(CoherencedError, TimeoutError):
+    """A loader has not returned within its `hard_timeout`; nothing was stored."""
 
 
 class CommandError(CoherencedError):

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, Unpack
 
 from coherenced.client.address import parse_address
-from coherenced.client.arguments import Key
+from coherenced.client.arguments import Key, number
 from coherenced.client.awaiting import Driver
 from coherenced.client.core import Calls, K, documented
 from coherenced.client.faults import Lost, TimedOut, indeterminate, silent
@@ -67,7 +67,7 @@ class AsyncClient:
         l0_max_bytes: int = MAX_BYTES,
         l0_values: Values = "copy",
     ) -> None:
-        if not timeout > 0:
+        if not number("timeout", timeout) > 0:
             raise UsageError("timeout is a number of seconds above 0")
         self._address = None if address is None else parse_address(address)
         self._timeout_s = timeout
@@ -353,6 +353,9 @@ class AsyncClient:
             value = await self.get(key, NOWHERE)
             if value is not NOWHERE:
                 return None if self._is_raw and value == ABSENT else value
+            copy = self._patterns.fresh_copy(key, policy)
+            if copy is not None and not copy.found:
+                return None  # known not to exist
         return await self._driver.run(
             self._patterns.value(key, loader, policy, tags, is_missing=plain)
         )

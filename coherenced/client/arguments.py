@@ -33,12 +33,21 @@ def key_list(names: Iterable[Key]) -> list[bytes]:
     """Several of them; a single text is surely a mistake."""
     if isinstance(names, str | bytes):
         raise UsageError(f"give a list of names, not the single text {names!r}")
+    if not isinstance(names, Iterable):
+        raise UsageError(f"give a list of names, not {names!r}")
     return [key_bytes(name) for name in names]
+
+
+def number(what: str, value: object) -> float:
+    """`value`, if it is a number (NaN is none). `what`: the argument's name."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        raise UsageError(f"{what} is a number, not {value!r}")
+    return value
 
 
 def milliseconds(what: str, seconds: float) -> bytes:
     """A time in seconds as whole milliseconds, at least one. `what`: the argument's name."""
-    if not 0 < seconds < 1e11:  # also refuses NaN
+    if not 0 < number(what, seconds) < 1e11:
         raise UsageError(f"{what} is a number of seconds above 0, not {seconds!r}")
     return b"%d" % max(1, round(seconds * 1000))
 

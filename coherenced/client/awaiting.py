@@ -9,9 +9,18 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 from coherenced.client.flights import Flight, Flights
-from coherenced.client.steps import Await, Background, Board, Call, Machine, Step, Together
+from coherenced.client.steps import (
+    TOO_LONG,
+    Await,
+    Background,
+    Board,
+    Call,
+    Machine,
+    Step,
+    Together,
+)
 from coherenced.client.stream import Request
-from coherenced.errors import CoherencedError
+from coherenced.errors import CoherencedError, LoadTimeout
 
 T = TypeVar("T")
 
@@ -60,8 +69,7 @@ class Driver:
         if isinstance(step, Request):
             return await self._answer(step)
         if isinstance(step, Call):
-            made = step.function()
-            return await made if inspect.isawaitable(made) else made
+            return await self._call(step)
         if isinstance(step, Board):
             return self._flights.board(step.name)
         if isinstance(step, Await):
@@ -69,6 +77,20 @@ class Driver:
         if isinstance(step, Background):
             return self._start(step.machine)
         return await self._run_together(step)
+
+    async def _call(self, step: Call) -> Any:
+        made = step.function()
+        if not inspect.isawaitable(made):
+            return made  # it has kept the event loop from everything else: no limit could act
+        if step.timeout_s is None:
+            return await made
+        try:
+            async with asyncio.timeout(step.timeout_s) as limit:
+                return await made
+        except TimeoutError:
+            if limit.expired():
+                raise LoadTimeout(TOO_LONG.format(step.timeout_s)) from None
+            raise
 
     async def _answer(self, request: Request[Any]) -> Any:
         """Its answer; what came too late for a cancelled caller to use is undone."""

@@ -1,21 +1,35 @@
-"""Machines in blocking code: threads wait for each other's loads, refreshes run in a few more."""
+"""Machines in blocking code: threads wait for each other's loads, refreshes run in a few more,
+and a loader with a hard timeout in one of its own."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
-from threading import Event, Lock
+from threading import BoundedSemaphore, Event, Lock, Thread
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from coherenced.client.flights import Flight, Flights
-from coherenced.client.steps import Await, Background, Board, Call, Machine, Step, Together
+from coherenced.client.steps import (
+    TOO_LONG,
+    Await,
+    Background,
+    Board,
+    Call,
+    Machine,
+    Step,
+    Together,
+)
 from coherenced.client.stream import Request
+from coherenced.errors import LoadTimeout
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
 T = TypeVar("T")
 
+LOADERS: Final = 32
+"""Loaders with a hard timeout running at once, each in a thread of its own."""
 THREADS: Final = 4
 """Refreshes running at once."""
 MAX_PENDING: Final = 64
@@ -35,6 +49,7 @@ class Driver:
         self._threads: ThreadPoolExecutor | None = None
         self._pending = 0
         self._lock = Lock()
+        self._loaders = BoundedSemaphore(LOADERS)
 
     def run(self, machine: Machine[T]) -> T:
         """What the machine returns."""
@@ -62,7 +77,8 @@ class Driver:
         if isinstance(step, Request):
             return self._ask(step)
         if isinstance(step, Call):
-            return step.function()
+            within_s = step.timeout_s
+            return step.function() if within_s is None else self._call(step.function, within_s)
         if isinstance(step, Board):
             return self._flights.board(step.name)
         if isinstance(step, Await):
@@ -70,6 +86,39 @@ class Driver:
         if isinstance(step, Background):
             return self._start(step.machine)
         return self._run_together(step)
+
+    def _call(self, function: Callable[[], Any], within_s: float) -> Any:
+        """What it returns, from a thread of its own: Python cannot interrupt one. A loader that
+        hangs keeps its thread, and its place; none of them keeps the process from ending."""
+        from contextvars import copy_context
+
+        started = time.monotonic()
+        room = self._loaders
+        if not room.acquire(timeout=within_s):
+            raise LoadTimeout(f"{LOADERS} loaders with a hard_timeout are running already")
+        ended, context = Event(), copy_context()
+        result: list[Any] = []
+        raised: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                result.append(context.run(function))
+            except BaseException as error:
+                raised.append(error)
+            finally:
+                room.release()
+                ended.set()
+
+        try:
+            Thread(target=run, name="coherenced-loader", daemon=True).start()
+        except RuntimeError:  # no more threads, or the interpreter is going down
+            room.release()
+            raise
+        if not ended.wait(max(0.0, started + within_s - time.monotonic())):
+            raise LoadTimeout(TOO_LONG.format(within_s))
+        if raised:
+            raise raised[0]
+        return result[0]
 
     def _await(self, flight: Flight, timeout_s: float) -> bool:
         signal = flight.signal

@@ -17,6 +17,7 @@ from coherenced.client.arguments import (
     key_bytes,
     key_list,
     milliseconds,
+    number,
     sectioned,
     write_options,
 )
@@ -37,7 +38,7 @@ from coherenced.client.replies import (
 )
 from coherenced.client.session import Session
 from coherenced.client.stream import Batch, Request, batch_of, batches_of, parts
-from coherenced.client.values import Serializer, serializer_of
+from coherenced.client.values import NOTHING, Serializer, serializer_of
 from coherenced.errors import CoherencedError, CommandError, Conflict, NotAcknowledged, UsageError
 
 MOST_IN_SNAPSHOT: Final = 200
@@ -79,7 +80,8 @@ class Calls:
         max_staleness_ms: float | None = None,
         min_version: str | None = None,
     ) -> Request[Any]:
-        """The value of `key`, or `default` when it is not there.
+        """The value of `key`, or `default` when it is not there (also where a loader has found,
+        with `negative_ttl`, that there is no such thing).
 
         `max_staleness_ms` overrides the daemon's bound for this read: 0 is linearizable.
         `min_version` serves nothing older than a version that a write returned.
@@ -331,7 +333,7 @@ class Calls:
         if max_staleness_ms is None:
             max_staleness_ms = self._max_staleness_ms
         if max_staleness_ms is not None:
-            if not 0 <= max_staleness_ms < 1e15:
+            if not 0 <= number("max_staleness_ms", max_staleness_ms) < 1e15:
                 raise UsageError("max_staleness_ms is 0 (linearizable) or more milliseconds")
             options = (b"MAXSTALE", b"%d" % max_staleness_ms)
         if min_version is None and self._session is not None:
@@ -388,7 +390,7 @@ class Calls:
 
     def _decode_get(self, default: Any, replies: list[Any]) -> Any:
         reply = replies[0]
-        if reply is None:
+        if reply is None or reply == NOTHING:
             return default
         if isinstance(reply, bytes):
             return self.serializer.loads(reply)
@@ -402,6 +404,8 @@ class Calls:
         if not isinstance(reply, list) or len(reply) < 5:
             raise unexpected("a value with its version", reply)
         stored, version, source, age_ms, stale = reply[:5]
+        if stored == NOTHING:
+            stored = None
         left_ms = float(reply[5]) if len(reply) > 5 else -1.0
         entry = Entry(
             default if stored is None else self.serializer.loads(stored),
@@ -480,7 +484,7 @@ class Calls:
             raise unexpected(f"{len(wanted)} values", len(values))
         loads = self.serializer.loads
         for key, value in zip(wanted, values, strict=True):
-            if value is not None:
+            if value is not None and value != NOTHING:
                 held[key] = loads(value)
         return {key: held[key] for key in order if key in held}
 

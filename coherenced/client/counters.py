@@ -16,6 +16,7 @@ _COUNTS: Final = {
     "refreshes_dropped": "not begun, since too many were under way",
     "shared": "calls that waited for a load of the same process",
     "waited": "calls that waited for a load elsewhere",
+    "overtime": "loads that went on behind, past the soft timeout",
     "stale_answers": "answers past their ttl",
     "absent": "loads that found nothing, and were cached so",
     "lost": "fills refused, since the key was invalidated during the load",

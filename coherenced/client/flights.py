@@ -21,7 +21,7 @@ class Signal(Protocol):
 class Flight:
     """One load under way in this process."""
 
-    __slots__ = ("_home", "_name", "error", "result", "signal")
+    __slots__ = ("_home", "_name", "answer", "error", "result", "signal")
 
     def __init__(self, home: dict[bytes, Flight], name: bytes, signal: Signal) -> None:
         self._home = home
@@ -29,6 +29,8 @@ class Flight:
         self.signal = signal
         self.result: Any = None
         """What all may have, once it has landed; None: each must try anew."""
+        self.answer: Any = None
+        """What the one may have who had it flown, stored or not."""
         self.error: Exception | None = None
         """What the loader raised: those who waited for this load get it too."""
 

@@ -20,7 +20,7 @@ from enum import Enum
 from math import log
 from typing import Any, Final, NamedTuple, TypedDict
 
-from coherenced.client.arguments import Key
+from coherenced.client.arguments import Key, number
 from coherenced.errors import UsageError
 
 LONGEST_S = 86_400.0 * 365
@@ -51,6 +51,13 @@ class LoadPolicy(NamedTuple):
     """How long to wait for another's load before calling the loader without a lease."""
     retry_after: float = 1.0
     """After the loader failed it is left alone for so long where a stale value can be served."""
+    soft_timeout: float | None = None
+    """The loader takes longer: whoever may be given a stale value (`stale_if_error`) is, and the
+    load goes on behind; its late result is stored. None: they wait."""
+    hard_timeout: float | None = None
+    """The loader takes longer: it is given up, with `LoadTimeout`, and a late result is not looked
+    at. A coroutine is cancelled. A blocking loader cannot be: it runs in a thread of its own (of a
+    bounded number), which goes on to its end. None: a loader may take its time."""
 
     @property
     def grace(self) -> float:
@@ -64,6 +71,9 @@ class LoadPolicy(NamedTuple):
 
     def checked(self) -> LoadPolicy:
         """Itself. Raises `UsageError` for what cannot be."""
+        for what, value in zip(self._fields, self, strict=True):
+            if value is not None or what not in _OPTIONAL:
+                number(what, value)
         for what in ("ttl", "lease", "wait"):
             if not 0 < getattr(self, what) <= LONGEST_S:
                 raise UsageError(f"{what} is a number of seconds above 0, at most a year")
@@ -72,6 +82,12 @@ class LoadPolicy(NamedTuple):
                 raise UsageError(f"{what} is 0 or more, at most a year of seconds")
         if self.negative_ttl is not None and not 0 <= self.negative_ttl <= LONGEST_S:
             raise UsageError("negative_ttl is a number of seconds (0: not cached), or None")
+        for what in ("soft_timeout", "hard_timeout"):
+            limit_s = getattr(self, what)
+            if limit_s is not None and not 0 < limit_s <= LONGEST_S:
+                raise UsageError(f"{what} is a number of seconds above 0, at most a year, or None")
+        if self.hard_timeout is not None and self.hard_timeout > self.lease:
+            raise UsageError("hard_timeout is at most lease: what comes after that is not stored")
         if not 0 <= self.jitter < 1:
             raise UsageError("jitter is a share of the ttl: 0 or more, and below 1")
         return self
@@ -85,6 +101,7 @@ class LoadPolicy(NamedTuple):
         return self._replace(**given).checked() if given else self
 
 
+_OPTIONAL: Final = ("negative_ttl", "soft_timeout", "hard_timeout")
 USUAL: Final = LoadPolicy()
 
 
@@ -100,6 +117,8 @@ class LoadOptions(TypedDict, total=False):
     lease: float | None
     wait: float | None
     retry_after: float | None
+    soft_timeout: float | None
+    hard_timeout: float | None
 
 
 class Loaded(NamedTuple):

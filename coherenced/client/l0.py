@@ -28,6 +28,7 @@ from functools import partial
 from threading import Lock
 from typing import Any, Final, Literal
 
+from coherenced.client.arguments import number
 from coherenced.client.replies import Entry, Version
 from coherenced.errors import UsageError
 from coherenced.page.layout import (
@@ -183,7 +184,9 @@ class L0:
         self, key: str | bytes, max_staleness_ms: float | None, min_version: str | None
     ) -> Copy | None:
         """`find`, under the terms that a call was given."""
-        if not self.copies or (max_staleness_ms is not None and not max_staleness_ms > 0):
+        if not self.copies:
+            return None
+        if max_staleness_ms is not None and not number("max_staleness_ms", max_staleness_ms) > 0:
             return None
         token = self._token() if min_version is None else min_version
         try:

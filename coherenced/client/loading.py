@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple, TypeVar
 
-from coherenced.client.arguments import Key, key_bytes
+from coherenced.client.arguments import Key, key_list
 from coherenced.client.core import Calls
 from coherenced.client.counters import Counters
 from coherenced.client.flights import Flight
@@ -31,7 +31,7 @@ from coherenced.client.leases import Filling, Found, Granted, Lease, fills, leas
 from coherenced.client.replies import Entry, Version
 from coherenced.client.steps import Await, Background, Board, Call, Machine
 from coherenced.client.stream import Request
-from coherenced.client.values import ABSENT, RAW
+from coherenced.client.values import ABSENT, NOTHING, RAW
 from coherenced.errors import CoherencedError, LeaseLost, Unreachable, UsageError
 
 T = TypeVar("T")
@@ -118,8 +118,8 @@ class Loads:
         """What is there: an answer, or else what may be answered if the loader fails."""
         policy = job.policy
         entry: Entry = yield from self._ask(self._calls.get_entry(job.name))
-        if not entry.found:
-            return None, None
+        if not entry.found and entry.expires_in_ms is None:
+            return None, None  # what is known not to exist has an end
         state = self._state(job, entry)
         if state is State.FRESH:
             return self._answer(entry), None
@@ -145,21 +145,41 @@ class Loads:
     def _fly(self, job: Job, fallback: Entry | None, until: float) -> Machine[Entry | None]:
         """Load, or wait for who does in this process; None: read again."""
         flight, flies = yield Board(job.name)
-        if flies:
+        wait_s = max(0.0, until - self._clock())
+        soft_s = job.policy.soft_timeout
+        if soft_s is not None and fallback is not None:
+            wait_s = min(wait_s, soft_s)
+            # Led by another, so that this caller can leave it.
+            led = flies and (yield Background(self._lead_behind(job, flight, until)))
+        else:
+            led = False
+        if flies and not led:
             try:
                 return (yield from self._lead(job, flight, fallback, until))
             finally:
                 flight.land()
-        self.counters.add("shared")
-        landed = yield Await(flight, max(0.0, until - self._clock()))
+        if not flies:
+            self.counters.add("shared")
+        landed = yield Await(flight, wait_s)
         if not landed:
+            if led:
+                self.counters.add("overtime")
             return (yield from self._alone(job, fallback))
         if flight.error is not None:
             if fallback is not None and not isinstance(flight.error, Unkept):
                 return self._answer(fallback, stale=True)
             raise flight.error
-        shared: Entry | None = flight.result
+        shared: Entry | None = flight.answer if led else flight.result
         return shared
+
+    def _lead_behind(self, job: Job, flight: Flight, until: float) -> Machine[None]:
+        """Load for callers that wait only so long; what comes of it is left with the flight."""
+        try:
+            flight.answer = yield from self._lead(job, flight, None, until)
+        except Exception as error:
+            flight.error = error
+        finally:
+            flight.land()
 
     def _behind(self, job: Job, entry: Entry) -> Machine[None]:
         """Load anew while the caller goes on with what is there."""
@@ -219,7 +239,8 @@ class Loads:
         """Loaded by somebody else, or being loaded anew by them, which makes it stale."""
         grace_ms = job.policy.grace * 1e3
         stale = bool(grace_ms) and found.left_ms is not None and found.left_ms <= grace_ms
-        value = None if found.stored is None else self._calls.serializer.loads(found.stored)
+        stored = None if found.stored == NOTHING else found.stored
+        value = None if stored is None else self._calls.serializer.loads(stored)
         there, left_ms = value is not None, found.left_ms
         entry = Entry(value, there, found.version, "l2", found.age_ms, False, left_ms)
         return self._answer(entry, stale=stale)
@@ -281,7 +302,7 @@ class Loads:
     def _bring(self, job: Job) -> Machine[Brought]:
         started = self._clock()
         try:
-            value = yield Call(job.loader)
+            value = yield Call(job.loader, job.policy.hard_timeout)
         except KeyError:
             if job.policy.negative_ttl is None:
                 self.counters.add("load_errors")
@@ -314,7 +335,10 @@ class Loads:
         ttl_s *= 1 - policy.jitter * self._random()
         if ttl_s == 0:
             return Brought(value, b"", 0.0, tags)
-        stored = ABSENT if value is None else self._calls.serializer.dumps(value)
+        if value is None:
+            stored = ABSENT if policy.negative_ttl is None else NOTHING
+        else:
+            stored = self._calls.serializer.dumps(value)
         return Brought(value, stored, ttl_s + policy.grace, tags)
 
     # -- what is remembered ---------------------------------------------------------------
@@ -350,10 +374,7 @@ def _left_s(entry: Entry) -> float:
 
 
 def _tags(tags: Tags, value: Any) -> list[bytes]:
-    made = tags(value) if callable(tags) else tags
-    if isinstance(made, str | bytes):
-        raise UsageError(f"give a list of tags, not the single text {made!r}")
-    return [key_bytes(tag) for tag in made]
+    return key_list(tags(value) if callable(tags) else tags)
 
 
 def _remember(table: dict[bytes, float], name: bytes, figure: float) -> None:

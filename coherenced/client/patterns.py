@@ -68,6 +68,11 @@ class Patterns:
         is as in the client's `load_policy`. `tags`: names, or a function of the value.
         The loader may return a `Loaded(value, ttl=…, tags=…)` to decide by itself.
         With `negative_ttl`, None and `KeyError` from the loader are kept, and answered as None.
+        Past `soft_timeout` a stale value is answered, if `stale_if_error` allows one; past
+        `hard_timeout` the loader is given up.
+
+        A key whose namespace has an origin is loaded from there by the daemon: `loader` is never
+        called for it, and what the origin has not is None.
         """
         return self.value(key, loader, self.policy_of(options), tags)
 
@@ -80,7 +85,7 @@ class Patterns:
         **options: Unpack[LoadOptions],
     ) -> Machine[Entry]:
         """Like `get_or_load`, with how it was answered: `.stale`, `.source`, `.version`."""
-        job = Job(key_bytes(key), loader, self.policy_of(options), tags)
+        job = Job(key_bytes(key), callable_loader(loader), self.policy_of(options), tags)
         return self._loads.entry(job)
 
     def warm(
@@ -115,7 +120,7 @@ class Patterns:
         is_missing: bool = False,
     ) -> Machine[Any]:
         """`get_or_load`, with its policy ready made, perhaps after a look that found nothing."""
-        job = Job(key_bytes(key), loader, policy, tags)
+        job = Job(key_bytes(key), callable_loader(loader), policy, tags)
         entry = yield from self._loads.entry(job, is_missing=is_missing)
         return entry.value
 
@@ -124,9 +129,11 @@ class Patterns:
         if self._l0 is None or policy.early_refresh:
             return None
         copy = self._l0.held(key_bytes(key), None, None)  # as the machine names it
-        if copy is None or not copy.found or copy.value == ABSENT:
+        if copy is None or copy.value == ABSENT:
             return None
         ends_ns = copy.expires_ns
+        if not copy.found and ends_ns is None:
+            return None  # not there; what is known not to exist has an end
         if ends_ns is not None and ends_ns - clock_ns(BOOTTIME) <= policy.grace * 1e9:
             return None
         return copy
@@ -143,13 +150,23 @@ class Patterns:
         if not options:
             return self._policy
         wanted = tuple(options.items())
-        policy = self._known.get(wanted)
+        try:
+            policy = self._known.get(wanted)
+        except TypeError:  # a list or its like: no number at all, which is said there
+            return self._policy.but(options)
         if policy is None:
             policy = self._policy.but(options)
             if len(self._known) >= 1000:
                 self._known.clear()
             self._known[wanted] = policy
         return policy
+
+
+def callable_loader(loader: Callable[[], Any]) -> Callable[[], Any]:
+    """Itself, if it can be called."""
+    if not callable(loader):
+        raise UsageError(f"a loader is a function without arguments, not {loader!r}")
+    return loader
 
 
 def draw() -> float:

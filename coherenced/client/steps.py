@@ -9,7 +9,7 @@ and neither shell has a twin of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from coherenced.client.flights import Flight
 from coherenced.client.stream import Request
@@ -17,10 +17,16 @@ from coherenced.client.stream import Request
 T = TypeVar("T")
 
 
+TOO_LONG: Final = "the loader has not returned within {:g} s (hard_timeout)"
+
+
 class Call(NamedTuple):
-    """Call this (and await what it returns, in the asynchronous shell)."""
+    """Call this (and await what it returns, in the asynchronous shell).
+
+    Past `timeout_s` it is given up: `LoadTimeout`."""
 
     function: Callable[[], Any]
+    timeout_s: float | None = None
 
 
 class Board(NamedTuple):

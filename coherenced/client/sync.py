@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, Unpack
 
 from coherenced.client.address import parse_address
-from coherenced.client.arguments import Key
+from coherenced.client.arguments import Key, number
 from coherenced.client.blocking import Driver
 from coherenced.client.core import Calls, K, documented
 from coherenced.client.faults import Lost, TimedOut, indeterminate, silent
@@ -84,7 +84,7 @@ class Client:
         l0_max_bytes: int = MAX_BYTES,
         l0_values: Values = "copy",
     ) -> None:
-        if not timeout > 0:
+        if not number("timeout", timeout) > 0:
             raise UsageError("timeout is a number of seconds above 0")
         if max_connections < 1:
             raise UsageError("max_connections is at least 1")
@@ -365,6 +365,9 @@ class Client:
             value = self.get(key, NOWHERE)
             if value is not NOWHERE:
                 return None if self._is_raw and value == ABSENT else value
+            copy = self._patterns.fresh_copy(key, policy)
+            if copy is not None and not copy.found:
+                return None  # known not to exist
         return self._driver.run(self._patterns.value(key, loader, policy, tags, is_missing=plain))
 
     def close(self) -> None:

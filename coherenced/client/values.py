@@ -25,7 +25,9 @@ MARKER: Final = b"\xc1"
 
 
 ABSENT: Final = MARKER + b"\xc0"
-"""None, as the default serializer stores it; with every serializer: known not to exist."""
+"""None, as the default serializer stores it, and what a loader returned says with every one."""
+NOTHING: Final = MARKER + MARKER
+"""Known not to exist (`negative_ttl`), with every serializer: who reads it finds nothing there."""
 
 
 class Serializer(Protocol):
@@ -95,6 +97,7 @@ class Raw:
         )
 
     def loads(self, stored: bytes, /) -> bytes:
+        """The bytes themselves: what stands for None is for who asked to tell."""
         return stored
 
 

@@ -92,7 +92,7 @@ class Warming(Generic[K]):
     def _load(self, granted: dict[K, bytes]) -> Machine[tuple[int, int, int]]:
         held = {key_bytes(key): token for key, token in granted.items()}
         try:
-            brought = yield Call(partial(self._loader, list(granted)))
+            brought = yield Call(partial(self._loader, list(granted)), self._policy.hard_timeout)
             fillings = self._fillings(granted, brought)
             for filling in fillings:
                 del held[filling.name]

@@ -28,6 +28,8 @@ from coherenced.core.model import ReplyError, Version
 from coherenced.core.policy import Namespaces
 from coherenced.core.requests import (
     Fault,
+    Lease,
+    LeaseResult,
     Outcome,
     Read,
     ReadResult,
@@ -166,7 +168,23 @@ class Origins:
             return partial(self._complete, request, origins, done)
         if isinstance(request, Write):
             return self._guard_write(request, done)
+        if isinstance(request, Lease):
+            return self._guard_lease(request, done)
         return done
+
+    def _guard_lease(self, lease: Lease, done: Done) -> Done | None:
+        """A key has one home: what has an origin is loaded from there, and by nobody else. Whoever
+        asks to be its loader is given what a read would be."""
+        origin = self.origin_of(lease.key)
+        if origin is None:
+            return done
+
+        def told(outcome: Outcome) -> None:
+            done(LeaseResult(outcome.values[0]) if isinstance(outcome, ReadResult) else outcome)
+
+        read = Read((lease.key,), lease.max_staleness_ms)
+        self._submit(read, partial(self._complete, read, [origin], told))
+        return None
 
     # -- reads ---------------------------------------------------------------------------
 

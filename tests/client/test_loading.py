@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from coherenced import AsyncClient, Client, Loaded, LoadPolicy
-from coherenced.client.values import ABSENT
+from coherenced.client.values import NOTHING
 from coherenced.errors import DaemonUnreachable, RedisUnreachable, UsageError
 from tests.client.fake_daemon import FakeDaemon, error
 from tests.servers import wait_until
@@ -114,13 +114,50 @@ def test_jitter_only_shortens(daemon: FakeDaemon, connect: Connect) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"ttl": 0}, {"ttl": float("nan")}, {"jitter": 1}, {"stale_if_error": -1}, {"lease": -1}],
+    [
+        {"ttl": 0},
+        {"ttl": float("nan")},
+        {"ttl": "x"},
+        {"ttl": [1]},
+        {"ttl": True},
+        {"jitter": 1},
+        {"stale_if_error": -1},
+        {"stale_while_revalidate": "1"},
+        {"early_refresh": {}},
+        {"negative_ttl": "x"},
+        {"lease": -1},
+        {"soft_timeout": 0},
+        {"soft_timeout": "1"},
+        {"hard_timeout": -1},
+        {"hard_timeout": 11},  # longer than the lease
+    ],
+    ids=repr,
 )
 def test_options_that_cannot_be(connect: Connect, options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         connect().get_or_load("k", forbidden, **options)
     with pytest.raises(UsageError):
         connect(load_policy=LoadPolicy(**options))
+
+
+def test_arguments_of_the_wrong_type_are_told_in_one_line(connect: Connect) -> None:
+    cache = connect()
+    wrong: list[tuple[Callable[[], Any], str]] = [
+        (lambda: cache.get_or_load("k", forbidden, ttl="x"), "ttl is a number, not 'x'"),
+        (lambda: cache.get_or_load("k", 5), "a loader is a function without arguments, not 5"),
+        (lambda: cache.get_entry_or_load("k", None), "a loader is a function"),
+        (lambda: cache.get_or_load(7, forbidden), "a key is str or bytes, not int"),
+        (lambda: cache.get_or_load("k", lambda: 1, tags=5), "give a list of names, not 5"),
+        (lambda: cache.get("k", max_staleness_ms="x"), "max_staleness_ms is a number, not 'x'"),
+        (lambda: cache.set("k", 1, ttl="x"), "ttl is a number, not 'x'"),
+        (lambda: cache.set("k", 1, ttl=None, timeout="x"), "timeout is a number, not 'x'"),
+        (lambda: cache.set("k", 1, tags=5), "give a list of names, not 5"),
+        (lambda: connect(timeout="x"), "timeout is a number, not 'x'"),
+    ]
+    for call, told in wrong:
+        with pytest.raises(UsageError) as caught:
+            call()
+        assert str(caught.value).startswith(told) and "\n" not in str(caught.value)
 
 
 def test_an_option_that_does_not_exist(connect: Connect) -> None:
@@ -139,10 +176,16 @@ def test_what_does_not_exist_is_remembered(
     for _ in range(3):
         assert cache.get_or_load("k", loader, ttl=60, negative_ttl=5) is None
     assert loader.calls == 1
-    assert daemon.values[b"k"] == ABSENT == b"\xc1\xc0"
+    assert daemon.values[b"k"] == NOTHING == b"\xc1\xc1"
     assert daemon.commands[2][4:6] == [b"PX", b"5000"]
     entry = cache.get_entry_or_load("k", forbidden, negative_ttl=5)
     assert (entry.value, entry.found) == (None, False)
+    # Who only reads finds nothing there.
+    assert cache.get("k", "default") == "default"
+    assert cache.get_entry("k", "default")[:2] == ("default", False)
+    assert cache.get_many(["k", "other"]) == {}
+    cache.set("k", None)
+    assert cache.get("k", "default") is None, "None is a value, if it was stored as one"
 
 
 def test_without_negative_ttl_a_key_error_is_an_error(connect: Connect) -> None:
@@ -162,8 +205,7 @@ def test_absence_with_other_serializers(
     for _ in range(2):
         assert cache.get_or_load("k", lambda: None, negative_ttl=5) is None
     assert cache.get_entry_or_load("k", forbidden, stale_if_error=1).value is None
-    if serializer:
-        assert cache.get("k", "default") is None
+    assert cache.get("k", "default") == "default"
 
 
 def test_none_is_a_value_like_another(daemon: FakeDaemon, connect: Connect) -> None:
@@ -222,6 +264,7 @@ def test_past_its_grace_the_error_is_told(daemon: FakeDaemon, connect: Connect) 
     daemon.ends[b"k"] = time.monotonic() + 30  # as another language may have stored it
     assert cache.get_or_load("k", forbidden, **how) == "old"  # more left than ttl: fresh
     daemon.values.clear()
+    daemon.ends.clear()
     with pytest.raises(OSError, match="down"):
         cache.get_or_load("k", Loader(OSError("down")), **how)
 

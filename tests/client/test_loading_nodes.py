@@ -123,8 +123,8 @@ def test_updates_and_reads_from_everywhere(clients: list[Client], key: str) -> N
 
     with ThreadPoolExecutor(4) as threads:
         reading = [threads.submit(read, number) for number in range(4)]
-        end = time.monotonic() + 2
-        while time.monotonic() < end:
+        end, patience = time.monotonic() + 2, time.monotonic() + 30
+        while time.monotonic() < end or (newest[0] <= 50 and time.monotonic() < patience):
             row[0] += 1
             clients[row[0] % 4].invalidate([key], ack="all")
             newest[0] = row[0]
@@ -161,7 +161,7 @@ def test_an_absent_row_is_two_bytes_for_other_languages(
         raise KeyError(key)
 
     assert clients[0].get_or_load(key, missing, negative_ttl=30) is None
-    assert nodes.daemons[1].command("GET", key) == b"\xc1\xc0"
+    assert nodes.daemons[1].command("GET", key) == b"\xc1\xc1"
     assert clients[2].get_or_load(key, lambda: "there", negative_ttl=30) is None
     clients[2].invalidate([key], ack="all")
     assert clients[0].get_or_load(key, lambda: "there", negative_ttl=30) == "there"

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from coherenced import Client
+from coherenced.errors import CommandError
 from tests.cluster.daemons import Cluster, Daemon, UnixHTTPConnection
 from tests.origin.server import OriginServer
 from tests.servers import wait_until
@@ -200,6 +201,26 @@ def test_a_request_says_what_it_takes(cluster: Cluster, origin: OriginServer) ->
     for directive in ("no-cache", "max-age=0", "min-fresh=5", "max-stale"):
         assert get(b, "at-home", Cache_Control=directive)[2] == b"v"
     assert get(b, "at-home", Cache_Control="only-if-cached")[2] == b"v"
+
+
+def test_a_key_with_an_origin_has_no_other_loader(cluster: Cluster, origin: OriginServer) -> None:
+    def never() -> bytes:
+        raise AssertionError("called although the key has an origin")
+
+    origin.rows["plain-home"] = b"Ada"
+    with Client(cluster.daemons[0].socket) as client:
+        for how in ({}, {"stale_if_error": 60}, {"negative_ttl": 5}):
+            assert client.get_or_load("plain:home", never, **how) == b"Ada"
+            assert client.get_or_load("plain:homeless", never, **how) is None
+        client.invalidate(["plain:home"])
+        assert client.get_or_load("plain:home", never) == b"Ada"
+    origin.status = 500
+    with (
+        Client(cluster.daemons[0].socket) as client,
+        pytest.raises(CommandError, match="ORIGIN the origin answered 500"),
+    ):
+        client.get_or_load("plain:broken", never)
+    assert cluster.daemons[0].command("COH.LEASE", "plain:home")[1] == b"Ada"
 
 
 def race(

@@ -11,7 +11,7 @@ import pytest
 
 from coherenced.core.model import ReplyError
 from coherenced.core.policy import Policy
-from coherenced.core.requests import Fault, FaultKind, Read, ReadResult, Source
+from coherenced.core.requests import Fault, FaultKind, Lease, LeaseResult, Read, ReadResult, Source
 from coherenced.origin.layer import Origins
 from coherenced.origin.rules import Rules
 from tests.origin.fake_node import Clock, FakeRedis, Scripted, node, read
@@ -274,6 +274,25 @@ async def test_another_node_that_refreshes_is_waited_for(rig: Rig) -> None:
     origin.gate.set()
     assert [v.value for v in await asyncio.gather(first, second)] == [b"two", b"two"]
     assert not far.asked
+
+
+async def test_who_wants_to_be_the_loader_is_given_what_the_origin_has(rig: Rig) -> None:
+    layer, origin = rig.node(negative_ms=0.0)
+    origin.rows[KEY] = b"Ada"
+
+    async def lease(key: bytes) -> Any:
+        answered = asyncio.get_running_loop().create_future()
+        told = layer.guard(Lease(key), answered.set_result)
+        return "nobody's business here" if told is not None else await answered
+
+    found = await lease(KEY)
+    assert isinstance(found, LeaseResult) and not found.token
+    assert found.value is not None and found.value.value == b"Ada"
+    none = await lease(b"row:2")
+    assert none.value.value is None and not none.token, "also where that is not remembered"
+    assert await lease(b"other") == "nobody's business here"
+    rig.redis.fault = Fault(FaultKind.UNAVAILABLE, "Redis is away")
+    assert await lease(KEY) == rig.redis.fault
 
 
 async def test_faults_of_redis_are_told_as_such(rig: Rig) -> None:
