@@ -345,7 +345,7 @@ if labelled or pending or leased or ARGV[5] ~= 's' then
 end
 
 local find, format = string.find, string.format
-local i, n, words_in_all = 6, 5, #ARGV
+local i, n, words_in_all, began = 6, 5, #ARGV, seq
 while i <= words_in_all do
   local words, mode, new_tag, body = tonumber(ARGV[i]), ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   local first, last = i + 4, i + 3 + words
@@ -407,7 +407,14 @@ while i <= words_in_all do
     local at = seq + 1
     local id = format('%d-0', at)
     local added
-    if digits then
+    if (seq - began) % 32 ~= 0 then
+      -- The log is trimmed once a batch, a long one's more often: each word costs something.
+      if digits then
+        added = redis.pcall('XADD', LOG, id, 'p', tag, 't', new_tag, 'b', body, 'r', digits)
+      else
+        added = redis.pcall('XADD', LOG, id, 'p', tag, 't', new_tag, 'b', body)
+      end
+    elseif digits then
       added = redis.pcall('XADD', LOG, 'MAXLEN', '~', ARGV[4], id, 'p', tag, 't', new_tag,
         'b', body, 'r', digits)
     else
