@@ -19,6 +19,8 @@ from coherenced.core.model import FOREVER
 ENTRY_BYTES: Final = 384
 TAG_BYTES: Final = 48
 """What the bookkeeping of an entry, and of a tag, was measured to need: the formula is in `l1`."""
+HOLES_SHIFT: Final = 4
+"""A sixteenth of each bulk is counted for the holes between bulks of many lengths, see `l1`."""
 MAX_FREQUENCY: Final = 2
 IN_MAIN: Final = -1
 """In place of `looks`: this entry is in the main queue."""
@@ -87,7 +89,8 @@ class Entry(msgspec.Struct, gc=False, eq=False):
     @property
     def size(self) -> int:
         """What it counts for in the bound, by the formula in `l1`."""
-        size = len(self.key) + len(self.bulk) + ENTRY_BYTES
+        bulk_bytes = len(self.bulk)
+        size = len(self.key) + bulk_bytes + (bulk_bytes >> HOLES_SHIFT) + ENTRY_BYTES
         if self.tags:
             size += TAG_BYTES + sum(len(tag) + TAG_BYTES for tag in self.tags)
         return size

@@ -23,7 +23,7 @@ def entry(
 def formula(key: bytes, value: bytes | None, tags: tuple[bytes, ...] = ()) -> int:
     """The documented size of an entry, written down a second time."""
     bulk = 5 if value is None else 1 + len(str(len(value))) + 2 + len(value) + 2
-    size = len(key) + bulk + ENTRY_BYTES
+    size = len(key) + bulk + bulk // 16 + ENTRY_BYTES
     if tags:
         size += TAG_BYTES
     for tag in tags:

@@ -146,7 +146,7 @@ def test_what_has_just_been_put_is_not_what_is_evicted() -> None:
         assert store.put(entry(b"%02d" % i, b"v" * 50))
         assert b"%02d" % i in store.entries
         check(store)
-    big = b"v" * (19 * formula(b"00", b"v" * 50) - ENTRY_BYTES)
+    big = b"v" * ((19 * formula(b"00", b"v" * 50) - ENTRY_BYTES) * 16 // 17)
     assert store.put(entry(b"big", big))
     assert b"big" in store.entries
     check(store)
@@ -157,7 +157,9 @@ def test_replacing_in_place_may_evict_others_but_not_itself() -> None:
     for i in range(10):
         store.put(entry(b"%d" % i))
     for key in [b"0", b"9", b"5"]:
-        assert store.put(entry(key, b"v" * (store.max_bytes - formula(key, b"") - 4), as_of=2))
+        assert store.put(
+            entry(key, b"v" * ((store.max_bytes - formula(key, b"") - 4) * 16 // 17), as_of=2)
+        )
         assert list(store.entries) == [key]
         check(store)
 
