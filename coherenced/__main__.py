@@ -1,6 +1,6 @@
 """`python -m coherenced` is `coherenced`."""
 
-from coherenced.cli.main import main
+from coherenced.cli.start import main
 
 if __name__ == "__main__":
     main()

@@ -153,7 +153,8 @@ class Warmth:
             if not done.done():
                 done.set_result(None)
 
-        reader.submit(Read(keys), take)
+        # Nobody asks for them yet: no origin is asked for what Redis has not.
+        reader.submit(Read(keys, cached_only=True, uncounted=True), take)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(done, READ_PATIENCE_S)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,8 @@ def test_a_daemon_that_restarts_is_warm_and_serves_nothing_old() -> None:
             assert 490 <= held["entries"] <= 510
             entries = {key: cache.get_entry(key) for key in ("k1", "k3", "k4")}
             assert [one.value for one in entries.values()] == ["old", "new", None]
+            asked = daemon.stats()["l1"]
+            assert (asked["hits"], asked["misses"]) == (3, 0), "reloading is nobody's miss"
             assert entries["k1"].source == "l1"
 
 
@@ -144,6 +147,10 @@ def test_a_damaged_file_does_not_keep_a_daemon_from_starting() -> None:
         (daemon.directory / "warm.keys").write_bytes(b"coherenced warm 1\nnonsense")
         daemon.start()
         wait_until(lambda: "warm_file_damaged" in events(daemon), 20, "said so")
+        (line,) = [one for one in events(daemon).splitlines() if "warm_file_damaged" in one]
+        told = json.loads(line)
+        assert told["level"] == "warning" and "starts cold" in told["message"]
+        assert told["path"].endswith("warm.keys") and "no such file" in told["reason"]
         assert daemon.command("GET", "k") == b"v"
 
 

@@ -16,6 +16,7 @@ import click
 import coherenced
 from coherenced.cli.options import connection
 from coherenced.cli.output import note
+from coherenced.cli.start import INTERRUPTED
 from coherenced.errors import CoherencedError
 
 
@@ -51,9 +52,6 @@ COMMANDS: Final = {
     "config": Command("config", "config", "Check or show the configuration."),
 }
 """In the order of the help text."""
-
-INTERRUPTED: Final = 130
-"""What a shell reports for a program that Ctrl-C ended."""
 
 
 class LazyGroup(click.Group):

@@ -15,6 +15,7 @@ from coherenced.errors import DaemonUnreachable
 
 TARGET: Final = "/v1/invalidations"
 RETRY_S: Final = 1.0
+_EVENT_WORDS: Final = ("at", "event", "text")
 SHOWN: Final = 10
 """Names printed of one record; `--json` prints all."""
 
@@ -22,27 +23,31 @@ SHOWN: Final = 10
 @click.command("watch")
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="Stop after so many.")
 @click.option("--after", default="", metavar="VERSION", help="Begin after this version.")
+@click.option("--events", is_flag=True, help="Also what happens to the node: gaps, fencings, …")
 @click.option("--http-socket", "http_path", metavar="PATH", help="The daemon's HTTP socket.")
 @as_json
 @connection
-def watch(count: int | None, after: str, http_path: str | None, as_json: bool) -> int:
+def watch(count: int | None, after: str, events: bool, http_path: str | None, as_json: bool) -> int:
     """Show invalidations as they happen.
 
     One line each: time, version, what was done, and to what. When the daemon goes away
-    the stream is taken up again where it was, as far as the daemon still knows it.
+    the stream is taken up again where it was, as far as the daemon still knows it. With
+    --events also what happens to the node, as 'nodes --events' lists it.
     """
     path = http_socket(http_path)
     if not as_json and sys.stdout.isatty():
         note(f"watching {path}; Ctrl-C to stop")
-    for number, record in enumerate(_records(path, after), 1):
+    for number, record in enumerate(_records(path, after, events), 1):
         _show(record, as_json)
         if number == count:
             break
     return 0
 
 
-def _records(path: str, after: str) -> Iterator[dict[str, Any]]:
-    """Every record, for ever. Raises `DaemonUnreachable` only if there was no daemon to begin."""
+def _records(path: str, after: str, events: bool = False) -> Iterator[dict[str, Any]]:
+    """Every record (with `events` the node's events too), for ever.
+
+    Raises `DaemonUnreachable` only if there was no daemon to begin."""
     from coherenced.cli import http
 
     connected = False
@@ -52,6 +57,8 @@ def _records(path: str, after: str) -> Iterator[dict[str, Any]]:
                 connected = True
                 if event.name == "invalidation":
                     after = event.id
+                    yield event.data
+                elif event.name == "node" and events:
                     yield event.data
                 elif event.name == "reset":
                     note("the daemon no longer holds what came in between: some are missing")
@@ -69,6 +76,11 @@ def _show(record: dict[str, Any], as_json: bool) -> None:
 
     if as_json:
         print(json.dumps(record, ensure_ascii=False), flush=True)
+        return
+    if "event" in record:
+        details = ", ".join(f"{k} {v}" for k, v in record.items() if k not in _EVENT_WORDS)
+        text = str(record.get("text", record["event"])) + (f" ({details})" if details else "")
+        print(printable(f"{time.strftime('%H:%M:%S')}  node  {text}"), flush=True)
         return
     words = ["everything"] if record.get("all") else []
     for kind in ("key", "tag", "prefix"):

@@ -22,11 +22,23 @@ namespace_option = click.option("--namespace", metavar="NAME", help="Only this n
 
 @click.group("writebehind", invoke_without_command=True)
 @click.pass_context
+@namespace_option
+@as_json
+@http_option
 @connection
-def writebehind(context: click.Context) -> int | None:
-    """Show and settle what waits to be sent to origins (origin_mode = write-behind)."""
+def writebehind(
+    context: click.Context, namespace: str | None, as_json: bool, http_socket: str | None
+) -> int | None:
+    """Show and settle what waits to be sent to origins (origin_mode = write-behind).
+
+    Without a command: `list`.
+    """
+    given = {"namespace": namespace, "as_json": as_json, "http_socket": http_socket}
     if context.invoked_subcommand is None:
-        return int(context.invoke(list_))
+        return int(context.invoke(list_, **given))
+    if any(given.values()):
+        command = f"coherenced writebehind {context.invoked_subcommand}"
+        raise UsageError(f"say options after the command: '{command} …'")
     return None
 
 

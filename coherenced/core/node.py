@@ -273,7 +273,10 @@ class Node:
         if self.stopped:
             self.box.settle(given.request_id, Fault(FaultKind.STOPPING, "the daemon is stopping"))
         elif self.waiting >= self.settings.max_waiting:
-            text = f"{self.waiting} requests are waiting for Redis already"
+            text = (
+                f"{self.waiting} requests are waiting for Redis already: try again later, wait for "
+                "replies (ack=redis) before sending more, or raise limits.max_waiting_requests"
+            )
             self.box.settle(given.request_id, Fault(FaultKind.OVERLOADED, text))
         elif isinstance(request, Read):
             self.reads.read(given.request_id, request)

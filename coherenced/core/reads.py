@@ -125,8 +125,11 @@ class Reads:
         if read.snapshot and self._laws.snapshot:
             self._look_at_once(wants)
             return
+        hits, misses = self.hits, self.misses
         for want in wants:
             self._look(want)
+        if read.uncounted:
+            self.hits, self.misses = hits, misses
 
     def _look_at_once(self, wants: list[Want]) -> None:
         """S2: all that is held is current at `applied`: if all keys are held, it is one moment."""

@@ -70,6 +70,9 @@ class Read(msgspec.Struct, frozen=True, gc=False):
     cached_only: bool = False
     """Where the keys have an origin: it is not asked; what would have to be loaded is not there."""
 
+    uncounted: bool = False
+    """Of the node's own, not of a client: no hit and no miss."""
+
     @property
     def is_particular(self) -> bool:
         """Whether it says how old or fresh an answer is to be: nothing configured may answer it

@@ -58,6 +58,14 @@ WORDS: Final[Mapping[str, Words]] = {
     "accepted_write_failed": Words(
         "error", "a write that was accepted with ack=none could not be carried out"
     ),
+    # -- a warm restart
+    "warmed": Words("info", "read the keys of the last run again"),
+    "warm_file_damaged": Words(
+        "warning",
+        "the file with the keys of the last run is damaged: it is not used, this node starts cold, "
+        "and writes a new one",
+    ),
+    "warm_not_saved": Words("warning", "the keys to begin with next time could not be saved"),
     # -- the audit
     "audit_diverged": Words(
         "error",

@@ -115,6 +115,8 @@ class ShortPath:
 
     def _renew_date(self, now_ms: float) -> None:
         self._date = b"Date: %b\r\nServer: %b" % (formatdate(usegmt=True).encode(), self._server)
+        # A second behind at most: RFC 9110 6.6.1 wants the best approximation that there is, and
+        # the header itself counts whole seconds.
         self._date_until_ms = now_ms + 500.0
 
 

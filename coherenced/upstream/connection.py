@@ -304,7 +304,8 @@ def explain(error: BaseException, endpoint: RedisEndpoint, settings: ServerSetti
         return text
     if tls is not None:
         return f"TLS with Redis at {place} failed: {tls}; check redis.tls_ca_file and the URL"
-    if isinstance(error, TimeoutError | redis_errors.TimeoutError):
+    timed_out = isinstance(error, TimeoutError | redis_errors.TimeoutError)
+    if timed_out or text.startswith("Timeout "):  # redis-py wraps some, and names the place again
         hint = ": is that a TLS port?" if endpoint.tls else ""
         return f"Redis at {place} does not answer within {settings.connect_timeout_ms} ms{hint}"
     if "Invalid Database" in text or "DB index is out of range" in text:

@@ -48,6 +48,28 @@ def test_what_one_node_does_is_seen_on_the_other(a: Daemon, b: Daemon) -> None:
     assert everything == ["invalidate", "everything"]
 
 
+def test_what_happens_to_the_node_is_shown_when_asked_for() -> None:
+    told = [
+        Event("", "node", {"at": "now", "event": "gap_found", "text": "invalidations are missing"}),
+        Event("", "node", {"at": "now", "event": "node_left", "text": "a node left", "name": "b"}),
+        Event("v:1", "invalidation", {"version": "v:1", "op": "write", "keys": ["k"]}),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(http, "listen", lambda *_: iter(told))
+        plain = watch._records("x", "")
+        assert next(plain)["version"] == "v:1", "not unless it was asked for"
+        both = watch._records("x", "", True)
+        assert [next(both).get("event") for _ in range(3)] == ["gap_found", "node_left", None]
+
+
+def test_an_event_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    event = {"at": "now", "event": "node_left", "text": "a node left", "name": "b\x1b"}
+    watch._show(event, as_json=False)
+    assert capsys.readouterr().out.split("  ")[1:] == ["node", "a node left (name b\\x1b)\n"]
+    watch._show(event, as_json=True)
+    assert json.loads(capsys.readouterr().out) == event
+
+
 def test_json_and_going_on_after_a_version(a: Daemon, b: Daemon) -> None:
     first = a.client.set("watch:2", 1)
     second = a.client.set("watch:3", 1)

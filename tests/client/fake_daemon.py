@@ -216,7 +216,7 @@ class FakeDaemon:
             del self.ends[key]
 
     def _left(self, key: bytes) -> bytes:
-        if key not in self.ends:
+        if key not in self.ends or key not in self.values:
             return b":-1\r\n"
         return b":%d\r\n" % ((self.ends[key] - time.monotonic() - self.answers_take_s) * 1e3)
 

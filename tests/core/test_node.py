@@ -178,6 +178,7 @@ def test_too_many_waiting_requests_are_refused_at_once() -> None:
     refused = d.read(b"e")
     assert d.fault(refused).kind == FaultKind.OVERLOADED
     assert "3 requests are waiting" in d.fault(refused).detail
+    assert "limits.max_waiting_requests" in d.fault(refused).detail
     assert not any(w in d.outcomes for w in waiting)
     d.mutated(d.take(calls.Mutate), first=11)
     assert d.read(b"f") not in d.outcomes

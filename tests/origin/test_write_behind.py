@@ -171,6 +171,12 @@ def test_what_the_origin_refuses_becomes_a_dead_letter_and_can_be_replayed(
     assert "wb:worse" in coherenced("dead")[1] and "wb" in coherenced()[1]
     owner = json.loads(coherenced("list", "--json")[1])["wb"]["owner"]
     assert owner in ("n1", "n2") and owner in coherenced("list")[1]
+    assert coherenced("--json")[1] == coherenced("list", "--json")[1]
+    assert coherenced("--namespace", "none")[0] == 2
+    assert run(["writebehind", "--json", "dead", "--socket", str(a.socket)]) == 2
+    assert capsys.readouterr().err == (
+        "coherenced: say options after the command: 'coherenced writebehind dead …'\n"
+    )
     code, out = coherenced("replay", letters["wb:bad"]["id"])
     assert (code, out) == (0, "1 to be sent again\n")
     wait_until(lambda: origin.rows["wb-bad"] == b"x", PATIENCE_S)

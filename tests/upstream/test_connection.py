@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import redis.asyncio.connection as redis_connection
 import uvloop
 
 import coherenced
 from coherenced.errors import RedisUnreachable
 from coherenced.upstream import connection
-from coherenced.upstream.connection import Pipe, dial, pack
+from coherenced.upstream.connection import Pipe, dial, explain, pack
 from coherenced.upstream.faults import Lost, Unsent
 from tests.servers import Server, free_port, shared_server
 from tests.upstream.lanes import set_
@@ -171,6 +172,13 @@ async def test_a_server_that_accepts_and_says_nothing() -> None:
         port = listener.getsockname()[1]
         config = settings(f"redis://127.0.0.1:{port}", command_timeout_ms=100)
         assert "does not answer" in await failure(config)
+
+
+def test_a_time_out_that_redis_py_wraps_names_the_place_once() -> None:
+    config = settings("unix:///run/redis.sock")
+    wrapped = redis.ConnectionError("Timeout reading from /run/redis.sock")
+    text = explain(wrapped, config.endpoint(), config)
+    assert text == f"Redis at /run/redis.sock does not answer within {config.connect_timeout_ms} ms"
 
 
 async def test_a_server_that_speaks_something_else() -> None:

@@ -9,6 +9,9 @@ length in several pieces, or longer than `max_body_bytes`), what is for one user
 (`private`, an Authorization without `public`). `Vary` is obeyed. On a miss one request in
 the whole cluster runs the application, the others wait for its response.
 
+A Range of one part is answered out of a stored response; where none is stored, and for
+several parts, the application answers (`Cache-Status: …; fwd=bypass`), and that is not stored.
+
 An unsafe request (POST, PUT, PATCH, DELETE) that succeeds ends what is stored of its
 address, on every host, before its response is sent. Anything else is ended by tag:
 `await cache.invalidate(tags=["products"])`.
@@ -104,12 +107,14 @@ class ResponseCache:
         headers: Headers = scope["headers"]
         if scope["method"] not in rules.SAFE:
             await self.app(scope, receive, self._ending(name, send))
-        elif scope["method"] not in ("GET", "HEAD") or rules.first(headers, b"range") is not None:
+        elif scope["method"] not in ("GET", "HEAD"):
             await self.app(scope, receive, self._telling(send, b"fwd=bypass"))
         elif not {b"content-length", b"transfer-encoding"}.isdisjoint(n for n, _ in headers):
             await self.app(scope, receive, self._telling(send, b"fwd=bypass"))  # a GET with a body
         elif "no-store" in rules.directives(headers):
             await self.app(scope, receive, self._telling(send, b"fwd=request"))
+        elif scope["method"] == "GET" and rules.first(headers, b"range") is not None:
+            await self._answer_part(name, scope, receive, send)
         else:
             await self._answer(name, scope, receive, send)
 
@@ -123,7 +128,8 @@ class ResponseCache:
             except _Varies:
                 if exchange.response is None:
                     continue
-                await self._send(send, scope, exchange.response, b"fwd=vary-miss")
+                status = b"fwd=vary-miss" + b"; stored" * exchange.is_stored
+                await self._send(send, scope, exchange.response, status)
                 return
             except _Passing:
                 if exchange.passes is None:
@@ -143,6 +149,24 @@ class ResponseCache:
             await self._serve(entry, exchange)
             return
         await self.app(scope, receive, self._telling(send, b"fwd=uri-miss"))
+
+    async def _answer_part(self, name: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """A Range: out of what is stored and fresh, or else from the application."""
+        exchange = _Exchange(self, name, scope, receive, send)
+        try:
+            varies: Any = await self._cache.get(f"{name}#vary") or ()
+            entry = await self._cache.get_entry(
+                f"{name}#{rules.variant(scope['headers'], [bytes(one) for one in varies])}"
+            )
+        except Unreachable as error:
+            _log.warning("the cache cannot be reached, the application answers: %s", error)
+        else:
+            left_ms = entry.expires_in_ms
+            is_fresh = left_ms is None or left_ms > self._policy.grace * 1e3
+            if entry.found and is_fresh and rules.has_parts(scope["headers"], entry.value):
+                await self._serve(entry, exchange)
+                return
+        await self.app(scope, receive, self._telling(send, b"fwd=bypass"))
 
     async def _look(self, name: str, exchange: _Exchange) -> Entry:
         scope = exchange.scope
@@ -203,6 +227,8 @@ class ResponseCache:
             kept = (b"etag", b"last-modified", b"cache-control", b"expires", b"vary", b"date")
             code, body = 304, b""
             headers = [(name, value) for name, value in headers if name in kept]
+        elif code == 200 and scope["method"] == "GET":
+            code, body, headers = rules.part(scope["headers"], code, body, headers)
         if age_s is not None:
             headers.append((b"age", b"%d" % age_s))
         headers.append((b"cache-status", self._name + b"; " + status))
@@ -276,6 +302,8 @@ class _Exchange:
         """What the application answered this request with, where that was collected."""
         self.passes: asyncio.Future[None] | None = None
         """The application, while it sends to the client by itself."""
+        self.is_stored = False
+        """That response, under the name of its variant."""
         self.is_private = False
         """It cannot be stored because of this request, not because of its address."""
         self._cache = cache
@@ -287,6 +315,9 @@ class _Exchange:
 
         What cannot be stored goes to the client as it comes, and the lease goes back at once.
         """
+        known = await self._cache._cache.get_entry(f"{self._name}#vary")
+        if known.found and [bytes(one) for one in known.value] != self.varies:
+            raise _Varies  # somebody else has just learned of it
         self.began = True
         is_behind = asyncio.current_task() is not self._task
         run = _Run(self._cache, self.scope, None if is_behind else self.send)
@@ -308,9 +339,10 @@ class _Exchange:
                 running.cancel()
         if not run.decided.done():
             raise RuntimeError("the application ended without a response")
-        return await self._kept(run)
+        return await self._kept(run, known.version)
 
-    async def _kept(self, run: _Run) -> Loaded:
+    async def _kept(self, run: _Run, since: str) -> Loaded:
+        """`since`: where the log stood before the application ran."""
         cache, response = self._cache, run.collected()
         if response["status"] >= 500 and cache._policy.stale_if_error:
             raise _Failed(response)
@@ -319,8 +351,24 @@ class _Exchange:
             # Its name is another than was asked for: from now on it will be known.
             await cache._cache.set(f"{self._name}#vary", names, ttl=VARY_S, tags=[self._name])
             self.response = response
+            await self._store_variant(names, response, run.verdict.lifetime_s, since)
             raise _Varies
         return Loaded(response, ttl=run.verdict.lifetime_s)
+
+    async def _store_variant(
+        self, names: list[bytes], response: dict[str, Any], lifetime_s: float, since: str
+    ) -> None:
+        """Under its own name it was not leased: it is stored if nothing at all has touched it, or
+        a tag, since before the application ran."""
+        if not since or lifetime_s <= 0:
+            return
+        key = f"{self._name}#{rules.variant(self.scope['headers'], names)}"
+        kept_s, tags = lifetime_s + self._cache._policy.grace, self.tags_of(response)
+        try:
+            await self._cache._cache.set(key, response, ttl=kept_s, tags=tags, if_version=since)
+        except CoherencedError:
+            return  # the next one stores it
+        self.is_stored = True
 
     def tags_of(self, response: dict[str, Any] | None) -> list[Key]:
         more = self._cache._tags

@@ -5,6 +5,7 @@ No I/O and no framework: header lists as ASGI has them, (lower-case name, value)
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from email.utils import parsedate_to_datetime
 from hashlib import sha256
@@ -189,6 +190,64 @@ def accepts(request: Headers, verdict: Mapping[str, Any], age_s: float, is_stale
     if is_stale and verdict["strict"]:
         return "stale"
     return ""
+
+
+# -- a part of it (RFC 9110, 14) ---------------------------------------------------------------
+
+_RANGE: Final = re.compile(rb"\s*bytes\s*=\s*([0-9]{0,18})-([0-9]{0,18})\s*", re.IGNORECASE)
+
+
+def has_parts(request: Headers, stored: Mapping[str, Any]) -> bool:
+    """Whether this Range is one that a stored response can be asked for."""
+    held: Headers = stored["headers"]
+    refuses = any(bytes(n) == b"accept-ranges" and bytes(v).strip() == b"none" for n, v in held)
+    return stored["status"] == 200 and not refuses and _wanted(request) is not None
+
+
+def part(request: Headers, code: int, body: bytes, headers: Headers) -> tuple[int, bytes, Headers]:
+    """What a GET is answered with: 206 and the part that it wants, 416, or all of it."""
+    wanted = _wanted(request)
+    if wanted is None or not _is_same(first(request, b"if-range"), headers):
+        return code, body, headers
+    begin, end = wanted
+    size = len(body)
+    if begin is None:  # the last so many
+        begin, end = max(0, size - (end or 0)), size - 1
+    else:
+        end = size - 1 if end is None else min(end, size - 1)
+    headers = [(n, v) for n, v in headers if n not in (b"content-length", b"content-range")]
+    if begin >= size or end < begin:
+        told = [(b"content-range", b"bytes */%d" % size), (b"content-length", b"0")]
+        return 416, b"", [*(h for h in headers if h[0] != b"content-type"), *told]
+    body = body[begin : end + 1]
+    told = [
+        (b"content-range", b"bytes %d-%d/%d" % (begin, end, size)),
+        (b"content-length", b"%d" % len(body)),
+    ]
+    return 206, body, [*headers, *told]
+
+
+def _wanted(request: Headers) -> tuple[int | None, int | None] | None:
+    """One range of bytes: (first, last or None), (None, so many of the last); None: no such."""
+    given = values(request, b"range")
+    match = _RANGE.fullmatch(given[0]) if len(given) == 1 else None
+    if match is None or not (match[1] or match[2]):
+        return None
+    begin, end = int(match[1]) if match[1] else None, int(match[2]) if match[2] else None
+    return None if begin is not None and end is not None and end < begin else (begin, end)
+
+
+def _is_same(held: bytes | None, headers: Headers) -> bool:
+    """If-Range: whether what the client has a part of is this very representation (13.1.5)."""
+    if held is None:
+        return True
+    held = held.strip()
+    if held.startswith(b'"'):
+        return held == first(headers, b"etag")
+    # A date is a strong validator only where it is surely the only version of its second.
+    changed, made = (_date(first(headers, name) or b"") for name in (b"last-modified", b"date"))
+    certain = changed is not None and made is not None and made - changed >= 1
+    return certain and held == first(headers, b"last-modified")
 
 
 def not_modified(request: Headers, stored: Headers) -> bool:
