@@ -185,7 +185,7 @@ def mutate_words(call: Mutate, names: LaneNames, log_length: int) -> tuple[Scrip
             # Most writes are a SET: what it says, in one piece.
             head = heads.get(flags)
             if head is None:
-                head = heads[flags] = body_head(mutation.op, flags, writer)
+                head = heads[flags] = _body_head(mutation.op, flags, writer)
             verb, first, second = argv
             key = keys[0]
             size = len(key)
@@ -208,9 +208,20 @@ def mutate_words(call: Mutate, names: LaneNames, log_length: int) -> tuple[Scrip
             simple = False
         if not mutation.frees_memory and mutation.is_write:
             frees = False
-    leading = (message_head(call.lane), call.new_epoch, names.bus, log_length, b"s" * simple)
-    packed = words(leading).packed + b"".join(parts)
+    before, after = _leading(call.lane, names.bus, log_length, simple)
+    epoch = call.new_epoch
+    packed = b"%b$%d\r\n%b\r\n%b%b" % (before, len(epoch), epoch, after, b"".join(parts))
     return (MUTATE_FREEING if frees else MUTATE), Words(count, packed)
+
+
+@functools.lru_cache(maxsize=64)
+def _leading(lane: int, bus: bytes, log_length: int, simple: bool) -> tuple[bytes, bytes]:
+    """The arguments before and after the epoch that a new lane would begin."""
+    before = words((message_head(lane),))
+    return before.packed, words((bus, log_length, b"s" * simple)).packed
+
+
+_body_head: Final = functools.lru_cache(maxsize=64)(body_head)
 
 
 def mutated(call: Mutate, reply: list[Any], server_id: bytes = b"") -> Mutated:
