@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from random import sample
 from typing import TYPE_CHECKING, Any, Final
 
+from coherenced.core.life import OWN
 from coherenced.core.model import Version
 from coherenced.core.requests import (
     AskMembers,
@@ -21,6 +22,7 @@ from coherenced.core.requests import (
     MembersResult,
     Outcome,
 )
+from coherenced.origin.marks import VALIDATORS
 from coherenced.origin.rules import place
 from coherenced.page import layout
 
@@ -57,7 +59,12 @@ def explain(host: Host, key: bytes) -> dict[str, Any]:
         "absent": entry.value is None,
         "bytes": entry.size,
         "ttl_ms": max(0.0, entry.deadline_ms - now_ms),
-        "tags": [t.decode("utf-8", "backslashreplace") for t in entry.tags],
+        "age_ms": entry.known_age_ms(now_ms),
+        "tags": [
+            tag.decode("utf-8", "backslashreplace")
+            for tag in entry.tags
+            if not tag.startswith((OWN, VALIDATORS))
+        ],
     }
     if entry.covered():
         why = ("l2", "one of its tags was invalidated after it was read")

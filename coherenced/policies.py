@@ -44,7 +44,11 @@ def policies(config: Config) -> tuple[Policy, list[tuple[str, Policy]]]:
         origin = rules_of(name, space, config)
         if origin is not None:
             # "Not there" is for the origin to say: L1 may not answer it by itself.
-            reserve_ms = origin.grace_ms + origin.early_ms
-            policy = msgspec.structs.replace(policy, reserve_ms=reserve_ms, negative_max_age_ms=0.0)
+            policy = msgspec.structs.replace(
+                policy,
+                grace_ms=origin.grace_ms,
+                early_ms=origin.early_ms,
+                negative_max_age_ms=0.0,
+            )
         rules.append((space.match, policy))
     return default, rules

@@ -14,6 +14,7 @@ from coherenced.client.leases import Filling, Found, Granted, Lease, fills, leas
 from coherenced.client.loading import Job, Loads, Tags
 from coherenced.client.steps import Call, Machine, Together
 from coherenced.client.stream import BATCH_COMMANDS, parts
+from coherenced.client.values import NOTHING
 from coherenced.errors import CoherencedError, UsageError
 
 Progress = Callable[[int, int], object]
@@ -30,7 +31,7 @@ class Warmed(NamedTuple):
     """There already: now also in this host's memory."""
     loaded: int
     absent: int
-    """The loader did not bring them."""
+    """The loader did not bring them, or they are known not to exist."""
     elsewhere: int
     """Being loaded by somebody else just now."""
     refused: int
@@ -81,11 +82,13 @@ class Warming(Generic[K]):
             for key, lease in zip(missing, answers, strict=True):
                 if isinstance(lease, Granted):
                     granted[key] = lease.token
-                else:
-                    found += isinstance(lease, Found)
-        elsewhere = len(keys) - found - len(granted)
+                elif isinstance(lease, Found):
+                    known_absent = lease.stored is None or lease.stored == NOTHING
+                    found, absent = found + (not known_absent), absent + known_absent
+        elsewhere = len(keys) - found - absent - len(granted)
         if granted:
-            loaded, absent, refused = yield from self._load(granted)
+            loaded, more, refused = yield from self._load(granted)
+            absent += more
         self._report(len(keys))
         return Warmed(len(keys), found, loaded, absent, elsewhere, refused)
 

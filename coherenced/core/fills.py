@@ -126,7 +126,7 @@ class Fills:
             return sent_ms + min(policy.negative_max_age_ms, policy.max_age_ms)
         if got.ttl_ms < 0:
             return sent_ms + policy.max_age_ms
-        return sent_ms + min(got.ttl_ms - policy.reserve_ms, policy.max_age_ms)
+        return sent_ms + min(policy.fresh_until(got.ttl_ms, got.labels), policy.max_age_ms)
 
     def value_of(self, entry: Entry, *, stale: bool = False) -> Value:
         lane, now_ms = self.lane, self._box.now_ms

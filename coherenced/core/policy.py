@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from coherenced.core.life import life_of
 from coherenced.core.requests import Level
 
 NEVER_BY_AGE: Final = -1.0
@@ -27,15 +28,26 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """F1: an entry is refetched after this, whatever its TTL."""
     negative_max_age_ms: float = 5_000.0
     """F4: the same for "not there"."""
-    reserve_ms: float = 0.0
-    """L1 may not answer from an entry for the last so much of its time in Redis: values from an
-    origin are stale by then, or are to be looked at before they are."""
+    grace_ms: float = 0.0
+    """The last so much of its time in Redis a value from an origin is stale, where it does not say
+    so itself (`life`)."""
+    early_ms: float = 0.0
+    """L1 may not answer from an entry for so long before it is stale, or ends: it is to be looked
+    at before."""
     linearizable: bool = False
     spool: bool = False
 
     @property
     def hit_bound_ms(self) -> float:
         return self.max_staleness_ms if self.max_staleness_ms > 0 else NEVER_BY_AGE
+
+    def fresh_until(self, ttl_ms: float, labels: tuple[bytes, ...]) -> float:
+        """How long L1 may answer, by itself, from what Redis keeps for `ttl_ms`."""
+        if not self.grace_ms and not self.early_ms:
+            return ttl_ms
+        life = life_of(labels)
+        grace_ms = self.grace_ms if life is None else life.grace_ms
+        return ttl_ms - grace_ms - self.early_ms
 
     def must_be_current(self, bound_ms: float | None) -> bool:
         """Whether a read that gives this bound (None: it gives none) asks for the latest value:

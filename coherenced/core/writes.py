@@ -317,7 +317,7 @@ class Writes:
             ttl_ms = FOREVER if mutation.keeps_ttl_ms is None else mutation.keeps_ttl_ms
             if mutation.label is not None and ttl_ms > LABELLED_MS:
                 ttl_ms = LABELLED_MS
-            deadline_ms = sent_ms + min(ttl_ms - policy.reserve_ms, policy.max_age_ms)
+            deadline_ms = sent_ms + min(policy.fresh_until(ttl_ms, labels), policy.max_age_ms)
             if deadline_ms > now_ms:
                 bound_ms = policy.hit_bound_ms
                 entry = Entry(

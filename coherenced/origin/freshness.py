@@ -22,6 +22,8 @@ from typing import Final, NamedTuple
 _DIRECTIVE: Final = re.compile(
     r"\s*([!#$%&'*+.^_`|~0-9A-Za-z-]+)(?:=(?:\"([^\"]*)\"|([^\s,\"]*)))?\s*(?:,|$)"
 )
+STRICT: Final = frozenset({"must-revalidate", "proxy-revalidate", "s-maxage"})
+"""Of a response: a shared cache must not answer it stale."""
 LEAST_TTL_MS: Final = 1.0
 MOST_TTL_MS: Final = 30 * 86_400_000.0
 """A value with labels is kept no longer (the scripts see to it)."""
@@ -32,6 +34,8 @@ class Lifetime(NamedTuple):
 
     ttl_ms: float
     """How long it is fresh; 0: it may be given to those who asked, and is not kept."""
+    strict: bool = False
+    """It is never to be answered stale, whatever is configured (RFC 9111 4.2.4)."""
 
     @property
     def stored(self) -> bool:
@@ -61,7 +65,10 @@ def lifetime(
     if said_ms is not None and said_ms <= 0:
         return NOT_KEPT
     chosen_ms = ttl_ms if said_ms is None else said_ms
-    return Lifetime(jittered(min(chosen_ms, MOST_TTL_MS), jitter, chance))
+    told = directives(headers.get("Cache-Control")) if respect else {}
+    return Lifetime(
+        jittered(min(chosen_ms, MOST_TTL_MS), jitter, chance), not STRICT.isdisjoint(told)
+    )
 
 
 def jittered(ttl_ms: float, jitter: float, chance: float) -> float:

@@ -9,7 +9,7 @@ A read goes to the node first. What it answers decides, key by key:
     not there             it is loaded, and the answer is what the origin said
 
 Keys without an origin pass through untouched, and so does a hit of L1, which never
-gets here: L1 holds a value only while it is fresh (`Policy.reserve_ms`).
+gets here: L1 holds a value only while it is fresh (`Policy.fresh_until`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from coherenced.core.requests import (
 from coherenced.origin.behind import Enqueue, WriteBehind
 from coherenced.origin.fetcher import Origin
 from coherenced.origin.freshness import EARLY, FRESH, REVALIDATE, STALE, state
-from coherenced.origin.loads import Loads
+from coherenced.origin.loads import Loads, grace_of
 from coherenced.origin.marks import is_loaded, marks_of
 from coherenced.origin.rules import BEHIND, THROUGH, Rules
 from coherenced.origin.sender import Store
@@ -216,7 +216,8 @@ class Origins:
             return  # an application has written it: it is what it is until it expires
         marks = marks_of(value.labels)
         while_ms, if_error_ms = self._allowed(key, rules, read)
-        due_ms = due_of(read, rules, value)
+        grace_ms = grace_of(value, rules)
+        due_ms = due_of(read, grace_ms, value)
         found = state(
             value.expires_in_ms,
             due_ms,
@@ -233,12 +234,12 @@ class Origins:
             origin.early += 1
             self.loads.join(key, origin, value, None)
             return
-        stale = as_stale(value, rules.grace_ms)
+        stale = as_stale(value, grace_ms)
         if read.cached_only:
             nothing = msgspec.structs.replace(value, value=None, labels=())
             gather.values[index] = stale if found == REVALIDATE else nothing
             return
-        limit_ms = rules.grace_ms if due_ms == inf else due_ms
+        limit_ms = grace_ms if due_ms == inf else due_ms
         past_ms = max(0.0, limit_ms - (value.expires_in_ms or 0.0))
         throttled = past_ms <= if_error_ms and self.loads.throttled(key)
         if found == REVALIDATE or throttled:
@@ -368,10 +369,10 @@ class StaleWait:
         self._gather.put(self._index, self._stale)
 
 
-def due_of(read: Read, rules: Rules, value: Value) -> float:
+def due_of(read: Read, grace_ms: float, value: Value) -> float:
     """With how much left of its time in Redis the value has to be loaded anew for this reader (ms;
     infinity: in any case)."""
-    due_ms = rules.grace_ms + (read.min_fresh_ms or 0.0)
+    due_ms = grace_ms + (read.min_fresh_ms or 0.0)
     if read.max_age_ms is None:
         return due_ms
     life = life_of(value.labels)

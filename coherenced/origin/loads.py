@@ -22,7 +22,7 @@ from typing import Final
 
 import msgspec
 
-from coherenced.core.life import life_label
+from coherenced.core.life import life_label, life_of
 from coherenced.core.model import Mutation, Op, ReplyError, Version
 from coherenced.core.requests import (
     Fault,
@@ -42,6 +42,7 @@ from coherenced.errors import RedisUnreachable
 from coherenced.origin.fetcher import Answer, Origin, OriginFault
 from coherenced.origin.freshness import age_ms_of, lifetime
 from coherenced.origin.marks import labels_of, marks_of, renewed
+from coherenced.origin.rules import Rules
 
 Ask = Callable[[Request], Awaitable[Outcome]]
 """Asks the node, past this floor."""
@@ -195,7 +196,7 @@ class Loads:
             return Round(queued, sure=True)
         # Due is what has at most this left, as Redis counts it: what this node knows of it may be
         # as old as the answer that brought it.
-        due_ms = None if current is None else rules.grace_ms + rules.early_ms
+        due_ms = None if current is None else grace_of(current, rules) + rules.early_ms
         if load.due_ms > 0:
             due_ms = min(max(load.due_ms, due_ms or 0.0), ALWAYS_MS)
         wanted = Lease(
@@ -281,8 +282,9 @@ class Loads:
             if load.current is not None:
                 await self._ask(dropping(key))
             return Round(Value(value, version, Source.ORIGIN, age_ms, labels=labels), sure=False)
-        kept_ms = life.ttl_ms + rules.grace_ms
-        labels += (life_label(kept_ms, age_ms=age_ms, grace_ms=rules.grace_ms),)
+        grace_ms = 0.0 if life.strict else rules.grace_ms
+        kept_ms = life.ttl_ms + grace_ms
+        labels += (life_label(kept_ms, age_ms=age_ms, grace_ms=grace_ms),)
         filled = await self._ask(Fill(key, token, value, int(kept_ms), labels))
         stored = isinstance(filled, WriteResult)
         if isinstance(filled, WriteResult) and filled.version is not None:
@@ -316,6 +318,12 @@ class Loads:
         if len(self._throttled) >= MOST_THROTTLED:
             del self._throttled[next(iter(self._throttled))]
         self._throttled[key] = self._now_ms() + THROTTLE_MS
+
+
+def grace_of(value: Value, rules: Rules) -> float:
+    """How long of its time in Redis it is stale: as it was stored, whatever is configured now."""
+    life = life_of(value.labels)
+    return rules.grace_ms if life is None else life.grace_ms
 
 
 def _is_due(lease: Outcome, due_ms: float | None) -> bool:

@@ -46,6 +46,19 @@ def test_F1_the_deadline_counts_from_before_the_request_was_sent() -> None:
     assert d.hit(b"k") is None
 
 
+def test_L1_answers_only_while_a_value_of_an_origin_is_fresh() -> None:
+    """For how long that is the value itself tells; what is configured counts where it does not."""
+    d = Driver(policy=Policy(max_age_ms=60_000, grace_ms=2_000, early_ms=500))
+    for labels, until_ms in (
+        ((), 7_500),
+        ((b"t", b"coh:life=10000/4000"), 5_500),
+        ((b"coh:life=10000",), 9_500),
+    ):
+        d.hold(b"k", ttl_ms=10_000, labels=labels)
+        assert d.node.l1.entries[b"k"].deadline_ms == d.now_ms + until_ms
+        d.node.l1.remove(b"k")
+
+
 def test_F1_there_is_always_a_maximum_age() -> None:
     d = Driver(policy=Policy(max_age_ms=500))
     d.hold(b"forever")

@@ -231,6 +231,35 @@ async def test_what_must_not_be_kept_is_given_and_not_kept(rig: Rig) -> None:
     assert rig.redis.value(KEY).value is None and not rig.redis.leases
 
 
+@pytest.mark.parametrize("word", ["must-revalidate", "proxy-revalidate", "s-maxage=10"])
+async def test_what_must_be_revalidated_is_never_stale_whatever_is_configured(
+    rig: Rig, word: str
+) -> None:
+    layer, origin = rig.node(while_revalidate_ms=60_000.0, if_error_ms=60_000.0)
+    origin.rows[KEY], origin.headers = b"one", {"Cache-Control": f"max-age=10, {word}"}
+    assert (await read(layer, KEY)).ttl_ms == 10_000.0
+    assert rig.redis.value(KEY).expires_in_ms == 10_000.0, "and no grace"
+    rig.clock.at_ms += 9_999.0
+    assert not (await read(layer, KEY)).stale and len(origin.asked) == 1
+    origin.fails = "down"
+    rig.clock.at_ms += 2.0
+    assert (await read(layer, KEY)).error is not None
+    # Where the origin is not listened to, it says nothing.
+    deaf, other = rig.node(while_revalidate_ms=60_000.0, respect_cache_control=False)
+    other.rows[KEY], other.headers = b"one", origin.headers
+    await read(deaf, KEY)
+    rig.clock.at_ms += 10_001.0
+    assert (await read(deaf, KEY)).stale
+
+
+async def test_a_value_keeps_the_grace_it_was_stored_with(rig: Rig) -> None:
+    (before, origin), (after, _) = rig.node(if_error_ms=5_000.0), rig.node(if_error_ms=60_000.0)
+    origin.rows[KEY] = b"one"
+    await read(before, KEY)
+    rig.clock.at_ms += 9_000.0
+    assert not (await read(after, KEY)).stale, "it is fresh for a second still"
+
+
 async def test_times_to_live_are_the_origins_and_jittered(rig: Rig) -> None:
     layer, origin = rig.node(jitter=0.2)
     origin.rows |= {b"row:%d" % i: b"x" for i in range(50)}
