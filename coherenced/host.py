@@ -95,6 +95,7 @@ class Host:
         self.settings = settings
         self.now_ms = boottime_ms
         self.hit: Callable[[bytes, float], Entry | None] = node.hit
+        self.hits: Callable[[Sequence[bytes], float], list[bytes]] = node.hits
         self.page_file: PageWriter | None = None
         self.no_page = "page.slots is 0"
         """Why there is none."""

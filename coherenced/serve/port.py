@@ -31,6 +31,10 @@ class NodePort(Protocol):
         None: use `submit`.
         """
 
+    def hits(self, keys: Sequence[bytes], now_ms: float) -> list[bytes]:
+        """The same for several: the `entry.bulk` of each of the first of `keys` that hit; it ends
+        at the first that does not."""
+
     def has_origin(self, key: bytes) -> bool:
         """Whether `key` has its home behind HTTP, and Redis is a cache of it."""
 

@@ -40,16 +40,10 @@ from coherenced.wire import resp
 from coherenced.wire.answers import answer
 from coherenced.wire.commands import CROSS_PROTOCOL, Access, Command, lookup
 from coherenced.wire.extensions import keep_terms
-from coherenced.wire.framing import (
-    PLAIN_GETS,
-    PLAIN_HEAD,
-    PLAIN_SET_HEAD,
-    PLAIN_SETS,
-    RequestReader,
-    malformed,
-)
+from coherenced.wire.framing import RequestReader, malformed
+from coherenced.wire.plain import PLAIN_GETS, PLAIN_HEAD, plain_gets, plain_set
 from coherenced.wire.plan import OK, Plan, is_usable, status_shape
-from coherenced.wire.strings import plain_set
+from coherenced.wire.strings import plain_write
 
 if TYPE_CHECKING:
     from coherenced.core.entry import Entry
@@ -63,7 +57,6 @@ SLICE_BYTES: Final = 2048
 
 _HEAD: Final = slice(0, PLAIN_HEAD)
 _KEY: Final = slice(PLAIN_HEAD, -2)
-_SET_HEAD: Final = slice(0, PLAIN_SET_HEAD)
 _GETS: Final = (b"GET", b"get")
 _MGETS: Final = (b"MGET", b"mget")
 
@@ -138,10 +131,8 @@ class RespConnection(ReplyFlow):
                 key = data[_KEY]
                 if self._lone_hit(key) or self._lone_miss(key):
                     return
-            elif data[_SET_HEAD] in PLAIN_SETS:
-                if (request := reader.lone(data)) is not None:
-                    if not self._lone_set(request):
-                        self._take([request])
+            elif (told := plain_set(data)) is not None:
+                if self._lone_set(*told):
                     return
             elif done := self._leading_hits(data):
                 if done == len(data):
@@ -215,15 +206,15 @@ class RespConnection(ReplyFlow):
                 return
         self._answered(slot, _GET, self.resp3, outcome)
 
-    def _lone_set(self, request: list[bytes]) -> bool:
+    def _lone_set(self, key: bytes, value: bytes) -> bool:
         """Have the node carry out the one SET that a chunk is; False: it goes the general way."""
-        _, key, value = request
         front = self.front
-        if not is_usable(key, front.settings.bounds):
+        settings = front.settings
+        if not is_usable(key, settings.bounds) or len(value) > settings.frame.max_bulk_bytes:
             return False
         front.requests += 1
         slot = self.open(Access.WRITE, len(key) + len(value))
-        front.port.submit(plain_set(key, value), partial(self._stored, slot))
+        front.port.submit(plain_write(key, value), partial(self._stored, slot))
         return True
 
     def _stored(self, slot: Slot, outcome: Outcome) -> None:
@@ -242,44 +233,24 @@ class RespConnection(ReplyFlow):
         """
         if data[_HEAD] not in PLAIN_GETS:
             return 0
-        size = len(data)
-        hit, now_ms = self._hit, self._now_ms()
-        done = 0
+        hits, now_ms = self.front.port.hits, self._now_ms()
+        size, done = len(data), 0
         while done < size and not self._paused:
-            bulks, rest = self._hits_in(data, done, hit, now_ms)
+            keys, ends = plain_gets(data, done, done + SLICE_BYTES)
+            bulks = hits(keys, now_ms)
             if not bulks:
                 break
-            done = rest
+            number = len(bulks)
+            done = ends[number - 1]
             if self.resp3 and resp.NIL2 in bulks:
                 bulks = [resp.NIL3 if bulk == resp.NIL2 else bulk for bulk in bulks]
             self._transport.write(b"".join(bulks))
-            self.front.requests += len(bulks)
+            self.front.requests += number
+            if number < len(keys):
+                break
         if done and self.front.requests >= self.front.sample_at:
             self.front.sample(now_ms)
         return done
-
-    @staticmethod
-    def _hits_in(data: bytes, start: int, hit: Hit, now_ms: float) -> tuple[list[bytes], int]:
-        """The replies to the GETs from `start` on that hit, and where the first other begins."""
-        lengths = PLAIN_GETS
-        bulks: list[bytes] = []
-        append = bulks.append
-        size = len(data)
-        limit = min(size, start + SLICE_BYTES)
-        try:
-            while start < limit:
-                key_at = start + PLAIN_HEAD
-                end = start + lengths[data[start:key_at]]
-                if end > size:
-                    break
-                entry = hit(data[key_at : end - 2], now_ms)
-                if entry is None:
-                    break
-                append(entry.bulk)
-                start = end
-        except KeyError:
-            pass  # something else than such a GET
-        return bulks, start
 
     def _run(self, requests: list[list[bytes]]) -> None:
         """Execute these in order; what must wait goes to the front of the queue."""

@@ -44,21 +44,6 @@ _UNUSUAL: Final = re.compile(rb"\*(?![1-9]\r)")
 _SUSPICIOUS: Final = re.compile(rb"\*(?:\d{7}|[^1-9])")
 _INTEGER: Final = re.compile(rb"-?[1-9]\d{0,17}\Z|0\Z")
 
-PLAIN_HEAD: Final = len(b"*2\r\n$3\r\nGET\r\n$10\r\n")
-PLAIN_GETS: Final[dict[bytes, int]] = {
-    b"*2\r\n$3\r\n%b\r\n$%d\r\n" % (verb, length): PLAIN_HEAD + length + 2
-    for verb in (b"GET", b"get")
-    for length in range(10, 100)
-}
-"""The beginning of a GET -> the length of the whole, for keys whose length has two digits.
-
-The key is what follows the beginning, without the last two bytes.
-"""
-
-PLAIN_SETS: Final = (b"*3\r\n$3\r\nSET\r\n", b"*3\r\n$3\r\nset\r\n")
-"""How a SET without options begins."""
-PLAIN_SET_HEAD: Final = len(PLAIN_SETS[0])
-
 
 class FrameLimits(msgspec.Struct, frozen=True, kw_only=True):
     """The bounds of one request."""
@@ -165,28 +150,6 @@ class RequestReader:
             self._renew()
             return True
         return False
-
-    def lone(self, data: bytes) -> list[bytes] | None:
-        """The words of the one small request that `data` is, as far as its beginning shows; None:
-        `feed` it. For a trusted client, at a request's start."""
-        if (
-            data.count(b"*") != 1
-            or b">" in data
-            or b"~" in data
-            or len(data) > self._limits.max_bulk_bytes
-        ):
-            return None
-        try:
-            self._feed(data)
-            request = self._gets()
-            if request.__class__ is list and self._gets() is _MORE and len(request) == 3:
-                verb, key, value = request
-                if value.__class__ is bytes and key.__class__ is bytes and verb.__class__ is bytes:
-                    return cast("list[bytes]", request)
-        except (hiredis.HiredisError, MemoryError, UnicodeError):
-            pass
-        self._renew()
-        return None
 
     def _split(self, data: bytes, requests: list[list[bytes]], stars: int) -> list[list[bytes]]:
         """The chunk ends inside a request, or there are asterisks in arguments.

@@ -157,7 +157,7 @@ def set_(argv: Sequence[bytes], bounds: Bounds) -> Plan:
     return write(mutation, resp.reply if returns_old else status_shape)
 
 
-def plain_set(key: bytes, value: bytes) -> Write:
+def plain_write(key: bytes, value: bytes) -> Write:
     """What `set_` plans for SET without options, at once."""
     mutation = Mutation(
         (b"SET", key, value), keys=(key,), keeps=value, expected_reply=OK, reply_is_known=True

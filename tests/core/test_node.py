@@ -93,6 +93,21 @@ def test_a_hit_counts_itself_and_marks_the_entry_as_used() -> None:
     assert d.node.l1_hits == 5
 
 
+def test_several_hits_end_at_the_first_key_that_does_not() -> None:
+    d = Driver()
+    for key in (b"a", b"b", b"c"):
+        d.hold(key)
+    d.hold(b"tagged", labels=(b"t",))
+    bulk = b"$1\r\nv\r\n"
+    for _ in range(3):
+        assert d.node.hits([b"a", b"b", b"tagged", b"none", b"c"], d.now_ms) == [bulk] * 3
+    assert d.node.l1_hits == 9
+    assert [d.node.l1.entries[k].frequency for k in (b"a", b"c")] == [MAX_FREQUENCY, 0]
+    d.deliver(record(11, tags=(b"t",)))
+    assert d.node.hits((b"a", b"tagged", b"b"), d.now_ms) == [bulk]
+    assert d.node.hits([], d.now_ms) == []
+
+
 def test_a_hit_has_no_effect() -> None:
     d = Driver()
     d.hold(b"k")

@@ -56,7 +56,7 @@ class FakePort:
         self.listeners: list[Callable[[Record, str], None]] = []
         self.event_listeners: list[Callable[[dict[str, Any]], None]] = []
         self.history: list[tuple[Record, str]] = []
-        self.hits = 0
+        self.served = 0
 
     # -- NodePort ---------------------------------------------------------------------
 
@@ -69,8 +69,17 @@ class FakePort:
             return None
         if now_ms - self.lane.verified_at_ms > entry.bound_ms:
             return None
-        self.hits += 1
+        self.served += 1
         return entry
+
+    def hits(self, keys: Sequence[bytes], now_ms: float) -> list[bytes]:
+        bulks: list[bytes] = []
+        for key in keys:
+            entry = self.hit(key, now_ms)
+            if entry is None:
+                break
+            bulks.append(entry.bulk)
+        return bulks
 
     def has_origin(self, key: bytes) -> bool:
         return key.startswith(b"origin:")
@@ -131,7 +140,7 @@ class FakePort:
         done(self.fault or {"node": "a", "asked": asked})
 
     def stats(self) -> dict[str, Any]:
-        return {"node": {"name": "a"}, "l1": {"hits": self.hits}}
+        return {"node": {"name": "a"}, "l1": {"hits": self.served}}
 
     def page(self) -> dict[str, Any]:
         return {"path": "/run/page.shm", "layout": 1, "incarnation": "a" * 16}

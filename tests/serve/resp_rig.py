@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import hiredis
@@ -55,7 +55,7 @@ class RespPort:
         self.watches: dict[int, dict[bytes, int]] = {}
         self.changed: dict[bytes, int] = {}
         self.seq = 0
-        self.hits = 0
+        self.served = 0
 
     # -- NodePort ---------------------------------------------------------------------
 
@@ -65,8 +65,17 @@ class RespPort:
     def hit(self, key: bytes, now_ms: float) -> Entry | None:
         entry = self.l1.get(key)
         if entry is not None:
-            self.hits += 1
+            self.served += 1
         return entry
+
+    def hits(self, keys: Sequence[bytes], now_ms: float) -> list[bytes]:
+        bulks: list[bytes] = []
+        for key in keys:
+            entry = self.hit(key, now_ms)
+            if entry is None:
+                break
+            bulks.append(entry.bulk)
+        return bulks
 
     def submit(self, request: Request, done: Callable[[Outcome], None]) -> None:
         """Executed at once; told when it is released, as a slow network would."""
@@ -97,7 +106,7 @@ class RespPort:
         self._tell(lambda: done(answer))
 
     def stats(self) -> dict[str, Any]:
-        return {"l1": {"hits": self.hits, "max_bytes": 7}, "process": {"rss_bytes": 42}}
+        return {"l1": {"hits": self.served, "max_bytes": 7}, "process": {"rss_bytes": 42}}
 
     def explain(self, key: bytes) -> dict[str, Any]:
         return {"key": key.decode(), "cached": key in self.l1}

@@ -12,8 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coherenced.wire.framing import (
-    PLAIN_GETS,
-    PLAIN_HEAD,
     FrameLimits,
     RequestReader,
     malformed,
@@ -304,14 +302,6 @@ def test_an_idle_reader_is_small() -> None:
 )
 def test_what_the_quick_reader_passes_on(request_: object, told: str) -> None:
     assert malformed(request_) == (f"Protocol error: {told}" if told else "")
-
-
-def test_plain_gets_are_known_by_their_beginning() -> None:
-    for length in range(10, 100):
-        for verb in (b"GET", b"get"):
-            data = pack([verb, b"k" * length])
-            assert PLAIN_GETS[data[:PLAIN_HEAD]] == len(data)
-    assert len(PLAIN_GETS) == 180
 
 
 def test_inline_and_arrays_mixed_in_one_chunk() -> None:
