@@ -417,8 +417,8 @@ class Calls:
             None if left_ms < 0 else left_ms,
         )
         if note is not None and self._l0 is not None and len(reply) > 6:
-            grows = len(reply) > 7 and bool(reply[7])
-            self._l0.keep(note, stored, entry, reply[6], grows=grows)
+            grace_ms = int(reply[7]) if len(reply) > 7 else -1
+            self._l0.keep(note, stored, entry, reply[6], grace_ms)
         return entry
 
     def _snapshot(

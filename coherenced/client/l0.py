@@ -93,6 +93,7 @@ class Copy:
         "seen_hits",
         "size",
         "slot",
+        "stale_ns",
         "tags",
         "until_s",
         "value",
@@ -122,6 +123,8 @@ class Copy:
         """When Redis lets it expire, whatever the deadline."""
         self.born_ns: int | None = None
         """When its origin or loader gave it; None: it is as old as the daemon's last proof."""
+        self.stale_ns: int | None = None
+        """From when on it is stale; None: as long as it is there, it is not."""
         self.size = 0
         self.hits = 0
         self.seen_hits = 0
@@ -230,7 +233,8 @@ class L0:
         age_ms = max(0.0, (now_ns - born_ns) / 1e6)
         left_ms = None if copy.expires_ns is None else max(0.0, (copy.expires_ns - now_ns) / 1e6)
         given = copy.given(default)
-        return Entry(given, copy.found, copy.version, "l0", age_ms, False, left_ms)
+        stale = copy.stale_ns is not None and now_ns >= copy.stale_ns
+        return Entry(given, copy.found, copy.version, "l0", age_ms, stale, left_ms)
 
     # -- fills --------------------------------------------------------------------------------
 
@@ -248,11 +252,11 @@ class L0:
         stored: bytes | None,
         entry: Entry,
         terms: list[Any],
-        *,
-        grows: bool = False,
+        grace_ms: int = -1,
     ) -> None:
         """The daemon's answer: the stored bytes (None: not there), what became of them, and its
-        terms `[ms, bound in ms, tag...]`. `grows`: the value ages from the age it has on."""
+        terms `[ms, bound in ms, tag...]`. `grace_ms`, if it is no -1: the value ages on from the
+        age it has, and for the last so much of its time it is stale."""
         keep_ms, bound_ms = int(terms[0]), int(terms[1])
         if keep_ms < 0:
             self.leave("the daemon that answers is not the one of this page")
@@ -272,8 +276,10 @@ class L0:
         copy.version = entry.version
         if entry.expires_in_ms is not None:
             copy.expires_ns = int(note.asked_s * 1e9 + entry.expires_in_ms * 1e6)
-        if grows:
+        if grace_ms >= 0:
             copy.born_ns = int(note.asked_s * 1e9 - entry.age_ms * 1e6)
+            if grace_ms and copy.expires_ns is not None:
+                copy.stale_ns = copy.expires_ns - grace_ms * 1_000_000
         copy.size = COPY_BYTES + len(note.key)
         if stored is not None:
             copy.found = True

@@ -69,6 +69,8 @@ class Filling(NamedTuple):
     value: bytes
     stored_s: float
     tags: list[bytes]
+    grace_s: float = 0.0
+    """The last so much of its time it is stale."""
 
 
 def fills(fillings: list[Filling]) -> Request[list[Version | CoherencedError]]:
@@ -99,6 +101,8 @@ def _fill_batches(fillings: list[Filling]) -> tuple[Batch, ...]:
             command += (b"PX", _ms(one.stored_s))
         if one.tags:
             command += (b"TAGS", b"%d" % len(one.tags), *one.tags)
+        if 0 < one.grace_s < one.stored_s:
+            command += (b"GRACE", _ms(one.grace_s))
         commands.append(command)
     return tuple(batches_of(commands))
 

@@ -270,7 +270,8 @@ class Loads:
             yield from self._give_back(job.name, token)
             self.counters.add("not_stored")
             return answer, False
-        filling = Filling(job.name, token, brought.stored, brought.stored_s, brought.tags)
+        grace_s = job.policy.grace
+        filling = Filling(job.name, token, brought.stored, brought.stored_s, brought.tags, grace_s)
         try:
             [outcome] = yield fills([filling])
         except CoherencedError as error:

@@ -123,7 +123,8 @@ class Warming(Generic[K]):
                 job = Job(name, self._nothing, self._policy, self._tags)
                 one = self._loads.brought(job, brought[key])
                 if one.stored_s > 0:
-                    made.append(Filling(name, token, one.stored, one.stored_s, one.tags))
+                    grace_s = self._policy.grace
+                    made.append(Filling(name, token, one.stored, one.stored_s, one.tags, grace_s))
         return made
 
     def _give_back(self, held: dict[bytes, bytes]) -> Machine[None]:

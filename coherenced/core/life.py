@@ -40,9 +40,11 @@ def life_label(kept_ms: float, *, age_ms: float = 0.0, grace_ms: float = 0.0) ->
     return b"%b%d/%d" % (LIFE, life_ms, grace_ms) if grace_ms else b"%b%d" % (LIFE, life_ms)
 
 
-def with_life(labels: tuple[bytes, ...], ttl_ms: float | None) -> tuple[bytes, ...]:
+def with_life(
+    labels: tuple[bytes, ...], ttl_ms: float | None, grace_ms: float = 0.0
+) -> tuple[bytes, ...]:
     """`labels`, and the mark, of a value that is stored now with this time to live."""
-    return labels if ttl_ms is None else (*labels, life_label(ttl_ms))
+    return labels if ttl_ms is None else (*labels, life_label(ttl_ms, grace_ms=grace_ms))
 
 
 def life_of(labels: Sequence[bytes]) -> Life | None:
@@ -69,6 +71,12 @@ def age_ms(labels: Sequence[bytes], left_ms: float | None) -> float | None:
         return None
     life = life_of(labels)
     return None if life is None else max(0.0, life.life_ms - left_ms)
+
+
+def is_past(labels: Sequence[bytes], left_ms: float | None) -> bool:
+    """Whether the value is in its grace."""
+    life = life_of(labels) if left_ms is not None and labels else None
+    return life is not None and life.grace_ms > 0 and (left_ms or 0.0) <= life.grace_ms
 
 
 def fresh_ms(labels: Sequence[bytes], left_ms: float | None) -> float | None:

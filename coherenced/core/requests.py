@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from coherenced.core.life import is_past
 from coherenced.core.model import Member, Mutation, Query, Reply, Version
 
 
@@ -180,6 +181,11 @@ class Value(msgspec.Struct, frozen=True, gc=False):
     """What is left of Redis's own time to live, whatever this node's deadline; None: no expiry."""
     proved_ms: float = 0.0
     """How long ago this node last proved it current (0 for a value just read from Redis)."""
+
+    @property
+    def told_stale(self) -> bool:
+        """Whether a reader is to be told so: also what is past the time its loader gave it."""
+        return self.stale or is_past(self.labels, self.expires_in_ms)
 
 
 class ReadResult(msgspec.Struct, frozen=True, gc=False):

@@ -97,7 +97,7 @@ def answer_value(asked: Mapping[str, str], value: Value, wish: ReadWish) -> web.
     headers = {
         "Coherenced-Version": str(value.version),
         "Coherenced-Source": value.source,
-        "Coherenced-Stale": "1" if value.stale else "0",
+        "Coherenced-Stale": "1" if value.told_stale else "0",
         "Age": str(int(value.age_ms // 1000)),
         "Cache-Status": _cache_status(value, wish),
         # Whoever caches this answer on the way must ask again each time; the ETag makes it cheap.
@@ -133,7 +133,7 @@ def _cache_status(value: Value, wish: ReadWish) -> str:
     if value.source == Source.ORIGIN:
         return "coherenced; fwd=miss" + ("" if value.ttl_ms is None else "; stored")
     left_ms = fresh_ms(value.labels, value.expires_in_ms)
-    if value.stale:
+    if value.told_stale:
         return f'coherenced; hit; ttl={_past_s(value, left_ms)}; detail="stale"'
     if value.source == Source.L1:
         return "coherenced; hit" + ("" if left_ms is None else f"; ttl={int(left_ms // 1000)}")

@@ -242,7 +242,7 @@ def found_of(key: Name, value: Value) -> Found:
         version=str(value.version),
         source=value.source,
         age_ms=round(value.age_ms, 3),
-        stale=value.stale,
+        stale=value.told_stale,
         value=text,
         value_base64=raw,
         content_type=content_type_of(value.labels) if found else UNSET,

@@ -91,7 +91,7 @@ class ShortPath:
             return None
         return self.answer(target[len(_KEYS) :].encode("utf-8", "replace"), self._port.now_ms())
 
-    def encode(self, entry: Entry, now_ms: float) -> bytes:
+    def encode(self, entry: Entry, now_ms: float) -> bytes | None:
         """What `http_keys` would answer, as bytes; a test holds the two together."""
         if now_ms >= self._date_until_ms:
             self._renew_date(now_ms)
@@ -101,8 +101,10 @@ class ShortPath:
         age_ms = max(0.0, now_ms - lane.verified_at_ms) if known_ms is None else known_ms
         fresh = b""
         if entry.expires_ms != FOREVER:
-            left_ms = fresh_ms(entry.tags, entry.left_ms(now_ms))
-            fresh = b"; ttl=%d" % ((left_ms or 0.0) // 1000)
+            left_ms = fresh_ms(entry.tags, entry.left_ms(now_ms)) or 0.0
+            if left_ms <= 0:
+                return None  # in its grace: it has to be told stale
+            fresh = b"; ttl=%d" % (left_ms // 1000)
         common = (version, age_ms // 1000, fresh, self._date)
         bulk = entry.bulk
         if bulk is NIL_BULK:

@@ -39,7 +39,7 @@ from coherenced.serve.resp_flow import ReplyFlow, Slot
 from coherenced.wire import resp
 from coherenced.wire.answers import answer
 from coherenced.wire.commands import CROSS_PROTOCOL, Access, Command, lookup
-from coherenced.wire.extensions import keep_terms
+from coherenced.wire.extensions import aging, keep_terms
 from coherenced.wire.framing import RequestReader, malformed
 from coherenced.wire.plain import PLAIN_GETS, PLAIN_HEAD, plain_gets, plain_set
 from coherenced.wire.plan import OK, Plan, is_usable, status_shape
@@ -387,9 +387,11 @@ class RespConnection(ReplyFlow):
         age = b"%.3f" % age_ms
         terms = keep_terms(entry.deadline_ms - now_ms, entry.bound_ms, entry.tags)
         left_ms = -1 if entry.expires_ms == FOREVER else max(0, int(entry.expires_ms - now_ms))
-        return b"*8\r\n%b$%d\r\n%b\r\n$2\r\nl1\r\n$%d\r\n%b\r\n:0\r\n:%d\r\n%b:%d\r\n" % (
+        grace_ms = -1 if known_ms is None else aging(entry.tags, left_ms)
+        stale = grace_ms > 0 and left_ms <= grace_ms
+        return b"*8\r\n%b$%d\r\n%b\r\n$2\r\nl1\r\n$%d\r\n%b\r\n:%d\r\n:%d\r\n%b:%d\r\n" % (
             *(bulk, len(version), version),
-            *(len(age), age, left_ms, terms, known_ms is not None),
+            *(len(age), age, stale, left_ms, terms, grace_ms),
         )
 
     def _begin(self, command: Command, request: list[bytes]) -> bool:

@@ -24,7 +24,7 @@ from functools import partial
 from itertools import zip_longest
 from typing import Final
 
-from coherenced.core.life import LIFE, age_ms, with_life
+from coherenced.core.life import LIFE, life_of, with_life
 from coherenced.core.model import Mutation, Op, ReplyError, Version
 from coherenced.core.requests import Outcome, Read, ReadResult, Value, WriteResult
 from coherenced.errors import UsageError
@@ -73,15 +73,21 @@ def get(argv: Sequence[bytes], bounds: Bounds) -> Plan:
 
 
 def _with_terms(is_ours: bool, outcome: Outcome, resp3: bool) -> bytes:
-    """What TTL says, the terms on which a client may keep a copy (P2, P3), and whether its age
-    goes on from the one told (1), or counts from each proof of the daemon's (0)."""
+    """What TTL says, the terms on which a client may keep a copy (P2, P3), and how it ages."""
     assert isinstance(outcome, ReadResult)
     value = outcome.values[0]
     if isinstance(value.error, ReplyError):
         return resp.error(value.error.text)
     terms = keep_terms(value.keep_ms, value.bound_ms, value.labels) if is_ours else NOT_OURS
-    grows = resp.integer(int(age_ms(value.labels, value.expires_in_ms) is not None))
-    return resp.array([*described(value, resp3), expiry(value), terms, grows])
+    ages = resp.integer(aging(value.labels, value.expires_in_ms))
+    return resp.array([*described(value, resp3), expiry(value), terms, ages])
+
+
+def aging(labels: Sequence[bytes], left_ms: float | None) -> int:
+    """-1: as old as each proof of the daemon's. Else it ages on from the age that is told, and is
+    stale for the last so many ms of its time to live."""
+    life = life_of(labels) if labels and left_ms is not None else None
+    return -1 if life is None else int(life.grace_ms)
 
 
 def keep_terms(keep_ms: float, bound_ms: float, tags: Sequence[bytes]) -> bytes:
@@ -115,7 +121,7 @@ def described(value: Value, resp3: bool) -> list[bytes]:
         resp.bulk(value.version.encode()),
         resp.bulk(value.source.encode()),
         _milliseconds(value.age_ms),
-        resp.integer(int(value.stale)),
+        resp.integer(int(value.told_stale)),
     ]
 
 

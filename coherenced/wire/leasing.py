@@ -67,20 +67,27 @@ def lease(argv: Sequence[bytes], bounds: Bounds) -> Plan:
 
 
 def fill(argv: Sequence[bytes], bounds: Bounds) -> Plan:
-    """COH.FILL key token value [PX ms] [TAGS n t...] [ACK level] [TIMEOUT ms]"""
+    """COH.FILL key token value [PX ms [GRACE ms]] [TAGS n t...] [ACK level] [TIMEOUT ms]
+
+    GRACE: for the last so much of PX it is stale, and told so."""
     key, token, value = checked(argv[1], bounds), checked_token(argv[2]), argv[3]
     words = Words(argv[4:])
     terms = Terms()
     ttl_ms: int | None = None
+    grace_ms = 0
     tags: tuple[bytes, ...] = ()
     while (option := words.option()) is not None:
         if option == b"PX":
             ttl_ms = whole_number(words.operand(), 1, MAX_MS)
+        elif option == b"GRACE":
+            grace_ms = whole_number(words.operand(), 0, MAX_MS)
         elif option == b"TAGS":
             tags = checked_tags(words.list(), bounds)
         elif option == b"REPLICAS" or not terms.take(option, words.operand()):
             raise UsageError(SYNTAX)
-    labels = with_life(tags, ttl_ms)
+    if grace_ms and grace_ms >= (ttl_ms or 0):
+        raise UsageError("GRACE is less than PX, of which it is the last part")
+    labels = with_life(tags, ttl_ms, grace_ms)
     request = Fill(key, token, value, ttl_ms, labels, terms.ack, terms.timeout_ms)
     return Plan((request,), compose=_filled)
 

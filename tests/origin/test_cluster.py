@@ -203,6 +203,26 @@ def test_a_request_says_what_it_takes(cluster: Cluster, origin: OriginServer) ->
     assert get(b, "at-home", Cache_Control="only-if-cached")[2] == b"v"
 
 
+def test_what_is_past_the_time_its_loader_gave_it_is_told_stale_everywhere(
+    cluster: Cluster,
+) -> None:
+    a, b, _ = cluster.daemons
+    how = {"ttl": 0.3, "stale_if_error": 60}
+    with Client(a.socket) as one, Client(b.socket) as two:
+        one.get_or_load("aside:grace", lambda: b"v", **how)
+        for client in (one, two):
+            assert not client.get_entry("aside:grace").stale  # and kept in the process
+        assert get(b, "aside:grace")[1]["Coherenced-Stale"] == "0"
+        time.sleep(0.35)
+        for client in (one, two, one, two):
+            assert client.get_entry("aside:grace").stale
+    for daemon in (a, b):
+        headers = get(daemon, "aside:grace")[1]
+        assert headers["Coherenced-Stale"] == "1"
+        assert headers["Cache-Status"] == 'coherenced; hit; ttl=-1; detail="stale"'
+        assert daemon.command("COH.GET", "aside:grace", "META")[4] == 1
+
+
 def test_a_key_with_an_origin_has_no_other_loader(cluster: Cluster, origin: OriginServer) -> None:
     def never() -> bytes:
         raise AssertionError("called although the key has an origin")

@@ -10,7 +10,7 @@ import msgspec
 
 from coherenced.core.entry import Entry
 from coherenced.core.lane import Lane
-from coherenced.core.model import Mutation, Op, Reply, ReplyError, Version
+from coherenced.core.model import FOREVER, Mutation, Op, Reply, ReplyError, Version
 from coherenced.core.requests import (
     Ask,
     AskResult,
@@ -130,9 +130,16 @@ class RespPort:
         else:
             self.held.append(tell)
 
-    def keep(self, key: bytes, value: bytes | None) -> Entry:
-        """Put an entry into L1."""
-        entry = Entry(key, value, self.lane, self.seq, self.clock_ms + 60_000.0, 1000.0)
+    def keep(
+        self,
+        key: bytes,
+        value: bytes | None,
+        labels: tuple[bytes, ...] = (),
+        left_ms: float = FOREVER,
+    ) -> Entry:
+        """Put an entry into L1; Redis keeps it for `left_ms`."""
+        until_ms, ends_ms = self.clock_ms + 60_000.0, self.clock_ms + left_ms
+        entry = Entry(key, value, self.lane, self.seq, until_ms, 1000.0, labels, ends_ms)
         self.l1[key] = entry
         return entry
 

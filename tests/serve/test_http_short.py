@@ -78,6 +78,18 @@ async def test_the_second_hit_is_short_and_the_same_as_the_first(http: Rig) -> N
             assert b"\r\nDate: " in short_head
 
 
+async def test_what_is_in_its_grace_is_told_stale_the_long_way(http: Rig) -> None:
+    http.port.cache(b"past", b"x", (b"coh:life=70000/20000",), left_ms=19_000.0)
+    async with Wire(http) as wire:
+        before = wire.short
+        for _ in range(2):
+            head, body = await wire.ask(get(b"past"))
+            told = fields(head)
+            assert (told[b"Coherenced-Stale"], told[b"Age"], body) == (b"1", b"51", b"x")
+            assert told[b"Cache-Status"] == b'coherenced; hit; ttl=-1; detail="stale"'
+        assert wire.short == before
+
+
 async def test_what_is_not_a_hit_takes_the_long_way_and_comes_back(http: Rig) -> None:
     http.port.redis[b"other"] = (b"x", (), 0)
     async with Wire(http) as wire:

@@ -668,14 +668,26 @@ def test_a_hit_with_its_terms_is_answered_as_the_node_would(hello: str) -> None:
     for key, value in ((b"k", b"v"), (b"gone", None)):
         answer = client.ask((b"COH.GET", key, b"KEEP", page))
         assert client.port.requests == []
-        found, version, source, age_ms, stale, left_ms, (keep_ms, bound_ms), grows = answer
+        found, version, source, age_ms, stale, left_ms, (keep_ms, bound_ms), ages = answer
         assert (found, source, stale, left_ms) == (value, b"l1", 0, -1)
-        assert (keep_ms > 0, grows) == (True, 0)
+        assert (keep_ms > 0, ages) == (True, -1)
         assert bound_ms > 0
         assert b":" in version
         assert float(age_ms) >= 0
     client.ask((b"COH.GET", b"k", b"KEEP", b"00000000000000bb"))  # another daemon's page
     assert len(client.port.requests) == 1
+
+
+def test_a_hit_in_its_grace_is_told_stale() -> None:
+    page = b"00000000000000aa"
+    client = Client(settings=msgspec.structs.replace(SMALL, bounds=Bounds(page=page)))
+    client.port.keep(b"k", b"v", (b"coh:life=9000/1000",), left_ms=1_500.0)
+    for stale in (0, 1):
+        answer = client.ask((b"COH.GET", b"k", b"KEEP", page))
+        assert (answer[2], answer[4], answer[7]) == (b"l1", stale, 1_000)
+        assert float(answer[3]) + answer[5] == pytest.approx(9_000, abs=2.0)
+        client.port.l1[b"k"].expires_ms -= 900
+    assert client.port.requests == []
 
 
 def test_without_a_page_nothing_may_be_kept(client: Client) -> None:

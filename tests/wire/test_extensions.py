@@ -75,18 +75,23 @@ def test_get_tells_the_terms_on_which_a_copy_may_be_kept() -> None:
         b"v", VERSION, "l1", 0.0, labels=(b"t",), keep_ms=700.9, bound_ms=1000.0, expires_in_ms=900
     )
     told = b"*8\r\n$1\r\nv\r\n" + TOLD + b"$2\r\nl1\r\n$5\r\n0.000\r\n:0\r\n:900\r\n"
-    terms = b"*3\r\n:700\r\n:1000\r\n$1\r\nt\r\n:0\r\n"
+    terms = b"*3\r\n:700\r\n:1000\r\n$1\r\nt\r\n:-1\r\n"
     assert tell(f"COH.GET k KEEP {PAGE}", ReadResult((kept,))) == told + terms
     not_kept = msgspec.structs.replace(kept, keep_ms=0.4)
     assert tell(f"COH.GET k KEEP {PAGE}", ReadResult((not_kept,))).endswith(
-        b":900\r\n*2\r\n:0\r\n:0\r\n:0\r\n"
+        b":900\r\n*2\r\n:0\r\n:0\r\n:-1\r\n"
     )
     other = tell("COH.GET k KEEP 00000000000000bb", ReadResult((kept,)))
-    assert other == told + b"*2\r\n:-1\r\n:0\r\n:0\r\n"
+    assert other == told + b"*2\r\n:-1\r\n:0\r\n:-1\r\n"
     # One whose life is known ages on; the mark that says so is nobody's tag.
     aging = msgspec.structs.replace(kept, labels=(b"t", b"coh:life=1000"))
-    grown = terms.removesuffix(b":0\r\n") + b":1\r\n"
+    grown = terms.removesuffix(b":-1\r\n") + b":0\r\n"
     assert tell(f"COH.GET k KEEP {PAGE}", ReadResult((aging,))) == told + grown
+    # In its grace it is stale, whoever tells it.
+    past = msgspec.structs.replace(kept, labels=(b"t", b"coh:life=5000/1000"))
+    told = told.replace(b":0\r\n:900", b":1\r\n:900")
+    grown = terms.removesuffix(b":-1\r\n") + b":1000\r\n"
+    assert tell(f"COH.GET k KEEP {PAGE}", ReadResult((past,))) == told + grown
     wrong = Value(None, VERSION, "l2", 0.0, error=ReplyError("WRONGTYPE no"))
     assert tell(f"COH.GET k KEEP {PAGE}", ReadResult((wrong,))) == b"-WRONGTYPE no\r\n"
     assert refused("COH.GET k KEEP") == "syntax error"

@@ -54,6 +54,8 @@ def test_what_is_asked() -> None:
     assert request("COH.FILL k t v") == Fill(b"k", b"t", b"v")
     filled = request("COH.FILL k t v PX 9 TAGS 2 a b ACK all TIMEOUT 50")
     assert filled == Fill(b"k", b"t", b"v", 9, (b"a", b"b", b"coh:life=9"), Level.ALL, 50.0)
+    graced = request("COH.FILL k t v PX 9 GRACE 4")
+    assert graced == Fill(b"k", b"t", b"v", 9, (b"coh:life=9/4",))
     assert request("COH.RELEASE k t") == Release(b"k", b"t")
     assert request("COH.RELEASE k t absent 700") == Release(b"k", b"t", 700)
 
@@ -70,6 +72,8 @@ def test_what_is_asked() -> None:
         ("COH.FILL k t v PX 0", "value is not an integer or out of range"),
         ("COH.FILL k t v REPLICAS 1", "syntax error"),
         ("COH.FILL k t v TAGS 4 a b c d", "a value has at most 3 tags (limits.max_tags)"),
+        ("COH.FILL k t v GRACE 5", "GRACE is less than PX, of which it is the last part"),
+        ("COH.FILL k t v PX 5 GRACE 5", "GRACE is less than PX, of which it is the last part"),
         ("COH.FILL k t v TAGS 1 coh:x", "tags that start with coh: are the daemon's own"),
         ("COH.RELEASE k t ABSENT 0", "value is not an integer or out of range"),
         ("COH.RELEASE k t NO", "syntax error"),
