@@ -220,6 +220,20 @@ def ttl_of(headers: Mapping[str, str]) -> int | None:
     return _seconds(directives(headers.get("Cache-Control")), "max-age", 1)
 
 
+def lifetime_of(headers: Mapping[str, str]) -> tuple[int | None, int]:
+    """Cache-Control of a fill: how long it is kept, and the last part of that in which it is stale,
+    in seconds. RFC 5861: it may be stale for so long *after* its max-age."""
+    found = directives(headers.get("Cache-Control"))
+    fresh_s = _seconds(found, "max-age", 1)
+    names = ("stale-while-revalidate", "stale-if-error")
+    grace_s = max((_seconds(found, name, 0) or 0) for name in names)
+    if not grace_s:
+        return fresh_s, 0
+    if fresh_s is None:
+        raise bad("say max-age, too: after it the value is stale", "Cache-Control")
+    return fresh_s + grace_s, grace_s
+
+
 def absent_of(headers: Mapping[str, str]) -> int | None:
     """Coherenced-Absent-Ms of a release: for how long there is known to be no such thing."""
     absent_ms = _milliseconds(headers, "Coherenced-Absent-Ms", MAX_ABSENT_MS)

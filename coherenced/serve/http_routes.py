@@ -110,6 +110,13 @@ _TTL: Final = Parameter(
     "max-age: the value's time to live in Redis, in seconds.",
     {"type": "string", "examples": ["max-age=600"]},
 )
+_LIFETIME: Final = Parameter(
+    "Cache-Control",
+    "header",
+    "max-age: for how many seconds the value is fresh; stale-while-revalidate, stale-if-error: for "
+    "how many after that it is kept, and told stale (the longer of the two).",
+    {"type": "string", "examples": ["max-age=600", "max-age=60, stale-if-error=600"]},
+)
 _ACK: Final = Parameter(
     "Coherenced-Ack",
     "header",
@@ -303,7 +310,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "since the token was given: then 409 `lost`, and nothing is stored.",
         {200: _WRITTEN, 202: _NOT_EVERYWHERE},
         _WRITE_PROBLEMS,
-        (KEY, _TOKEN, _TTL, _TAGS, _ACK, _ACK_TIMEOUT),
+        (KEY, _TOKEN, _LIFETIME, _TAGS, _ACK, _ACK_TIMEOUT),
         ANY_BYTES,
     ),
     Route(

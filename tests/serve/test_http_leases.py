@@ -47,6 +47,17 @@ async def test_a_token_is_given_once_and_fills(http: Rig) -> None:
     assert (again.status, again.json["type"].rpartition(":")[2]) == (409, "lost")
 
 
+async def test_a_fill_says_for_how_long_it_may_be_stale(http: Rig) -> None:
+    place = (await http.ask("POST", "/v1/leases/k")).headers["Location"]
+    alone = await http.ask("PUT", place, b"v", Cache_Control="stale-if-error=60")
+    assert (alone.status, alone.json["pointer"]) == (400, "Cache-Control")
+    text = "max-age=60, stale-while-revalidate=5, stale-if-error=600"
+    assert (await http.ask("PUT", place, b"v", Cache_Control=text)).status == 200
+    fill = http.port.requests[-1]
+    assert isinstance(fill, Fill)
+    assert (fill.ttl_ms, fill.tags) == (660_000, (b"coh:life=660000/600000",))
+
+
 async def test_all_wishes_reach_the_node(http: Rig) -> None:
     wish = {"lease_ms": 500, "wait_ms": 20, "max_staleness_ms": 0, "refresh_ms": 30}
     await http.ask("POST", "/v1/leases/k", wish)
