@@ -60,11 +60,14 @@ class Fills:
         self.fetched += 1
         policy, lane, now_ms = self.namespaces.for_key(key), self.lane, self._box.now_ms
         value, bound_ms = got.value, policy.hit_bound_ms
-        deadline_ms = self._deadline(got, policy, sent_ms)
-        ttl_ms = got.ttl_ms if value is not None else absent_ms or -1
-        expires_ms = FOREVER if ttl_ms < 0 else sent_ms + ttl_ms
-        if expires_ms < deadline_ms:
-            deadline_ms = expires_ms
+        if value is not None and got.ttl_ms < 0:
+            deadline_ms, expires_ms = sent_ms + policy.max_age_ms, FOREVER
+        else:
+            deadline_ms = self._deadline(got, policy, sent_ms)
+            ttl_ms = got.ttl_ms if value is not None else absent_ms or -1
+            expires_ms = FOREVER if ttl_ms < 0 else sent_ms + ttl_ms
+            if expires_ms < deadline_ms:
+                deadline_ms = expires_ms
         seq = lineage.seq
         stored = False
         keep_ms = 0.0
@@ -77,13 +80,13 @@ class Fills:
                 if seq > lane.proved_seq:
                     lane.lend(entry, sent_ms)
                 # Seen from ahead of the position, it is news: the page is about to say so.
-                if stored and seq <= lane.applied:
-                    keep_ms = self._keep_ms(entry)
+                if stored and seq <= lane.applied and bound_ms > 0:
+                    keep_ms = entry.deadline_ms - now_ms
         if not stored or seq != lane.applied or lineage.tag != lane.tag:
             self.shown((key,), lineage, stored=stored)
         if value is None:
             self.negative += 1
-        left_ms = until(expires_ms, now_ms)
+        left_ms = None if expires_ms == FOREVER else until(expires_ms, now_ms)
         return Value(
             value,
             version_of((lineage.epoch, seq)),

@@ -114,10 +114,13 @@ class L1:
             following = old.next  # a new value is no use: it takes the place of the old one
             self._discard(old)
         else:
-            # Until something had to be evicted there is nothing to protect from newcomers.
-            filling = not self.evictions and self._small_bytes > self.max_bytes * SMALL_SHARE
-            entry.looks = IN_MAIN if filling else self._looks_of_return(key)
-            following = self._main if filling else self._small
+            following = self._small
+            if self.evictions:
+                entry.looks = self._looks_of_return(key)
+            elif self._small_bytes > self.max_bytes * SMALL_SHARE:
+                # Until something had to be evicted there is nothing to protect from newcomers.
+                entry.looks = IN_MAIN
+                following = self._main
         self.entries[key] = entry
         self.bytes_used += size
         if entry.looks >= 0:

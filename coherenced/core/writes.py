@@ -295,9 +295,26 @@ class Writes:
             for mutation, outcome in zip(batch.mutations, answer.done, strict=True):
                 if outcome.seq == 0:
                     self._fills.shown(mutation.keys, answer.lineage)
+        outcomes, roster_version = answer.done, answer.roster_version
         for pending in batch.pending:
-            done = answer.done[pending.first : pending.first + len(pending.write.mutations)]
-            self._conclude(pending, epoch, done, answer.roster_version)
+            first, number = pending.first, len(pending.write.mutations)
+            if number == 1 and pending.level == Level.REDIS and pending.key is not None:
+                self._conclude_plain(pending, epoch, outcomes[first])
+            else:
+                done = outcomes[first : first + number]
+                self._conclude(pending, epoch, done, roster_version)
+
+    def _conclude_plain(self, pending: Pending, epoch: bytes, done: Done) -> None:
+        """What `_conclude` and `_settle` do, for what most writes are: nobody waits for more."""
+        seq = done.seq
+        if seq == 0 or pending.answered or pending.finished:
+            self._conclude(pending, epoch, (done,), -1)
+            return
+        self.committed += 1
+        self.waiting -= 1
+        pending.answered = pending.finished = True
+        result = WriteResult((done.reply,), version_of((epoch, seq)), {})
+        self._box.settle(pending.request_id, result)
 
     def _keep_values(self, batch: Batch, answer: Mutated) -> None:
         """A6: a node keeps what it wrote, unless something newer came in between."""

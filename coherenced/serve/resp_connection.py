@@ -452,7 +452,7 @@ class RespConnection(ReplyFlow):
         self.quick = (
             not self._writes
             and self.transaction is None
-            and not self.watched
+            and not (self.watched.watch_id or self.watched.broken)
             and self.authenticated
             and not self._deaf
         )

@@ -179,7 +179,13 @@ class ReplyFlow(asyncio.Protocol):
             self._reply_bytes += change
             self._resize_window()
         slots = self._slots
-        if slot is slots[0] and len(slots) == 1 and not self._crowded:
+        if (
+            slot is slots[0]
+            and len(slots) == 1
+            and not (self._tail or self._out or self._queue)
+            and not (self._running or self._paused or self._ending)
+            and self._reading
+        ):
             # The usual case: nothing else of this client is under way.
             slots.clear()
             self._tail = self._out
@@ -191,19 +197,6 @@ class ReplyFlow(asyncio.Protocol):
             self._release()
         if not self._running:
             self.proceed()
-
-    @property
-    def _crowded(self) -> bool:
-        """Whether more is to be done with a reply than to write it."""
-        return bool(
-            self._tail
-            or self._out
-            or self._queue
-            or self._running
-            or self._paused
-            or self._ending
-            or not self._reading
-        )
 
     def _release(self) -> None:
         """The first replies that are there have nothing before them any more."""

@@ -71,6 +71,12 @@ _KEEPS_LABEL: Final = frozenset(
 _SIMPLE: Final = frozenset(b"nzek")
 _REFUSED: Final = b"ERR more than %d words in one atomic command" % MOST_WORDS
 
+_PLAIN: Final = (
+    b"$1\r\n3\r\n$%d\r\n%b\r\n$16\r\n%b\r\n$%d\r\n%b\x91\xc4%c%b\x90\x90\r\n"
+    b"$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
+)
+"""A plain write of three words: their number, mode, tag, body (its head, then the key), words."""
+
 _PHASES: Final = {Op.PREPARE: b"p", Op.COMMIT: b"t", Op.ABORT: b"a"}
 
 
@@ -173,37 +179,29 @@ def mutate_words(call: Mutate, names: LaneNames, log_length: int) -> tuple[Scrip
     count, frees, simple, writer = 5, True, True, call.writer
     for mutation, tag, want_ack in zip(call.mutations, call.tags, call.want_ack, strict=True):
         argv, keys = mutation.argv, mutation.keys
-        mode = _mode(
-            argv[0] if argv else b"",
-            mutation.op,
-            mutation.is_write,
-            mutation.unchanged,
-            mutation.exact_integer,
-        )
+        verb = argv[0] if argv else b""
+        unchanged, exact = mutation.unchanged, mutation.exact_integer
         flags = (WANT_ACK if want_ack else 0) | (EVERYTHING if mutation.everything else 0)
         if len(argv) == 3 and _is_plain(mutation):
             # Most writes are a SET: what it says, in one piece.
             head = heads.get(flags)
             if head is None:
                 head = heads[flags] = _body_head(mutation.op, flags, writer)
-            verb, first, second = argv
-            key = keys[0]
+            mode = b""
+            if unchanged or exact or verb != b"SET":
+                mode = _mode(verb, Op.WRITE, True, unchanged, exact)
+            key, (_, first, second) = keys[0], argv
             size = len(key)
-            parts.append(
-                b"$1\r\n3\r\n$%d\r\n%b\r\n$16\r\n%b\r\n$%d\r\n%b\x91\xc4%c%b\x90\x90\r\n"
-                b"$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
-                % (
-                    *(len(mode), mode, tag, len(head) + size + 5, head, size, key),
-                    *(len(verb), verb, len(first), first, len(second), second),
-                )
-            )
+            told = (len(mode), mode, tag, len(head) + size + 5, head, size, key, len(verb), verb)
+            parts.append(_PLAIN % (*told, len(first), first, len(second), second))
             count += 7
             frees = frees and mutation.frees_memory
             continue
+        mode = _mode(verb, mutation.op, mutation.is_write, unchanged, exact)
         body = encode_body(mutation.op, flags, writer, keys, mutation.tags, mutation.prefixes)
-        mode, told = _arguments(mutation, mode, tag, body)
-        parts.append(told.packed)
-        count += told.number
+        mode, args = _arguments(mutation, mode, tag, body)
+        parts.append(args.packed)
+        count += args.number
         if mode and not _SIMPLE.issuperset(mode):
             simple = False
         if not mutation.frees_memory and mutation.is_write:
