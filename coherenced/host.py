@@ -121,6 +121,7 @@ class Host:
         self._tasks: set[asyncio.Task[None]] = set()
         self._left = asyncio.Event()
         self._ready = asyncio.Event()
+        self._is_ready = False
         self._drained: asyncio.Event | None = None
         self._metrics: Metrics | None = None
 
@@ -194,7 +195,7 @@ class Host:
 
     def answer(self, answer: Answer) -> None:
         """What the server said."""
-        if isinstance(answer, Delivered):
+        if answer.__class__ is Delivered:
             self._time_bus(answer.message)
         elif isinstance(answer, Heard):
             for message in answer.messages:
@@ -212,7 +213,8 @@ class Host:
             for took_ms in self.node.acks.latencies_ms:
                 self.ack_latency.observe(took_ms)
             self.node.acks.latencies_ms.clear()
-        if not self._ready.is_set() and self.node.ready:
+        if not self._is_ready and self.node.ready:
+            self._is_ready = True
             self._ready.set()
 
     def _carry_out(self, effect: Any) -> None:

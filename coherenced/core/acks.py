@@ -93,13 +93,13 @@ class Acks:
         self._roster = roster
         self._own = own
         self._unregister = unregister
-        self._waits: list[_Wait] = []
+        self.waits: list[_Wait] = []
         self._silent: set[bytes] = set()
         """Nodes that were fenced and have not acknowledged anything since."""
         self._last: dict[tuple[int, bytes], Acknowledgement] = {}
 
     def __len__(self) -> int:
-        return len(self._waits)
+        return len(self.waits)
 
     def wait(
         self,
@@ -118,7 +118,7 @@ class Acks:
         wait = _Wait(request_id, replies, lane, version, level, now_ms, now_ms + timeout_ms)
         wait.replicas = replicas
         wait.roster_version = roster_version
-        self._waits.append(wait)
+        self.waits.append(wait)
         self._box.timers.at(wait.deadline_ms, self._deadline, wait)
         if replicas:
             self._ask_replicas(wait, timeout_ms)
@@ -151,7 +151,7 @@ class Acks:
 
     def on_advanced(self, lane: Lane) -> None:
         """This node's own position moved."""
-        for wait in list(self._waits):
+        for wait in list(self.waits):
             if wait.lane is not lane or wait.level == Level.REDIS:
                 continue
             if not wait.enrolled:
@@ -169,7 +169,7 @@ class Acks:
 
     def on_quarantined(self, lane: Lane) -> None:
         """K7: what waits for all nodes waits until then, for a roster read from now on."""
-        for wait in self._waits:
+        for wait in self.waits:
             if wait.lane is lane and wait.level == Level.ALL:
                 wait.members = None
                 self._box.timers.at(lane.quarantined_until_ms, self._check, wait)
@@ -178,7 +178,7 @@ class Acks:
 
     def on_dropped(self, lane: Lane) -> None:
         """The lineage changed under writes that wait: nobody can vouch for them any more."""
-        for wait in list(self._waits):
+        for wait in list(self.waits):
             if wait.lane is lane and wait.level != Level.REDIS:
                 wait.lineage_lost = True
                 self.timed_out += 1
@@ -216,7 +216,7 @@ class Acks:
         self._last[ack.lane, ack.incarnation] = ack
         if len(self._last) > MAX_NODES:
             self._last.pop(next(iter(self._last)))
-        for wait in list(self._waits):
+        for wait in list(self.waits):
             if wait.lane.index == ack.lane and self._mark(wait, ack):
                 self._check(wait)
 
@@ -288,7 +288,7 @@ class Acks:
 
     def _finish(self, wait: _Wait, *, satisfied: bool) -> None:
         wait.done = True
-        self._waits.remove(wait)
+        self.waits.remove(wait)
         self._unregister()
         missing = [] if satisfied else self._missing(wait)
         result = WriteResult(

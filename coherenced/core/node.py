@@ -369,7 +369,7 @@ class Node:
         lane = self.lane
         if lane.applied != self._seen_applied or lane.generation != self._seen_generation:
             self._seen_applied, self._seen_generation = lane.applied, lane.generation
-            if len(self.acks):
+            if self.acks.waits:
                 self.acks.on_advanced(lane)
             if self.audits.waiting:
                 self.audits.look()
@@ -391,7 +391,8 @@ class Node:
     @property
     def has_gathered(self) -> bool:
         """Whether a `Flush` would send something."""
-        return self.flights.sendable or self.writes.sendable
+        flights, writes = self.flights, self.writes
+        return bool((flights.queue and flights.sendable) or (writes.queue and writes.sendable))
 
     def _stop(self) -> None:
         if self.stopped:
