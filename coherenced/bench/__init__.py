@@ -7,8 +7,12 @@
     load        many requests over many connections: redis-benchmark, or `generator`
     processes   CPU time and memory of a process; child processes that answer with JSON
     rivals, bento               other servers and caches, where they are installed
-    generator, peers, flood, holder, sink, watched    programs that run as processes of their own
-    cost_model, plot            what a fleet costs, and figures drawn in text
+    generator, peers, flood, holder, lanes, sink, watched
+                                programs that run as processes of their own
+    paces, cost_model, truth    unit costs after a rest and in a stream; what a fleet costs by
+                                them; that beside 1 to 8 real nodes
+    fleet/                      whole fleets of the real core, counted in virtual time
+    plot                        figures drawn in text
     suites/     one module each, `run(context) -> list[Row]`
 
 Absolute figures are those of one machine at one moment; what is compared is the ratio to

@@ -20,7 +20,7 @@ SUITES: Final = {
     "recovery": "what a cut-off and a drop of many nodes cost Redis, and how long they take",
     "lookup": "hits within the process (L0), beside caches for Python; 1, 2 and 4 processes",
     "eviction": "hit ratio of a full L1, beside libcachesim's policies",
-    "scale": "the cost of one more node, lane, key and tag; and of fleets, computed from it",
+    "scale": "the cost of one more node, lane, key and tag; and of fleets, counted in virtual time",
 }
 """Name -> what it measures, in the order in which they run."""
 

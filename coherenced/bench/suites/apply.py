@@ -87,9 +87,9 @@ def run(context: Context) -> list[Row]:
 # -- what is sent --------------------------------------------------------------------------
 
 
-def scripts(count: int, framing: int, first_key: int = 0) -> list[bytes]:
+def scripts(count: int, framing: int, first_key: int = 0, *, want_ack: bool = False) -> list[bytes]:
     """The commands of `count` records of one key each, `framing` records in a command; before
-    them the one that loads the script."""
+    them the one that loads the script. `want_ack`: every node is asked to acknowledge."""
     names, writer = lane_names(0, 0), new_id()
     packed = [pack((b"SCRIPT", b"LOAD", MUTATE_FREEING.text))]
     for first in range(0, count, framing):
@@ -97,9 +97,9 @@ def scripts(count: int, framing: int, first_key: int = 0) -> list[bytes]:
             Mutation((), op=Op.INVALIDATE, keys=(key(first_key + number),), frees_memory=True)
             for number in range(first, min(first + framing, count))
         )
-        want_ack = (False,) * len(mutations)
+        asks = (want_ack,) * len(mutations)
         tags = tuple(new_id() for _ in mutations)
-        call = Mutate(1, 0, new_id(), writer, want_ack, mutations, tags)
+        call = Mutate(1, 0, new_id(), writer, asks, mutations, tags)
         script, args = mutate_words(call, names, LOG_LENGTH)
         packed.append(eval_command(script, names, args))
     return packed

@@ -1,14 +1,14 @@
-"""What one more node, lane, key and tag cost, measured; and what a fleet costs, computed.
+"""What one more node, lane, key and tag cost, measured; and what a fleet costs, from counts.
 
 Of Redis and of a node the CPU time of each step is taken by its own counter, so that it
 matters little how busy the machine is. One more *node* is one more subscriber of the bus
 (here: connections that throw away what they hear) and one more who asks for proof that it is
-current; one more *lane* is that proof once more, from every node; one more *key* of a record
-and one more *tag* of a value are bytes that Redis and each node go through.
+current; one more *lane* is a core, four connections and those proofs once more (`lanes`); one
+more *key* of a record and one more *tag* of a value are bytes that Redis and each node go through.
 
-From these `cost_model` computes fleets that no single machine can hold: CPU of Redis and of
-each node, what is used up first, and what to do then. How far the computation is from the
-truth is measured where it can be: three real nodes, thousands of invalidations a second.
+With these unit costs `cost_model` says what fleets take that no single machine can hold. What a
+fleet does in a second, turn by turn, is counted in virtual time with the real core (`fleet/`). How
+far all that is from the truth is measured where it can be: 1 to 8 real nodes at several rates.
 """
 
 from __future__ import annotations
@@ -22,54 +22,64 @@ from typing import Final
 import msgspec
 
 from coherenced.bench.bare import joined_node, messages, new_id
-from coherenced.bench.cost_model import BOUND_S, PROBES_A_BOUND, Cost, Load, UnitCosts, cost, fit
+from coherenced.bench.cost_model import UnitCosts, fit
+from coherenced.bench.fleet.table import fleets
 from coherenced.bench.load import key
-from coherenced.bench.model import Context, Figure, Row
-from coherenced.bench.plot import bars, columns
+from coherenced.bench.model import Context, Row
+from coherenced.bench.paces import Warm, curves
+from coherenced.bench.plot import bars
 from coherenced.bench.processes import Program, cpu_s
 from coherenced.bench.rig import LASTING, Daemon, Rig, wait_until
 from coherenced.bench.rounds import alone, compare
 from coherenced.bench.suites.apply import packed_file, scripts
 from coherenced.bench.talk import Talk, Word, pack
+from coherenced.bench.truth import check
 from coherenced.core.calls import Mutate, Probe
-from coherenced.core.model import Mutation, Op
+from coherenced.core.model import Acknowledgement, Member, Mutation, Op
 from coherenced.upstream.codec import eval_command, mutate_words, probe_args, words
 from coherenced.upstream.names import lane_names
-from coherenced.upstream.scripts import MUTATE_FREEING, PROBE
-from coherenced.wire.message import encode_message
+from coherenced.upstream.scripts import MUTATE_FREEING, PROBE, ROSTER, Script
+from coherenced.wire.message import encode_ack, encode_message
 
 CHANNEL: Final = "bench:scale"
 LOG_LENGTH: Final = 1_000_000
 SHARED: Final = 256
 """Messages on their way at once, so that many of them share a turn of the server's loop."""
-CHECKED: Final = (3, 5_000, 10)
-"""Nodes, invalidations a second and records a message of the check against real daemons."""
-NODES: Final = (10, 100, 1_000)
-RATES: Final = (1_000, 10_000, 100_000)
+ROSTER_OF: Final = 200
+LANES: Final = (1, 2, 4, 8)
 
 
 def run(context: Context) -> list[Row]:
     """See the module."""
     with Rig(context.directory) as rig:
-        node_rows, shared, single = _subscribers(context, rig)
-        record_rows, script, record, wake = _records(context, rig)
+        node_rows, copy, push = _subscribers(context, rig)
+        record_rows, script = _records(context, rig)
+        told_rows, probe, ack, member = _told(context, rig)
+        rows = [*node_rows, *record_rows, *told_rows]
+    rows += _lanes(context)
+    settings = {**LASTING, "redis.log_length": LOG_LENGTH}
     with Rig(context.directory) as rig:
-        nodes = rig.daemons(CHECKED[0], {**LASTING, "redis.log_length": LOG_LENGTH})
-        lane_rows, probe = _idle(context, rig, nodes)
-        applied_rows, message, applied = _applied(context, rig, nodes[0])
-        unit = UnitCosts(script, record, wake, shared, single, probe, message, applied)
-        checked = _check(context, rig, nodes, unit)
-        tag_rows = _tags(context, nodes[0])
-    rows = [*node_rows, *lane_rows, *record_rows, *applied_rows, *tag_rows]
-    return [*rows, checked, *fleets(unit)]
+        node = rig.daemons(1, settings)[0]
+        idle = _idle_us(context, node)
+        applied_rows, message = _applied(context, rig, node)
+        ack_rows, sends_ack, hears_ack = _node_acks(context, rig, node)
+        by_pace = curves(context, rig, node, script, message, push, idle)
+        rows += [*applied_rows, *ack_rows, *by_pace.rows()]
+        unit = UnitCosts(
+            by_pace.wake, script.each, by_pace.record, probe, ack, member, by_pace.push, copy,
+            by_pace.node_wake, message.each, by_pace.applied, sends_ack, hears_ack, idle,
+        )  # fmt: skip
+        rows += check(context, rig, [node], settings, unit)
+        rows += _tags(context, node)
+    return [*rows, *fleets(context, unit)]
 
 
 # -- one more node, and one more lane ---------------------------------------------------------
 
 
 def _subscribers(context: Context, rig: Rig) -> tuple[list[Row], float, float]:
-    """Redis's CPU for a message, by how many hear it. -> rows, and µs for one more: sharing a
-    turn of the loop with others, and alone."""
+    """Redis's CPU for a message, by how many hear it. -> rows, and µs for one more who hears it
+    with others of the same turn, and for being written to in a turn at all."""
     count = context.amount(10_000, 3_000, 300)
     counts = (1, 16, 64, 256, 1000) if context.full else (1, 8) if context.quick else (1, 32, 128)
     message = encode_message(messages(joined_node(), [key(0)], 1)[0])
@@ -88,44 +98,100 @@ def _subscribers(context: Context, rig: Rig) -> tuple[list[Row], float, float]:
         drawing = bars([(f"{int(x)} nodes", y) for x, y in points], "µs a message")
         row = alone(f"one more node: Redis's CPU for a message, {name}", "µs", [slopes[-1]])
         rows.append(_drawn(row, drawing))
-    return rows, slopes[0], slopes[1]
+    return rows, slopes[0], max(0.0, slopes[1] - slopes[0])
 
 
-def _idle(context: Context, rig: Rig, nodes: Sequence[Daemon]) -> tuple[list[Row], float]:
-    """What it costs that nodes prove themselves current, with one lane. -> rows, µs a probe."""
+def _told(context: Context, rig: Rig) -> tuple[list[Row], float, float, float]:
+    """Redis's CPU for what nodes say beside their writes. -> rows, and µs of a probe, of an
+    acknowledgement, and of each member of a roster that is read."""
     count = context.amount(10_000, 3_000, 300)
-    context.say("one more lane: proofs")
-    probes = packed_file(rig, "probes", [*probe_commands(count)])
-    probe = _server_us(rig, partial(_flood, rig, str(probes), 2)) / count
-    each = alone("one more lane: Redis's CPU for a node's proof", "µs", [probe])
-    seconds = 0.3 if context.quick else 2.0
-    context.say("one more lane: nodes that have nothing to do")
-    time.sleep(seconds / 4)  # what they do at the start has been done
-    spent_s = [cpu_s(node.pid) for node in nodes]
-    time.sleep(seconds)
-    spent_s = [cpu_s(node.pid) - before for node, before in zip(nodes, spent_s, strict=True)]
-    shares = [100 * spent / seconds for spent in spent_s]
-    idle = alone("an idle node with one lane: its CPU", "percent", shares)
-    return [
-        each.noted(f"{PROBES_A_BOUND / BOUND_S:.0f} a second from each node"),
-        idle.noted(f"of a core; {len(nodes)} nodes"),
-    ], probe
+    found: list[float] = []
+    ack = encode_ack(Acknowledgement(new_id(), "node", 0, new_id(), 1_000_000, new_id()))
+    publishes = [pack((b"PUBLISH", lane_names(0, 0).ack(new_id()), ack))] * count
+    for what, commands, number in (
+        ("a node's proof", [*probe_commands(count)], count),
+        ("an acknowledgement", publishes, count),
+        ("a roster", [*roster_commands(count // 10)], count // 10),
+    ):
+        context.say(f"one more of {what}")
+        path = packed_file(rig, f"told-{len(found)}", commands)
+        found.append(_server_us(rig, partial(_flood, rig, str(path), SHARED)) / number)
+    probe, ack_us, roster = found
+    member = max(0.0, roster - probe) / ROSTER_OF
+    return (
+        [
+            alone("one more proof: Redis's CPU", "µs", [probe]),
+            alone("one more acknowledgement: Redis's CPU", "µs", [ack_us]),
+            alone("one more member of a roster that is read: Redis's CPU", "µs", [member]),
+        ],
+        probe,
+        ack_us,
+        member,
+    )
 
 
 def probe_commands(count: int) -> Iterator[bytes]:
-    """As many probes, after what loads their script."""
-    names = lane_names(0, 0)
+    """As many probes, each of a node that is on the roster, after what loads their script."""
     yield pack((b"SCRIPT", b"LOAD", PROBE.text))
-    one = eval_command(PROBE, names, words(probe_args(Probe(1, 0, new_id(), None))))
-    yield from repeat(one, count)
+    member = Member(new_id(), "node", 1000, 1, "bench", 0)
+    yield from repeat(_one(PROBE, probe_args(Probe(1, 0, new_id(), member))), count)
+
+
+def roster_commands(count: int) -> Iterator[bytes]:
+    """As many reads of a roster of ROSTER_OF nodes, after what makes it."""
+    yield pack((b"SCRIPT", b"LOAD", PROBE.text))
+    yield pack((b"SCRIPT", b"LOAD", ROSTER.text))
+    for number in range(ROSTER_OF):
+        member = Member(new_id(), f"node-{number}", 1000, 1, "bench", 0)
+        yield _one(PROBE, probe_args(Probe(1, 0, new_id(), member)))
+    yield from repeat(_one(ROSTER, []), count)
+
+
+def _one(script: Script, args: Sequence[object]) -> bytes:
+    return eval_command(script, lane_names(0, 0), words(args))
+
+
+def _lanes(context: Context) -> list[Row]:
+    """A node's CPU, and Redis's, by how many lanes it follows that bring nothing."""
+    seconds = 0.3 if context.quick else 2.0
+    node: list[tuple[float, float]] = []
+    server: list[tuple[float, float]] = []
+    for lanes in _some(context, *LANES):
+        context.say(f"one more lane: {lanes}")
+        with Rig(context.directory) as rig:
+            told = {"socket": str(rig.server.socket), "lanes": lanes}
+            with Program("lanes", told, rig.log) as program:
+                program.hear()
+                time.sleep(seconds / 4)  # what it does at the start has been done
+                before_s = cpu_s(program.pid), cpu_s(rig.server_pid)
+                time.sleep(seconds)
+                after_s = cpu_s(program.pid), cpu_s(rig.server_pid)
+        for points, before, after in zip((node, server), before_s, after_s, strict=True):
+            points.append((float(lanes), (after - before) * 1e3 / seconds))
+    rows = []
+    for who, points in (("a node", node), ("Redis", server)):
+        drawing = bars([(f"{int(x)} lanes", y) for x, y in points], "ms a second")
+        row = alone(f"one more lane that brings nothing: {who}'s CPU", "ms", [fit(points)[1]])
+        rows.append(_drawn(row.noted("a second: its proofs, and its timers"), drawing))
+    return rows
+
+
+def _idle_us(context: Context, node: Daemon) -> float:
+    """A node's CPU when it has nothing to do, in µs a second."""
+    seconds = 0.3 if context.quick else 2.0
+    context.say("a node that has nothing to do")
+    time.sleep(seconds / 2)
+    before_s = cpu_s(node.pid)
+    time.sleep(seconds)
+    return (cpu_s(node.pid) - before_s) * 1e6 / seconds
 
 
 # -- one more record, and one more key ----------------------------------------------------------
 
 
-def _records(context: Context, rig: Rig) -> tuple[list[Row], float, float, float]:
-    """Redis's CPU for a script by its records, and for a record by its keys. -> rows, and µs of
-    a script, of each record, and of being woken for a script."""
+def _records(context: Context, rig: Rig) -> tuple[list[Row], Warm]:
+    """Redis's CPU for a script by its records, and for a record by its keys. -> rows, and what
+    a script and a record cost in a stream of them."""
     count = context.amount(64_000, 16_000, 960)
     points = []
     for framing in _some(context, 1, 8, 32):
@@ -136,10 +202,6 @@ def _records(context: Context, rig: Rig) -> tuple[list[Row], float, float, float
     script, record = fit(points)
     drawing = bars([(f"{int(x)} records", y) for x, y in points], "µs a script")
     rows = [_drawn(alone("one more record: Redis's CPU", "µs", [record]), drawing)]
-    single = packed_file(rig, "records-alone", scripts(count // 8, 1))
-    spent = _server_us(rig, partial(_flood, rig, str(single), 2)) / (count // 8)
-    wake = max(0.0, spent - script - record)
-    rows.append(alone("a script that finds Redis asleep: its CPU beyond that", "µs", [wake]))
     points, count = [], count // 16
     for keys in _some(context, 1, 10, 100):
         context.say(f"one more key: {keys} to a record")
@@ -148,7 +210,7 @@ def _records(context: Context, rig: Rig) -> tuple[list[Row], float, float, float
         points.append((float(keys), spent / count))
     drawing = bars([(f"{int(x)} keys", y) for x, y in points], "µs a record")
     each = alone("one more key of a record: Redis's CPU", "µs", [fit(points)[1]])
-    return [*rows, _drawn(each, drawing)], script, record, wake
+    return [*rows, _drawn(each, drawing)], Warm(script, record)
 
 
 def wide_records(count: int, keys: int) -> list[bytes]:
@@ -164,8 +226,9 @@ def wide_records(count: int, keys: int) -> list[bytes]:
     return packed
 
 
-def _applied(context: Context, rig: Rig, daemon: Daemon) -> tuple[list[Row], float, float]:
-    """A node's CPU for what it applies. -> rows, and µs of a message and of each record."""
+def _applied(context: Context, rig: Rig, daemon: Daemon) -> tuple[list[Row], Warm]:
+    """A node's CPU for what it applies. -> rows, and what a message and a record cost in a stream
+    of them."""
     count = context.amount(64_000, 16_000, 960)
     rows = []
     points = _node_points(
@@ -187,10 +250,43 @@ def _applied(context: Context, rig: Rig, daemon: Daemon) -> tuple[list[Row], flo
         [(n, wide_records(few, n), few * n) for n in _some(context, 1, 10, 100)],
     )
     drawing = bars([(f"{int(x)} keys", y) for x, y in points], "µs a record")
-    rows.append(
-        _drawn(alone("one more key of a record: a node's CPU", "µs", [fit(points)[1]]), drawing)
+    each = alone("one more key of a record: a node's CPU", "µs", [fit(points)[1]])
+    return [*rows, _drawn(each, drawing)], Warm(message, applied)
+
+
+def _node_acks(context: Context, rig: Rig, daemon: Daemon) -> tuple[list[Row], float, float]:
+    """A node's CPU for acknowledgements. -> rows, and µs of one sent, and heard."""
+    count = context.amount(32_000, 8_000, 300)
+    context.say("one more acknowledgement: a node")
+    with Talk(daemon.socket) as talk:
+        spent = []
+        for want_ack in (False, True):
+            until = talk.stats()["lanes"][0]["applied"] + count
+            before = talk.stats()["acks"]["sent"]
+            path = packed_file(rig, "asked", scripts(count, 1, want_ack=want_ack))
+            spent_s = cpu_s(daemon.pid)
+            _flood(rig, str(path), 2)
+            wait_until(partial(_has_applied, talk, until), "the node to apply everything")
+            spent.append((cpu_s(daemon.pid) - spent_s) * 1e6)
+            sent = talk.stats()["acks"]["sent"] - before
+        sends = max(0.0, spent[1] - spent[0]) / sent
+        incarnation = talk.stats()["node"]["incarnation"].encode()
+        heard = talk.stats()["acks"]["received"] + count
+        ack = encode_ack(Acknowledgement(new_id(), "node", 0, new_id(), 1, new_id()))
+        publish = pack((b"PUBLISH", lane_names(0, 0).ack(incarnation), ack))
+        path = packed_file(rig, "acks", [publish] * count)
+        spent_s = cpu_s(daemon.pid)
+        _flood(rig, str(path), 32)
+        wait_until(lambda: talk.stats()["acks"]["received"] >= heard, "the node to hear all")
+        hears = (cpu_s(daemon.pid) - spent_s) * 1e6 / count
+    return (
+        [
+            alone("one more acknowledgement sent: a node's CPU", "µs", [sends]),
+            alone("one more acknowledgement heard: a node's CPU", "µs", [hears]),
+        ],
+        sends,
+        hears,
     )
-    return rows, message, applied
 
 
 def _node_points(
@@ -258,88 +354,6 @@ def _tags(context: Context, daemon: Daemon) -> list[Row]:
     drawing = bars([(f"{n} values", ms) for n, ms in zip(sizes, took, strict=True)], "ms")
     row = compare("one invalidation of a tag", "ms", [took[1]], f"of {sizes[0]} values", [took[0]])
     return [each, _drawn(row.noted(f"ours: a tag of {sizes[1]} values"), drawing)]
-
-
-# -- the model, and how true it is ---------------------------------------------------------------
-
-
-def _check(context: Context, rig: Rig, daemons: Sequence[Daemon], unit: UnitCosts) -> Row:
-    """Redis and three nodes at a steady pace: their CPU as it is, beside what was computed."""
-    nodes, per_s, records = CHECKED
-    seconds = 0.5 if context.quick else 3.0
-    context.say("the model beside the truth")
-    path = packed_file(rig, "steady", scripts(10_000, records))
-    told = {
-        "socket": str(rig.server.socket),
-        "commands": str(path),
-        "in_flight": 1,
-        "per_s": per_s / records,
-        "seconds": seconds,
-    }
-    with Program("flood", told, rig.log) as flood:
-        flood.hear()
-        server_s, node_s = cpu_s(rig.server_pid), [cpu_s(daemon.pid) for daemon in daemons]
-        sent = flood.hear()
-        server_s = cpu_s(rig.server_pid) - server_s
-        node_s = [cpu_s(d.pid) - before for d, before in zip(daemons, node_s, strict=True)]
-    found = sent["sent"] * records / sent["seconds"]
-    told_by_model = cost(Load(nodes, found, 1), unit, records)
-    redis = server_s / sent["seconds"]
-    node = sum(node_s) / nodes / sent["seconds"]
-    note = f"Redis {100 * redis:.1f} % of a core, computed {100 * told_by_model.redis_low:.1f} to "
-    note += f"{100 * told_by_model.redis_high:.1f} %; a node {100 * node:.1f} %, computed "
-    note += f"{100 * told_by_model.node:.1f} % and what it does when idle"
-    return Row(
-        name=f"Redis's CPU, {nodes} nodes, {found:,.0f} invalidations a second",
-        ours=Figure.of("percent", [100 * redis]),
-        peer="as computed",
-        theirs=Figure.of("percent", [100 * told_by_model.redis_high]),
-        ratio=Figure.of("ratio", [redis / max(told_by_model.redis_high, 1e-9)]),
-        note=note,
-    )
-
-
-def fleets(unit: UnitCosts) -> list[Row]:
-    """The table of fleets: written to by all their nodes alike, and by one of them."""
-    rows = []
-    for who, writers in (("all nodes write alike", None), ("one node writes", 1)):
-        costs = {
-            (nodes, per_s): cost(Load(nodes, per_s, writers or nodes), unit)
-            for nodes in NODES
-            for per_s in RATES
-        }
-        title = ("nodes", "invalidations/s", "records/message", "Redis, cores", "node", "out", "")
-        cells = [title, *(_cells(nodes, per_s, one) for (nodes, per_s), one in costs.items())]
-        # Where it first does not fit is the figure: invalidations a second with 100 nodes.
-        most = capacity(100, writers, unit)
-        row = alone(f"100 nodes, {who}: invalidations a second that fit", "/s", [most])
-        rows.append(_drawn(row.noted("computed from the unit costs above"), columns(cells)))
-    return rows
-
-
-def capacity(nodes: int, writers: int | None, unit: UnitCosts) -> float:
-    """The most invalidations a second (to a hundredth) at which nothing is used up."""
-    low, high = 1.0, 1e7
-    while high / low > 1.01:
-        middle = (low * high) ** 0.5
-        if cost(Load(nodes, middle, writers or nodes), unit).limit:
-            high = middle
-        else:
-            low = middle
-    return low
-
-
-def _cells(nodes: int, per_s: int, one: Cost) -> tuple[str, ...]:
-    what = f"{one.limit} first: {one.advice}" if one.limit else "fits"
-    return (
-        f"{nodes:,}",
-        f"{per_s:,}",
-        f"{one.records:.0f}",
-        f"{one.redis_low:.2f} to {one.redis_high:.2f}",
-        f"{100 * one.node:.1f} %",
-        f"{one.network_bytes_s / 1e6:,.1f} MB/s",
-        what,
-    )
 
 
 # -- measuring -----------------------------------------------------------------------------------
