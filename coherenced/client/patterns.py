@@ -138,6 +138,11 @@ class Patterns:
             return None
         return copy
 
+    def known_absent(self, key: Key) -> bool:
+        """Whether this process's copy says that a loader has found nothing: that has an end."""
+        copy = None if self._l0 is None else self._l0.held(key, None, None)
+        return copy is not None and not copy.found and copy.expires_ns is not None
+
     def stats(self, daemons: dict[str, Any]) -> dict[str, Any]:
         """The daemon's document, with what this client has loaded beside its origins."""
         return {

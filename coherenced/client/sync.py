@@ -365,9 +365,8 @@ class Client:
             value = self.get(key, NOWHERE)
             if value is not NOWHERE:
                 return None if self._is_raw and value == ABSENT else value
-            copy = self._patterns.fresh_copy(key, policy)
-            if copy is not None and not copy.found:
-                return None  # known not to exist
+            if self._patterns.known_absent(key):
+                return None
         return self._driver.run(self._patterns.value(key, loader, policy, tags, is_missing=plain))
 
     def close(self) -> None:

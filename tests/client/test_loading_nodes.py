@@ -163,6 +163,12 @@ def test_an_absent_row_is_two_bytes_for_other_languages(
     assert clients[0].get_or_load(key, missing, negative_ttl=30) is None
     assert nodes.daemons[1].command("GET", key) == b"\xc1\xc1"
     assert clients[2].get_or_load(key, lambda: "there", negative_ttl=30) is None
+    # Known in the process, too: the daemon is not asked again.
+    with Client(nodes.daemons[0].socket) as cache:
+        for _ in range(20):
+            assert cache.get_or_load(key, lambda: "there", negative_ttl=30) is None
+            assert cache.get(key, "default") == "default"
+        assert cache.stats()["l0"]["hits"] >= 30
     clients[2].invalidate([key], ack="all")
     assert clients[0].get_or_load(key, lambda: "there", negative_ttl=30) == "there"
 
