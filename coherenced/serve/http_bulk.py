@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
+from coherenced.core.life import OWN
 from coherenced.core.model import Mutation, Op, ReplyError
 from coherenced.core.requests import Fault, Level, Read, WriteResult
 from coherenced.serve.http_context import Context, json_response
@@ -102,6 +103,8 @@ async def invalidate(context: Context, request: web.BaseRequest, _: str) -> web.
             raise Problem(
                 "too-large", f"each has at most {limits.max_key_bytes} bytes", pointer=pointer
             )
+    if any(tag.startswith(OWN) for tag in tags):
+        raise bad("tags that start with coh: are the daemon's own", "/tags")
     mutations = []
     if tags or prefixes or wish.all:  # T1: one record, whatever it covers
         mutations.append(_invalidation((), tags, prefixes, wish.all))

@@ -36,6 +36,7 @@ from coherenced.wire.options import (
     check_lengths,
     checked_tags,
     parsed_version,
+    refuse_own,
 )
 from coherenced.wire.plan import SYNTAX, Bounds, Plan, all_checked, checked, parts, whole_number
 from coherenced.wire.strings import deletions
@@ -213,7 +214,8 @@ def invalidate(argv: Sequence[bytes], bounds: Bounds) -> Plan:
 def invalidations(
     keys: Sequence[bytes], tags: Sequence[bytes], prefixes: Sequence[bytes], everything: bool
 ) -> tuple[Mutation, ...]:
-    """As few mutations as the bound on names in one allows (W6)."""
+    """As few mutations as the bound on names in one allows (W6). UsageError: a tag of ours."""
+    refuse_own(tags)
     pieces = list(zip_longest(parts(keys), parts(tags), parts(prefixes), fillvalue=()))
     return tuple(
         Mutation(

@@ -83,9 +83,14 @@ def checked_tags(tags: Sequence[bytes], bounds: Bounds) -> tuple[bytes, ...]:
     if len(tags) > bounds.max_tags:
         raise UsageError(f"a value has at most {bounds.max_tags} tags (limits.max_tags)")
     check_lengths("tag", tags, bounds)
+    refuse_own(tags)
+    return tuple(dict.fromkeys(tags))
+
+
+def refuse_own(tags: Sequence[bytes]) -> None:
+    """UsageError when one of these is no tag but a mark of ours, which copies are not held by."""
     if any(tag.startswith(OWN) for tag in tags):
         raise UsageError("tags that start with coh: are the daemon's own")
-    return tuple(dict.fromkeys(tags))
 
 
 def check_lengths(what: str, names: Sequence[bytes], bounds: Bounds) -> None:

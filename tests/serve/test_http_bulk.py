@@ -126,6 +126,12 @@ async def test_invalidation_of_everything_it_can_name(http: Rig) -> None:
     assert [(write.ack, write.replicas) for write in http.port.requests] == [(Level.QUORUM, 3)] * 2
 
 
+async def test_marks_of_ours_are_nobodys_tags(http: Rig) -> None:
+    answer = await http.ask("POST", "/v1/invalidations", {"tags": ["t", "coh:life=1"]})
+    assert (answer.status, answer.json["pointer"]) == (400, "/tags")
+    assert not http.port.requests
+
+
 async def test_many_keys_are_invalidated_in_bounded_records(http: Rig) -> None:
     keys = [f"k{i}" for i in range(401)]
     answer = await http.ask("POST", "/v1/invalidations", {"keys": keys})

@@ -275,6 +275,7 @@ def test_invalidating_many_is_cut() -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
+        ("TAGS 1 coh:life=1", "tags that start with coh: are the daemon's own"),
         ("ACK all", "COH.INVALIDATE needs KEYS, TAGS, PREFIXES or ALL"),
         ("KEYS 2 a", "syntax error"),
         ("KEYS 0", "value is not an integer or out of range"),
