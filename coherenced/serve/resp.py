@@ -123,6 +123,10 @@ class RespFront:
 
     # -- counting ---------------------------------------------------------------------
 
+    def soon(self, callback: Callable[[], None]) -> None:
+        """Call it when everybody who has sent something had a turn."""
+        asyncio.get_running_loop().call_soon(callback)
+
     def sample(self, arrived_ms: float) -> None:
         """Measure one chunk of hits: from its arrival until its replies are handed over."""
         self.sample_at = self.requests + SAMPLE_EVERY

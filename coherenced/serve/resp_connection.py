@@ -55,6 +55,9 @@ SLICE: Final = 64
 SLICE_BYTES: Final = 2048
 """The same for a chunk that is nothing but GETs, in bytes of requests."""
 
+TURN_BYTES: Final = 8192
+"""Of requests that came at once: after so many the other clients have their turn."""
+
 _HEAD: Final = slice(0, PLAIN_HEAD)
 _KEY: Final = slice(PLAIN_HEAD, -2)
 _GETS: Final = (b"GET", b"get")
@@ -134,11 +137,11 @@ class RespConnection(ReplyFlow):
             elif (told := plain_set(data)) is not None:
                 if self._lone_set(*told):
                     return
-            elif done := self._leading_hits(data):
+            elif len(data) <= TURN_BYTES and (done := self._leading_hits(data)):
                 if done == len(data):
                     return
                 data = data[done:]
-        if self._deaf:
+        if self._deaf or (len(data) > TURN_BYTES and self._shares(data)):
             return
         trusted = reader.trusted
         requests = reader.feed(data)
@@ -150,6 +153,25 @@ class RespConnection(ReplyFlow):
             self._deaf = True
             if not self._queue and not self._stopped:
                 self.fail(reader.error)
+
+    def _shares(self, data: bytes) -> bool:
+        """Have so much be taken in turns; False: nothing of it seems to end within the first."""
+        if _turn_end(data, 0) == len(data):
+            return False
+        self._rest, self._rest_at = data, 0
+        self._balance()
+        return True
+
+    def take_turn(self) -> None:
+        self._turn_due = False
+        rest, start = self._rest, self._rest_at
+        if self._deaf or not (self._queue or self._paused or len(self._slots) >= self._window):
+            self._rest_at = end = _turn_end(rest, start)
+            if self._deaf or end == len(rest):
+                self._rest = b""
+            if not self._deaf:
+                self.data_received(rest[start:end])
+        self._balance()
 
     def _take(self, requests: list[list[bytes]]) -> None:
         self.front.requests += len(requests)
@@ -466,3 +488,12 @@ class RespConnection(ReplyFlow):
         """RESET: the password is wanted again."""
         self.authenticated = self._reader.trusted = not self.front.settings.password
         self.settle_mode()
+
+
+def _turn_end(data: bytes, start: int) -> int:
+    """Where the turn from `start` on ends: where a request seems to begin. (If none does, no harm
+    is done: the reader waits for the rest of it.)"""
+    if len(data) - start <= TURN_BYTES:
+        return len(data)
+    at = data.rfind(b"\r\n*", start, start + TURN_BYTES)
+    return at + 2 if at >= 0 else len(data)

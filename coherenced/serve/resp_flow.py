@@ -2,7 +2,8 @@
 
 A request whose answer must be waited for opens a *slot*; what is answered meanwhile is kept
 behind it, and leaves when it does. The same class holds the other end of that: it stops
-reading while a client does not take its replies, or while too much waits for Redis.
+reading while a client does not take its replies, while too much waits for Redis, and while what
+was read at once is taken in turns with other clients.
 """
 
 from __future__ import annotations
@@ -49,11 +50,14 @@ class ReplyFlow(asyncio.Protocol):
         "_reading",
         "_reads",
         "_reply_bytes",
+        "_rest",
+        "_rest_at",
         "_running",
         "_slots",
         "_stopped",
         "_tail",
         "_transport",
+        "_turn_due",
         "_window",
         "_writes",
         "front",
@@ -92,11 +96,19 @@ class ReplyFlow(asyncio.Protocol):
         """Nothing more is taken from the client."""
         self._stopped = False
         """Nothing more is executed either."""
+        self._rest = b""
+        """What was read, from `_rest_at` on, and waits for this client's next turn."""
+        self._rest_at = 0
+        self._turn_due = False
         self._ending = ""
         """`close` or `linger` once everything is answered; `gone` while it lingers."""
 
     def proceed(self) -> None:
         """Go on with what waited, as far as it goes, and hand over what is ready."""
+        raise NotImplementedError
+
+    def take_turn(self) -> None:
+        """Go on with `_rest`."""
         raise NotImplementedError
 
     def settle_mode(self) -> None:
@@ -115,6 +127,7 @@ class ReplyFlow(asyncio.Protocol):
         self._slots.clear()
         self._queue.clear()
         self._out.clear()
+        self._rest = b""
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -236,8 +249,13 @@ class ReplyFlow(asyncio.Protocol):
         return True
 
     def _balance(self) -> None:
-        """Read on only while there is room for what would come."""
+        """Read on only while there is room for what would come, and all that came is taken."""
         wanted = not (self._queue or self._paused or len(self._slots) >= self._window)
+        if self._rest:
+            if wanted and not self._turn_due:
+                self._turn_due = True
+                self.front.soon(self.take_turn)
+            wanted = False
         if wanted != self._reading and not self.lost:
             self._reading = wanted
             if wanted:

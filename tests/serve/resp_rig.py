@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -193,6 +194,7 @@ class Wire:
         self.reading = True
         self.closing = self.aborted = self.eof = False
         self.high = 65_536
+        self.take_turns: Callable[[], None] = lambda: None
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         self.high = high or self.high
@@ -224,6 +226,7 @@ class Wire:
             self.buffer.clear()
             if was_over:
                 self.connection.resume_writing()
+            self.take_turns()
 
     def pause_reading(self) -> None:
         assert self.reading, "paused twice"
@@ -264,15 +267,25 @@ class Client:
     ) -> None:
         self.front = front or RespFront(port or RespPort(), settings)
         self.port: RespPort = self.front.port  # type: ignore[assignment]
+        self.turns: deque[Callable[[], None]] = vars(self.front).setdefault("turns", deque())
+        """What clients of this front have left for a later turn of the loop."""
+        self.front.soon = self.turns.append  # type: ignore[method-assign]
         self.wire = Wire()
         self.connection = self.front.connection()
         self.wire.connection = self.connection
+        self.wire.take_turns = self.take_turns
         self.connection.connection_made(self.wire)  # type: ignore[arg-type]
 
     def feed(self, data: bytes) -> None:
         """What the client sends, byte for byte; lost when the daemon does not read."""
         assert self.wire.reading, "the daemon does not read now"
         self.connection.data_received(data)
+        self.take_turns()
+
+    def take_turns(self) -> None:
+        """Until nobody has anything left."""
+        while self.turns:
+            self.turns.popleft()()
 
     def send(self, *commands: str | bytes | tuple[Any, ...]) -> None:
         """Pipelined in one chunk. A text is split at spaces."""
@@ -280,6 +293,7 @@ class Client:
 
     def raw(self) -> bytes:
         """All replies since the last look."""
+        self.take_turns()
         data = bytes(self.wire.sent)
         self.wire.sent.clear()
         return data

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from coherenced.core.requests import Ask, Fault, FaultKind, Read, Write
 from coherenced.serve.resp import RespFront
+from coherenced.serve.resp_connection import TURN_BYTES
 from coherenced.serve.resp_settings import RespSettings
 from coherenced.wire.framing import FrameLimits
 from coherenced.wire.plan import Bounds
@@ -102,6 +103,69 @@ def test_a_long_pipeline_of_hits_and_others(client: Client) -> None:
         commands += ["GET some-longer-key", "GET s", f"ECHO {i}"]
         expected += [b"v", b"w", b"%d" % i]
     assert client.ask(*commands) == expected
+
+
+@pytest.mark.parametrize("verb", ["GET some-longer-key", "GET s", "ECHO x", "SET s w"])
+def test_who_sends_very_much_at_once_takes_turns_with_others(client: Client, verb: str) -> None:
+    client.port.keep(b"some-longer-key", b"v")
+    client.port.keep(b"s", b"w")
+    other = Client(front=client.front)
+    data = packed(*[verb] * 3_000)
+    client.connection.data_received(data)
+    assert not client.wire.reading
+    turns = 0
+    while client.turns:
+        before = client.front.requests
+        client.turns.popleft()()
+        turns += 1
+        assert client.front.requests - before <= TURN_BYTES // len(packed(verb)) + 1
+        other.connection.data_received(packed("GET some-longer-key"))
+    assert turns >= len(data) // TURN_BYTES
+    assert other.replies() == [b"v"] * turns
+    assert client.wire.reading
+    assert len(client.replies()) == 3_000
+
+
+def test_turns_begin_and_end_in_the_middle_of_requests() -> None:
+    """Bytes of a value that look like the beginning of a request."""
+    client = Client()
+    value = b"\r\n*3\r\n$3\r\nSET\r\n" * 200
+    data = packed(*[("SET", "k", value), ("GET", "k"), ("STRLEN", "k")] * 20)
+    for at in (1, 7, 100, 4_000, 9_000, 20_001):
+        client.feed(data[:at])
+        client.feed(data[at:])
+        replies = client.replies()
+        assert len(replies) == 60
+        assert replies[::3] == [b"OK"] * 20
+        assert replies[1::3] == [value] * 20
+        assert replies[2::3] == [len(value)] * 20
+
+
+def test_turns_wait_until_the_client_reads(client: Client) -> None:
+    client.port.keep(b"some-longer-key", b"v" * 500)
+    client.wire.blocked = True
+    client.feed(packed(*["GET some-longer-key"] * 2_000))
+    taken = client.front.requests
+    assert taken < 1_000, "nothing is executed for who does not read"
+    assert not client.wire.reading
+    client.wire.blocked = False
+    client.wire.drain()
+    assert client.replies() == [b"v" * 500] * 2_000
+    assert client.wire.reading
+
+
+def test_what_is_left_ends_with_the_connection(client: Client) -> None:
+    client.port.keep(b"some-longer-key", b"v")
+    client.connection.data_received(packed(*["GET some-longer-key"] * 2_000))
+    client.turns.popleft()()
+    client.wire.abort()
+    before = client.front.requests
+    client.take_turns()
+    assert client.front.requests == before
+    quitter = Client(settings=SMALL)
+    quitter.feed(packed("QUIT", *["ECHO x"] * 2_000))
+    assert quitter.replies() == [b"OK"]
+    assert quitter.wire.closing
 
 
 def test_latency_of_hits_is_sampled() -> None:
