@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import random
 import socket
 import threading
 import time
@@ -244,12 +245,19 @@ def test_a_key_with_an_origin_has_no_other_loader(cluster: Cluster, origin: Orig
 
 
 def race(
-    cluster: Cluster, origin: OriginServer, over: Callable[[int, Counter[bytes], list[Any]], bool]
+    cluster: Cluster,
+    origin: OriginServer,
+    over: Callable[[int, Counter[bytes], list[Any]], bool],
+    *,
+    patience_s: float = 30.0,
+    is_disturbed: bool = False,
 ) -> None:
     """The race that leases are for: what was read from the origin before an update arrives at the
     cache after the invalidation. The origin is slow, so most loads are overtaken by one. It goes
-    on until it is `over`, given the updates, the reads by source, and the older reads."""
-    acknowledged = 0
+    on until it is `over`, given the updates, the reads by source, and the older reads.
+
+    `is_disturbed`: errors may come, older values still may not."""
+    acknowledged = written = 0
     wrong: list[Any] = []
     served = Counter[bytes]()
     stop = threading.Event()
@@ -259,8 +267,10 @@ def race(
     def reader(daemon: Daemon) -> None:
         while not stop.is_set():
             least = acknowledged
-            answer = daemon.command("COH.GET", "plain:race", "META")
+            answer = daemon.command("COH.GET", "plain:race", "META", timeout_s=30.0)
             if not isinstance(answer, list):
+                if is_disturbed:
+                    continue
                 wrong.append((daemon.node, answer))
                 return
             found, _, source, _, stale = answer
@@ -271,11 +281,16 @@ def race(
     readers = [threading.Thread(target=reader, args=(d,)) for d in cluster.daemons * 2]
     for thread in readers:
         thread.start()
-    patience = time.monotonic() + 30.0
+    patience = time.monotonic() + patience_s
     while not over(acknowledged, served, wrong) and time.monotonic() < patience:
-        origin.rows["plain-race"] = b"%d" % (acknowledged + 1)
-        cluster.daemons[0].command("COH.INVALIDATE", "KEYS", "1", "plain:race", "ACK", "all")
-        acknowledged += 1
+        written += 1
+        origin.rows["plain-race"] = b"%d" % written
+        update = ("COH.INVALIDATE", "KEYS", "1", "plain:race", "ACK", "all")
+        answer = cluster.daemons[0].command(*update, timeout_s=30.0)
+        if isinstance(answer, list):
+            acknowledged = written
+        elif not is_disturbed:
+            wrong.append(("the writer", answer))
         time.sleep(0.003)
     stop.set()
     for thread in readers:
@@ -295,6 +310,36 @@ def test_no_reader_sees_anything_older_than_an_acknowledged_update(
             or (updates > 200 and served[b"origin"] > 100 and served[b"l1"] + served[b"l2"] > 100)
         ),
     )
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(180)
+def test_nor_while_nodes_stand_still_for_a_while(cluster: Cluster, origin: OriginServer) -> None:
+    stop = threading.Event()
+
+    def disturb() -> None:
+        chance = random.Random("stand still")
+        while not stop.is_set():
+            daemon = chance.choice(cluster.daemons)
+            daemon.pause()
+            time.sleep(chance.choice((0.05, 0.3, 1.2, 2.5)))
+            daemon.resume()
+            stop.wait(chance.uniform(0.0, 0.5))
+
+    disturber = threading.Thread(target=disturb)
+    disturber.start()
+    until = time.monotonic() + 60.0
+    try:
+        race(
+            cluster,
+            origin,
+            lambda updates, _served, wrong: bool(wrong) or time.monotonic() > until,
+            patience_s=90.0,
+            is_disturbed=True,
+        )
+    finally:
+        stop.set()
+        disturber.join(20.0)
 
 
 def test_without_the_law_of_leases_the_same_readers_see_older_values(origin: OriginServer) -> None:
