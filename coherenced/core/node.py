@@ -223,7 +223,6 @@ class Node:
     def hits(self, keys: Sequence[bytes], now_ms: float) -> list[bytes]:
         """V3 for several: the replies to the first of `keys`, as far as they hit."""
         bulks: list[bytes] = []
-        append = bulks.append
         often, age_ms = MAX_FREQUENCY, now_ms - self.lane.verified_at_ms
         counted = 0
         for entry in map(self._entries.get, keys):
@@ -239,7 +238,7 @@ class Node:
                 if self.hit(keys[len(bulks)], now_ms) is None:
                     break
                 counted += 1
-            append(entry.bulk)
+            bulks.append(entry.bulk)
         self.l1_hits += len(bulks) - counted
         return bulks
 

@@ -322,16 +322,11 @@ class RespConnection(ReplyFlow):
 
     def _hits(self, request: list[bytes], now_ms: float) -> bytes | None:
         """The reply to an MGET of which every key hits, or None."""
-        hit = self._hit
-        bulks = []
-        size = 0
-        for key in request[1:]:
-            entry = hit(key, now_ms)
-            if entry is None:
-                return None
-            size += len(entry.bulk)
-            bulks.append(entry.bulk)
-        if not bulks or size > self.front.settings.output_buffer_bytes:
+        number = len(request) - 1
+        bulks = self.front.port.hits(request[1:], now_ms)
+        if len(bulks) < number or not number:
+            return None
+        if sum(map(len, bulks)) > self.front.settings.output_buffer_bytes:
             return None
         if self.resp3 and resp.NIL2 in bulks:
             bulks = [resp.NIL3 if bulk == resp.NIL2 else bulk for bulk in bulks]
