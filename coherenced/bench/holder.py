@@ -1,7 +1,8 @@
 """A process that holds copies: `python -m coherenced.bench.holder SPEC`.
 
 read    hits as fast as they go, from `begin_s` on; tells how many a second
-watch   reads one key all the time; tells each value that is new to it, and when it came
+watch   reads one key all the time, `pause_s` between; tells each value that is new to it,
+        and when it came
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ def read(cache: Client, spec: dict[str, Any]) -> None:
     tell(count / (now_s - started_s))
 
 
-def watch(cache: Client) -> None:
+def watch(cache: Client, pause_s: float) -> None:
     get, clock, last = cache.get, time.monotonic, object()
     while True:
+        if pause_s:
+            time.sleep(pause_s)
         value = get("seen")
         if value != last and value is not None:
             tell({"value": value, "at_s": clock()})
@@ -46,7 +49,7 @@ def main() -> None:
         if spec["do"] == "read":
             read(cache, spec)
         elif spec["do"] == "watch":
-            watch(cache)
+            watch(cache, spec.get("pause_s", 0.0))
         else:
             give_up(f"there is no {spec['do']!r}")
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
@@ -24,7 +25,7 @@ from coherenced.bench.model import Context, Row, Target, at_most, missing
 from coherenced.bench.peers import asking, tracking
 from coherenced.bench.processes import Program
 from coherenced.bench.rig import LASTING, Rig
-from coherenced.bench.rounds import Sample, Wanted, alone, compare, contest, duel, quantile
+from coherenced.bench.rounds import Sample, Wanted, alone, compare, contest, duel, latencies
 from coherenced.client.sync import Client
 from coherenced.errors import CommandError
 from coherenced.lab.daemon import Daemon
@@ -36,6 +37,8 @@ NESTED: Final = {**SMALL, "tags": ["a", "b"], "address": {"city": "London"}}
 PROCESSES: Final = (1, 2, 4)
 SEEN: Final = 200
 """Writes whose way to another process is timed."""
+PAUSE_S: Final = 0.0001
+"""Between two reads of one of several who watch."""
 LEAD_S: Final = 1.5
 """How long processes may take to start before they begin together."""
 
@@ -169,27 +172,43 @@ def _together(rig: Rig, daemon: Daemon, count: int, seconds: float) -> float:
 
 
 def _seen(context: Context, rig: Rig, daemon: Daemon) -> list[Row]:
-    """From before one process writes until another, that held the old value, reads the new."""
-    context.say("an update seen by another process")
-    spec = {"do": "watch", "socket": str(daemon.socket)}
+    """From before one process writes until others, that held the old value, read the new: one
+    that reads all the time; and three, with a pause between since they share the cores."""
+    one = _until_seen(context, rig, daemon, 1, 0.0)
+    rows = _percentiles("written by one process until read by another", one)
+    if context.quick:
+        return rows
+    three = _until_seen(context, rig, daemon, 3, PAUSE_S)
+    return rows + _percentiles("written by one of 4 processes until read by the other 3", three)
+
+
+def _percentiles(title: str, samples: dict[str, list[float]]) -> list[Row]:
+    return [alone(f"{title}: {name}", "ms", samples[name]) for name in samples]
+
+
+def _until_seen(
+    context: Context, rig: Rig, daemon: Daemon, readers: int, pause_s: float
+) -> dict[str, list[float]]:
+    """p50 and p99 of each round, in ms."""
+    context.say(f"an update seen by {readers} other process{'es' * (readers > 1)}")
+    spec = {"do": "watch", "socket": str(daemon.socket), "pause_s": pause_s}
     samples: dict[str, list[float]] = {"p50": [], "p99": []}
-    with Client(daemon.socket, l0=False) as cache, Program("holder", spec, rig.log) as watcher:
+    with Client(daemon.socket, l0=False) as cache, ExitStack() as last:
         cache.set("seen", 0)
-        number = watcher.hear()["value"]
+        watchers = [last.enter_context(Program("holder", spec, rig.log)) for _ in range(readers)]
+        number = max(watcher.hear()["value"] for watcher in watchers)
         for _ in range(context.rounds):
             took_ms = []
             for _ in range(context.times(SEEN // context.rounds, 5)):
-                time.sleep(0.002)  # it holds a copy again
+                time.sleep(0.002)  # they hold a copy again
                 number += 1
                 before_s = time.monotonic()
                 cache.set("seen", number)
-                heard = watcher.hear()
-                took_ms.append((heard["at_s"] - before_s) * 1e3)
-            took_ms.sort()
-            for name, share in (("p50", 0.5), ("p99", 0.99)):
-                samples[name].append(quantile(took_ms, share))
-    title = "written by one process until read by another"
-    return [alone(f"{title}: {name}", "ms", samples[name]) for name in samples]
+                heard_s = max(watcher.hear()["at_s"] for watcher in watchers)
+                took_ms.append((heard_s - before_s) * 1e3)
+            for name, value in latencies(took_ms).items():
+                samples[name].append(value)
+    return samples
 
 
 # -- the core ------------------------------------------------------------------------------------
