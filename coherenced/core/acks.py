@@ -201,10 +201,14 @@ class Acks:
             return
         wait.members = members
         self._recall(wait)
-        for incarnation, member in members.items():
-            fence_ms = wait.committed_ms + fence_after_ms(member.bound_ms)
-            if wait.level == Level.ALL and incarnation not in wait.acked:
-                self._box.timers.at(fence_ms, self._fence, wait, incarnation)
+        if wait.level == Level.ALL:
+            # One timer for all nodes of one bound: of a thousand nodes there are a few bounds.
+            silent: dict[float, list[bytes]] = {}
+            for incarnation, member in members.items():
+                if incarnation not in wait.acked:
+                    silent.setdefault(fence_after_ms(member.bound_ms), []).append(incarnation)
+            for after_ms, nodes in silent.items():
+                self._box.timers.at(wait.committed_ms + after_ms, self._fence, wait, tuple(nodes))
         if wait.lane.quarantined_until_ms > self._box.now_ms and wait.level == Level.ALL:
             self._box.timers.at(wait.lane.quarantined_until_ms, self._check, wait)
         self._check(wait)
@@ -235,19 +239,20 @@ class Acks:
             self.latencies_ms.append(took_ms)
         return True
 
-    def _fence(self, wait: _Wait, incarnation: bytes) -> None:
-        """K3: one bound after the commit this node can serve nothing older, alive or not."""
-        if wait.done or incarnation in wait.acked or wait.members is None:
+    def _fence(self, wait: _Wait, incarnations: tuple[bytes, ...]) -> None:
+        """K3: one bound after the commit these nodes can serve nothing older, alive or not."""
+        if wait.done or wait.members is None:
             return
-        member = wait.members.get(incarnation)
-        if member is None or incarnation in wait.fenced:
-            return  # a later roster (K7) lacks it, or has named it once more
-        wait.fenced[incarnation] = member.name
-        self.fenced_nodes += 1
-        if incarnation not in self._silent:
-            self._silent.add(incarnation)  # one line per change, not one per write
-            self._box.event("node_fenced", node=member.name, version=str(wait.version))
-        self._roster.suspect(member)
+        for incarnation in incarnations:
+            member = wait.members.get(incarnation)
+            if incarnation in wait.acked or member is None or incarnation in wait.fenced:
+                continue  # a later roster (K7) lacks it, or has named it once more
+            wait.fenced[incarnation] = member.name
+            self.fenced_nodes += 1
+            if incarnation not in self._silent:
+                self._silent.add(incarnation)  # one line per change, not one per write
+                self._box.event("node_fenced", node=member.name, version=str(wait.version))
+            self._roster.suspect(member)
         self._check(wait)
 
     def _check(self, wait: _Wait) -> None:
@@ -273,6 +278,8 @@ class Acks:
             return True
         live = len(wait.members.keys() | {self._own.incarnation})
         if wait.level == Level.ALL:
+            if len(wait.acked) + len(wait.fenced) < len(wait.members):
+                return False  # surely somebody is missing: no need to look at each
             return all(m in wait.acked or m in wait.fenced for m in wait.members)
         needed = live // 2 + 1 if wait.level == Level.QUORUM else wait.level
         return len(wait.acked) >= needed
