@@ -9,8 +9,8 @@
     rivals, bento               other servers and caches, where they are installed
     generator, peers, flood, holder, lanes, sink, watched
                                 programs that run as processes of their own
-    paces, cost_model, truth    unit costs after a rest and in a stream; what a fleet costs by
-                                them; that beside 1 to 8 real nodes
+    server_costs, paces         unit costs in a stream, and after a rest
+    cost_model, truth           what a fleet costs by them; that beside 1 to 8 real nodes
     fleet/                      whole fleets of the real core, counted in virtual time
     plot                        figures drawn in text
     suites/     one module each, `run(context) -> list[Row]`

@@ -80,6 +80,10 @@ class Rested:
         """When there is no rest."""
         return self.points[0][1]
 
+    def more(self, us: float) -> Rested:
+        """The same, and so much more after any rest."""
+        return Rested([(rest_us, cost_us + us) for rest_us, cost_us in self.points])
+
 
 def at_rest(turns: float, spent: Callable[[float], float]) -> float:
     """How long (µs) a process rests before a turn, if `turns` a second cost it `spent(rest)`

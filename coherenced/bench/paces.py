@@ -192,7 +192,7 @@ def _pushes(context: Context, rig: Rig, warm: float) -> Rested:
     points = [(LEAST_REST_US, warm)]
     with contextlib.ExitStack() as last:
         for channel, count in ((FEW, FEW_LISTEN), (MANY, MANY_LISTEN)):
-            told = {"socket": str(rig.server.socket), "channel": channel.decode(), "count": count}
+            told = {"place": str(rig.server.socket), "channel": channel.decode(), "count": count}
             last.enter_context(Program("sink", told, rig.log)).hear()
         for pace in (PACES[0],) if context.quick else PACES[:-1]:
             context.say(f"the cost of {pace:,.0f} messages a second to who listens")

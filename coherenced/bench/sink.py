@@ -1,8 +1,8 @@
 """Many subscribers that do nothing with what they hear: a program.
 
-The spec: `socket`, `channel`, `count`: so many connections subscribe; what arrives is read, so
-that the server need not keep it, and thrown away. It says how many there are when all have
-subscribed, and goes on until it is stopped.
+The spec: `place`, a socket's path or a port of loopback; `channel`, `count`: so many connections
+subscribe; what arrives is read, so that the server need not keep it, and thrown away. It says how
+many there are when all have subscribed, and goes on until it is stopped.
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ from coherenced.bench.talk import pack
 CHUNK: Final = 1 << 20
 
 
-def listen(path: str, channel: str, count: int) -> None:
-    """See the module."""
+def listen(place: str | int, channel: str, count: int) -> None:
+    """See the module. `place`: a socket's path, or a port."""
     poller = select.epoll()
     links: dict[int, socket.socket] = {}
     for _ in range(count):
-        link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        link.connect(path)
+        if isinstance(place, int):
+            link = socket.create_connection(("127.0.0.1", place))
+        else:
+            link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            link.connect(place)
         link.sendall(pack((b"SUBSCRIBE", channel)))
         link.recv(CHUNK)  # the confirmation
         poller.register(link.fileno(), select.EPOLLIN)
@@ -39,7 +42,7 @@ def listen(path: str, channel: str, count: int) -> None:
 def main() -> None:
     """The program: see the module."""
     spec: dict[str, Any] = given_spec()
-    listen(spec["socket"], spec["channel"], spec["count"])
+    listen(spec["place"], spec["channel"], spec["count"])
 
 
 if __name__ == "__main__":

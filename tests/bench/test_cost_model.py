@@ -40,6 +40,7 @@ def test_a_cost_lies_between_those_that_were_measured() -> None:
     curve = Rested([(10.0, 2.0), (1_000.0, 6.0)])
     assert [curve.at(us) for us in (1.0, 10.0, 100.0, 1_000.0, 1e6)] == [2, 2, 4, 6, 6]
     assert curve.warm == 2
+    assert [curve.more(1.0).at(us) for us in (1.0, 1e6)] == [3, 7]
     assert Rested([(100.0, 1.0), (101.0, 3.0)]).at(50.0) == 2  # the same rest, measured twice
 
 

@@ -17,13 +17,16 @@ from coherenced.bench.cost_model import Cost, Counts, Load, UnitCosts, cost, exp
 from coherenced.bench.fleet.fleet import Fleet
 from coherenced.bench.model import Context, Figure, Row
 from coherenced.bench.plot import bars, columns
-from coherenced.bench.rounds import alone, quantile
+from coherenced.bench.rounds import alone, compare, quantile
 from coherenced.core.requests import Level
 
 NODES: Final = (10, 100, 1_000)
 RATES: Final = (1_000, 10_000, 100_000)
 LONGEST_S: Final = 2.0
 SHORTEST_S: Final = 0.04
+LANES: Final = (1, 2, 4, 8)
+SPREAD: Final = (100, 10_000.0)
+"""Nodes and invalidations a second of the fleet that is given more lanes."""
 USED_UP: Final = 0.97
 """Of the server's time: it could not do all that was asked."""
 GROWN: Final = (10, 30, 100)
@@ -72,7 +75,38 @@ def fleets(context: Context, unit: UnitCosts) -> list[Row]:
             note=f"at most {100 * max(off):.0f} % off",
         )
     )
-    return [*rows, *_growth(context, unit)]
+    return [*rows, _by_lanes(context, unit, deliveries), *_growth(context, unit)]
+
+
+def _by_lanes(context: Context, unit: UnitCosts, deliveries: int) -> Row:
+    """What more lanes give: each on a server of its own, and a share of the keys. A node of the
+    core has one lane, so a fleet with several is as many fleets, each with a node of every host."""
+    nodes, per_s = SPREAD
+    found = []
+    for lanes in LANES:
+        context.say(f"{nodes} nodes, {per_s:,.0f} invalidations a second on {lanes} lanes")
+        load = Load(nodes, per_s / lanes, nodes)
+        found.append((lanes, fleet_of(load, unit, deliveries // lanes)))
+    cells = [
+        ("lanes", "each server, cores", "a node, all lanes", "proofs/s of a node", "counted", "")
+    ]
+    for lanes, one in found:
+        probes = lanes * one.counts.probes / nodes
+        idle = unit.idle / 1e6
+        cells.append(
+            (
+                str(lanes),
+                f"{one.cost.redis:.2f}",
+                f"{100 * (idle + lanes * (one.cost.node - idle)):.1f} %",
+                f"{probes:.0f}",
+                f"{one.counted_s:.2f} s" if one.counted_s else "expected",
+                "",
+            )
+        )
+    most, fewest = found[-1][1].cost.redis, found[0][1].cost.redis
+    name = f"{nodes} nodes, {per_s:,.0f} invalidations/s on {LANES[-1]} lanes: each server's CPU"
+    row = compare(name, "percent", [100 * most], "on one lane", [100 * fewest])
+    return _drawn(row, columns(cells))
 
 
 def fleet_of(load: Load, unit: UnitCosts, deliveries: int) -> Told:
