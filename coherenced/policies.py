@@ -46,6 +46,7 @@ def policies(config: Config) -> tuple[Policy, list[tuple[str, Policy]]]:
             # "Not there" is for the origin to say: L1 may not answer it by itself.
             policy = msgspec.structs.replace(
                 policy,
+                has_origin=True,
                 grace_ms=origin.grace_ms,
                 early_ms=origin.early_ms,
                 negative_max_age_ms=0.0,

@@ -28,6 +28,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """F1: an entry is refetched after this, whatever its TTL."""
     negative_max_age_ms: float = 5_000.0
     """F4: the same for "not there"."""
+    has_origin: bool = False
+    """Its values come from an origin: only while they are fresh may L1 answer them by itself."""
     grace_ms: float = 0.0
     """The last so much of its time in Redis a value from an origin is stale, where it does not say
     so itself (`life`)."""
@@ -43,7 +45,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     def fresh_until(self, ttl_ms: float, labels: tuple[bytes, ...]) -> float:
         """How long L1 may answer, by itself, from what Redis keeps for `ttl_ms`."""
-        if not self.grace_ms and not self.early_ms:
+        if not self.has_origin:
             return ttl_ms
         life = life_of(labels)
         grace_ms = self.grace_ms if life is None else life.grace_ms

@@ -40,8 +40,8 @@ from coherenced.core.requests import (
 from coherenced.origin.behind import Enqueue, WriteBehind
 from coherenced.origin.fetcher import Origin
 from coherenced.origin.freshness import EARLY, FRESH, REVALIDATE, STALE, state
-from coherenced.origin.loads import Loads, grace_of
-from coherenced.origin.marks import is_loaded, marks_of
+from coherenced.origin.loads import Loads, grace_of, stale_allowed
+from coherenced.origin.marks import Marks, is_loaded, marks_of
 from coherenced.origin.rules import BEHIND, THROUGH, Rules
 from coherenced.origin.sender import Store
 from coherenced.origin.through import WriteThrough, refusal
@@ -215,7 +215,7 @@ class Origins:
         if not is_loaded(value.labels):
             return  # an application has written it: it is what it is until it expires
         marks = marks_of(value.labels)
-        while_ms, if_error_ms = self._allowed(key, rules, read)
+        while_ms, if_error_ms = self._allowed(key, rules, marks, read)
         grace_ms = grace_of(value, rules)
         due_ms = due_of(read, grace_ms, value)
         found = state(
@@ -257,10 +257,10 @@ class Origins:
         self.loads.join(key, origin, value, wait.loaded, due_ms)
         wait.begin()
 
-    def _allowed(self, key: bytes, rules: Rules, read: Read) -> tuple[float, float]:
+    def _allowed(self, key: bytes, rules: Rules, marks: Marks, read: Read) -> tuple[float, float]:
         """How long past its time `read` may be given a value: while it is loaded anew, and if
-        that fails. What the call says counts before what is configured."""
-        while_ms, if_error_ms = rules.while_revalidate_ms, rules.if_error_ms
+        that fails. What the call says counts before what the origin says, and is configured."""
+        while_ms, if_error_ms = stale_allowed(marks, rules)
         strict = self._namespaces.for_key(key).must_be_current(read.max_staleness_ms)
         if strict or read.is_particular:
             while_ms = if_error_ms = NOT_STALE_MS

@@ -41,7 +41,7 @@ from coherenced.core.requests import (
 from coherenced.errors import RedisUnreachable
 from coherenced.origin.fetcher import Answer, Origin, OriginFault
 from coherenced.origin.freshness import age_ms_of, lifetime
-from coherenced.origin.marks import labels_of, marks_of, renewed
+from coherenced.origin.marks import Marks, labels_of, marks_of, renewed
 from coherenced.origin.rules import Rules
 
 Ask = Callable[[Request], Awaitable[Outcome]]
@@ -237,6 +237,7 @@ class Loads:
 
     async def _load(self, load: Load, origin: Origin, lease: LeaseResult) -> Round:
         key, old = load.key, lease.value if lease.value is not None else load.current
+        rules, respect = origin.rules, origin.rules.respect_cache_control
         if old is not None and old.value is None:
             old = None
         marks = marks_of(old.labels) if old is not None else marks_of(())
@@ -249,13 +250,15 @@ class Loads:
         self._throttled.pop(key, None)
         version = lease.version or Version(b"", 0)
         if answer.unchanged and old is not None:
-            labels = renewed(old.labels, answer.headers, answer.took_ms, origin.rules.name)
+            labels = renewed(
+                old.labels, answer.headers, answer.took_ms, rules.name, respect=respect
+            )
             return await self._keep(
                 load, origin, lease.token, answer, old.value or b"", labels, version
             )
         if answer.value is None:
             return await self._absent(load, origin, lease.token, version, there=old is not None)
-        labels = labels_of(origin.rules.name, answer.headers, answer.took_ms)
+        labels = labels_of(rules.name, answer.headers, answer.took_ms, respect=respect)
         return await self._keep(load, origin, lease.token, answer, answer.value, labels, version)
 
     async def _keep(
@@ -282,7 +285,7 @@ class Loads:
             if load.current is not None:
                 await self._ask(dropping(key))
             return Round(Value(value, version, Source.ORIGIN, age_ms, labels=labels), sure=False)
-        grace_ms = 0.0 if life.strict else rules.grace_ms
+        grace_ms = 0.0 if life.strict else max(stale_allowed(marks_of(labels), rules))
         kept_ms = life.ttl_ms + grace_ms
         labels += (life_label(kept_ms, age_ms=age_ms, grace_ms=grace_ms),)
         filled = await self._ask(Fill(key, token, value, int(kept_ms), labels))
@@ -318,6 +321,16 @@ class Loads:
         if len(self._throttled) >= MOST_THROTTLED:
             del self._throttled[next(iter(self._throttled))]
         self._throttled[key] = self._now_ms() + THROTTLE_MS
+
+
+def stale_allowed(marks: Marks, rules: Rules) -> tuple[float, float]:
+    """For how long past its time a value may be answered, while it is loaded anew and if that
+    fails: as its origin says, else as configured (ms)."""
+    while_ms, if_error_ms = marks.while_revalidate_ms, marks.if_error_ms
+    return (
+        rules.while_revalidate_ms if while_ms is None else while_ms,
+        rules.if_error_ms if if_error_ms is None else if_error_ms,
+    )
 
 
 def grace_of(value: Value, rules: Rules) -> float:

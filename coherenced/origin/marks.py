@@ -14,12 +14,14 @@ from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from coherenced.core.life import OWN
+from coherenced.origin.freshness import directives
 
 ORIGIN: Final = b"origin="
 VALIDATORS: Final = b"validators="
 CONTENT_TYPE: Final = b"content-type="
 """As the HTTP front end keeps it."""
 
+STALE_WORDS: Final = ("stale-while-revalidate", "stale-if-error")
 MOST_CHARS: Final = 200
 """A longer validator or media type is not kept."""
 MOST_TAGS: Final = 64
@@ -36,6 +38,11 @@ class Marks(NamedTuple):
     modified: str = ""
     """Last-Modified, as the origin wrote it."""
     load_ms: float = 0.0
+    while_revalidate_ms: float | None = None
+    """How long past its time it may be answered while it is loaded anew, as the origin says
+    (RFC 5861); None: it says nothing."""
+    if_error_ms: float | None = None
+    """The same for when that fails."""
 
     @property
     def conditions(self) -> dict[str, str]:
@@ -49,11 +56,22 @@ class Marks(NamedTuple):
 
 
 def labels_of(
-    name: str, headers: Mapping[str, str], load_ms: float, *, most_tags: int = MOST_TAGS
+    name: str,
+    headers: Mapping[str, str],
+    load_ms: float,
+    *,
+    most_tags: int = MOST_TAGS,
+    respect: bool = False,
 ) -> tuple[bytes, ...]:
-    """The labels of a value that came with these headers. `Coherenced-Tags` adds tags."""
+    """The labels of a value that came with these headers. `Coherenced-Tags` adds tags.
+
+    `respect`: what its Cache-Control says of stale answers counts, and is kept."""
     labels = [ORIGIN + name.encode()]
     marks = [str(int(load_ms))]
+    said = directives(headers.get("Cache-Control")) if respect else {}
+    allowed = [_seconds(said.get(word)) for word in STALE_WORDS]
+    if any(allowed):
+        marks = [" ".join([*marks, *(one or "-" for one in allowed)])]
     for header in ("ETag", "Last-Modified"):
         text = headers.get(header, "").strip()
         fits = text.isprintable() and text.isascii() and len(text) <= MOST_CHARS
@@ -71,21 +89,43 @@ def marks_of(labels: tuple[bytes, ...]) -> Marks:
     """What is known of a value with these labels; nothing when no origin brought it."""
     for label in labels:
         if label.startswith(VALIDATORS):
-            took, _, rest = label[len(VALIDATORS) :].decode("latin-1").partition("\n")
+            told, _, rest = label[len(VALIDATORS) :].decode("latin-1").partition("\n")
             etag, _, modified = rest.partition("\n")
-            return Marks(etag, modified, float(took) if took.isdigit() else 0.0)
+            took, while_s, if_error_s = [*told.split(" "), "", ""][:3]
+            return Marks(
+                etag,
+                modified,
+                float(took) if took.isdigit() else 0.0,
+                float(while_s) * 1000.0 if while_s.isdigit() else None,
+                float(if_error_s) * 1000.0 if if_error_s.isdigit() else None,
+            )
     return Marks()
 
 
+def _seconds(text: str | None) -> str:
+    """Delta-seconds, or nothing where it is none."""
+    fine = text is not None and text.isascii() and text.isdigit() and len(text) <= 10
+    return text if fine and text is not None else ""
+
+
 def renewed(
-    labels: tuple[bytes, ...], headers: Mapping[str, str], load_ms: float, name: str
+    labels: tuple[bytes, ...],
+    headers: Mapping[str, str],
+    load_ms: float,
+    name: str,
+    *,
+    respect: bool = False,
 ) -> tuple[bytes, ...]:
     """The labels after a 304 with these headers: what it does not say stays as it was."""
     old = marks_of(labels)
-    said = {"ETag": old.etag, "Last-Modified": old.modified} | {
-        h: headers[h] for h in ("ETag", "Last-Modified") if headers.get(h)
-    }
-    own = labels_of(name, said, load_ms)
+    allowed = zip(STALE_WORDS, (old.while_revalidate_ms, old.if_error_ms), strict=True)
+    before = [f"{word}={ms / 1000.0:.0f}" for word, ms in allowed if ms is not None]
+    said = {
+        "ETag": old.etag,
+        "Last-Modified": old.modified,
+        "Cache-Control": ", ".join(before),
+    } | {h: headers[h] for h in ("ETag", "Last-Modified", "Cache-Control") if headers.get(h)}
+    own = labels_of(name, said, load_ms, respect=respect)
     rest = [label for label in labels if not label.startswith((ORIGIN, VALIDATORS, OWN))]
     return tuple(dict.fromkeys((*own, *rest)))
 

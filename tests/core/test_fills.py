@@ -48,7 +48,8 @@ def test_F1_the_deadline_counts_from_before_the_request_was_sent() -> None:
 
 def test_L1_answers_only_while_a_value_of_an_origin_is_fresh() -> None:
     """For how long that is the value itself tells; what is configured counts where it does not."""
-    d = Driver(policy=Policy(max_age_ms=60_000, grace_ms=2_000, early_ms=500))
+    own = {"has_origin": True, "grace_ms": 2_000, "early_ms": 500}
+    d = Driver(policy=Policy(max_age_ms=60_000, **own))
     for labels, until_ms in (
         ((), 7_500),
         ((b"t", b"coh:life=10000/4000"), 5_500),
@@ -57,6 +58,9 @@ def test_L1_answers_only_while_a_value_of_an_origin_is_fresh() -> None:
         d.hold(b"k", ttl_ms=10_000, labels=labels)
         assert d.node.l1.entries[b"k"].deadline_ms == d.now_ms + until_ms
         d.node.l1.remove(b"k")
+    d = Driver(policy=Policy(max_age_ms=60_000))
+    d.hold(b"k", ttl_ms=10_000, labels=(b"coh:life=10000/4000",))
+    assert d.node.l1.entries[b"k"].deadline_ms == d.now_ms + 10_000, "a loader's is its callers'"
 
 
 def test_F1_there_is_always_a_maximum_age() -> None:

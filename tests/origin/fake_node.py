@@ -212,7 +212,9 @@ class Scripted(Origin):
 
 def node(redis: FakeRedis, rules: Rules) -> tuple[Origins, Scripted]:
     """A node's origin layer over `redis`, and its origin."""
-    space = Policy(name=rules.name, grace_ms=rules.grace_ms, early_ms=rules.early_ms)
+    space = Policy(
+        name=rules.name, has_origin=True, grace_ms=rules.grace_ms, early_ms=rules.early_ms
+    )
     namespaces = Namespaces(Policy(), [(rules.match, space)])
     layer = Origins(
         [],

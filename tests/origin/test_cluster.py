@@ -224,6 +224,22 @@ def test_what_is_past_the_time_its_loader_gave_it_is_told_stale_everywhere(
         assert daemon.command("COH.GET", "aside:grace", "META")[4] == 1
 
 
+def test_the_origin_says_how_stale_it_may_be_answered(
+    cluster: Cluster, origin: OriginServer
+) -> None:
+    """Where nothing of the kind is configured: no node's L1 takes it for fresh, either."""
+    a, b, _ = cluster.daemons
+    origin.rows["plain-said"] = b"one"
+    origin.headers |= {"Cache-Control": "max-age=1, stale-while-revalidate=60"}
+    assert get(a, "plain:said")[1]["Coherenced-Source"] == "origin"
+    assert get(b, "plain:said")[2] == b"one"
+    time.sleep(1.05)
+    origin.delay_s = 0.3
+    for daemon in (a, b):
+        assert get(daemon, "plain:said")[1]["Coherenced-Stale"] == "1"
+    wait_until(lambda: get(b, "plain:said")[1]["Coherenced-Stale"] == "0", 10.0)
+
+
 def test_a_key_with_an_origin_has_no_other_loader(cluster: Cluster, origin: OriginServer) -> None:
     def never() -> bytes:
         raise AssertionError("called although the key has an origin")

@@ -252,6 +252,24 @@ async def test_what_must_be_revalidated_is_never_stale_whatever_is_configured(
     assert (await read(deaf, KEY)).stale
 
 
+async def test_the_origin_may_say_how_stale_its_values_are_answered(rig: Rig) -> None:
+    layer, origin = rig.node(if_error_ms=60_000.0)
+    text = "max-age=10, stale-while-revalidate=2, stale-if-error=5"
+    origin.rows[KEY], origin.headers = b"one", {"Cache-Control": text}
+    await read(layer, KEY)
+    assert rig.redis.value(KEY).expires_in_ms == 15_000.0
+    rig.clock.at_ms += 11_500.0
+    origin.gate = asyncio.Event()
+    assert (await read(layer, KEY)).stale, "at once, though nothing of it is configured"
+    origin.fails = "down"
+    origin.gate.set()
+    await settle(lambda: not layer.loads)
+    rig.clock.at_ms += 2_000.0
+    assert (await read(layer, KEY)).stale, "for the origin fails"
+    rig.clock.at_ms += 1_501.0
+    assert (await read(layer, KEY)).error is not None, "not for a minute: its origin says less"
+
+
 async def test_a_value_keeps_the_grace_it_was_stored_with(rig: Rig) -> None:
     (before, origin), (after, _) = rig.node(if_error_ms=5_000.0), rig.node(if_error_ms=60_000.0)
     origin.rows[KEY] = b"one"

@@ -36,6 +36,20 @@ def test_without_an_etag_the_date_is_compared() -> None:
     assert marks_of(labels).conditions == {"If-Modified-Since": MODIFIED}
 
 
+def test_what_the_origin_says_of_stale_answers_is_kept_where_it_counts() -> None:
+    said = {"Cache-Control": "max-age=1, stale-while-revalidate=5, stale-if-error=600"}
+    assert marks_of(labels_of("user", said, 3.0)) == Marks(load_ms=3.0), "it is not listened to"
+    labels = labels_of("user", said, 3.0, respect=True)
+    assert marks_of(labels) == Marks("", "", 3.0, 5_000.0, 600_000.0)
+    assert marks_of(renewed(labels, {}, 9.0, "user", respect=True)) == Marks(
+        "", "", 9.0, 5_000.0, 600_000.0
+    )
+    less = renewed(labels, {"Cache-Control": "stale-if-error=7"}, 9.0, "user", respect=True)
+    assert marks_of(less) == Marks("", "", 9.0, None, 7_000.0)
+    odd = {"Cache-Control": "stale-if-error=soon, stale-while-revalidate=-1"}
+    assert marks_of(labels_of("user", odd, 3.0, respect=True)) == Marks(load_ms=3.0)
+
+
 def test_a_304_changes_what_it_says_and_nothing_else() -> None:
     first = labels_of(
         "user", {"ETag": '"1"', "Content-Type": "text/plain", "Coherenced-Tags": "t"}, 5.0
