@@ -145,7 +145,7 @@ def _one(script: Script, args: Sequence[object]) -> bytes:
 
 def lanes(context: Context) -> list[Row]:
     """A node's CPU, and Redis's, by how many lanes it follows that bring nothing."""
-    seconds = 0.3 if context.quick else 2.0
+    seconds = 0.3 if context.quick else 1.2
     node: list[tuple[float, float]] = []
     server: list[tuple[float, float]] = []
     for lanes in some(context, *LANES):

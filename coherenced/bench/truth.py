@@ -55,7 +55,7 @@ def check(
 ) -> list[Row]:
     """Redis and 1 to 8 real nodes at a steady pace: their CPU as it is, beside what was computed.
     Adds to `daemons`."""
-    seconds = 0.2 if context.quick else 1.0
+    seconds = 0.2 if context.quick else 1.0 if context.full else 0.6
     sizes: Sequence[int] = CHECKED_NODES_FULL if context.full else CHECKED_NODES
     loads: Sequence[tuple[float, int]] = CHECKED_LOADS_FULL if context.full else CHECKED_LOADS
     if context.quick:

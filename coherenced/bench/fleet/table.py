@@ -49,7 +49,7 @@ class Told(NamedTuple):
 
 def fleets(context: Context, unit: UnitCosts) -> list[Row]:
     """See the module."""
-    deliveries = context.amount(600_000, 60_000, 3_000)
+    deliveries = context.amount(600_000, 40_000, 3_000)
     rows = []
     near: list[float] = []
     for who, writers, ack_all in (
@@ -183,7 +183,7 @@ def _growth(context: Context, unit: UnitCosts) -> list[Row]:
     """What a fleet does in a second as it grows, each node writing as much as before and waiting
     for all: with what power of the number of nodes."""
     sizes = GROWN_FULL if context.full else GROWN[:2] if context.quick else GROWN
-    seconds = 0.2 if context.quick else 0.5
+    seconds = 0.5 if context.full else 0.2
     found: list[tuple[int, dict[str, float]]] = []
     for nodes in sizes:
         context.say(f"a fleet of {nodes} that waits for all")
