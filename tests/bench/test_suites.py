@@ -59,7 +59,7 @@ ROWS = {
         "one more tag of a value: a node's CPU",
         "Redis's CPU as computed beside real nodes: how far off",
         "100 nodes, all nodes write alike: invalidations a second that fit",
-        "acknowledgements a second, 30 nodes, each writing 10/s with ack=all",
+        "acknowledgements a second, 100 nodes, each writing 0.2/s with ack=all",
     ],
 }
 """Some that must be there."""

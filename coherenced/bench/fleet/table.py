@@ -29,10 +29,13 @@ SPREAD: Final = (100, 10_000.0)
 """Nodes and invalidations a second of the fleet that is given more lanes."""
 USED_UP: Final = 0.97
 """Of the server's time: it could not do all that was asked."""
-GROWN: Final = (10, 30, 100)
+GROWN: Final = (10, 100, 1_000)
 GROWN_FULL: Final = (10, 30, 100, 300, 1_000)
-EACH_PER_S: Final = 10.0
-"""What each node of a growing fleet writes."""
+EACH_PER_S: Final = 0.2
+"""What each node of a growing fleet writes: so little that a thousand of them fit."""
+ROSTERS: Final = "members of rosters read"
+WRITES: Final = 50
+"""In as long as they take."""
 
 
 class Told(NamedTuple):
@@ -183,12 +186,12 @@ def _growth(context: Context, unit: UnitCosts) -> list[Row]:
     """What a fleet does in a second as it grows, each node writing as much as before and waiting
     for all: with what power of the number of nodes."""
     sizes = GROWN_FULL if context.full else GROWN[:2] if context.quick else GROWN
-    seconds = 0.5 if context.full else 0.2
     found: list[tuple[int, dict[str, float]]] = []
     for nodes in sizes:
         context.say(f"a fleet of {nodes} that waits for all")
         fleet = Fleet(nodes, unit)
         fleet.settle()
+        seconds = WRITES / (EACH_PER_S * nodes)
         counts = fleet.measure(EACH_PER_S * nodes, nodes, seconds, Level.ALL)
         seen = fleet.seen
         found.append(
@@ -199,8 +202,8 @@ def _growth(context: Context, unit: UnitCosts) -> list[Row]:
                     "messages": counts.scripts,
                     "copies of them": counts.copies - counts.acks,
                     "acknowledgements": counts.acks,
-                    "members of rosters read": counts.members,
-                    "acknowledgements heard by a node": counts.acks_heard,
+                    ROSTERS: counts.members,
+                    "acknowledgements heard by a node": counts.acks / nodes,
                     "turns of Redis": counts.turns,
                 },
             )
@@ -210,8 +213,11 @@ def _growth(context: Context, unit: UnitCosts) -> list[Row]:
         points = [(nodes, told[what]) for nodes, told in found]
         (few, least), (many, most) = points[0], points[-1]
         power = log(most / least) / log(many / few) if least > 0 and most > 0 else 0.0
-        name = f"{what} a second, {many} nodes, each writing {EACH_PER_S:.0f}/s with ack=all"
-        row = alone(name, "/s", [most]).noted(f"as the number of nodes to the power {power:.1f}")
+        name = f"{what} a second, {many} nodes, each writing {EACH_PER_S:g}/s with ack=all"
+        note = f"as the number of nodes to the power {power:.1f}"
+        if what == ROSTERS:
+            note += ": by each node's first such write after somebody has joined or left"
+        row = alone(name, "/s", [most]).noted(note)
         rows.append(_drawn(row, bars([(f"{nodes} nodes", y) for nodes, y in points], "/s")))
     return rows
 
