@@ -29,15 +29,13 @@ from typing import Any, Final, Unpack
 from coherenced.client.aio import AsyncClient
 from coherenced.client.arguments import Key
 from coherenced.client.contrib import http_rules as rules
+from coherenced.client.contrib.asgi_run import Empty, Message, Receive, Run, Send, nothing_more
 from coherenced.client.contrib.http_rules import Headers, Terms
 from coherenced.client.freshness import Loaded, LoadOptions, Unkept
 from coherenced.client.replies import Entry
 from coherenced.errors import CoherencedError, Unreachable
 
 Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 TagsOf = Callable[[Scope, dict[str, Any]], Iterable[Key]]
 """Of a request and its response {"status": …, "headers": …, "body": …}."""
@@ -320,10 +318,17 @@ class _Exchange:
             raise _Varies  # somebody else has just learned of it
         self.began = True
         is_behind = asyncio.current_task() is not self._task
-        run = _Run(self._cache, self.scope, None if is_behind else self.send)
+        cache = self._cache
+        run = Run(
+            self.scope["headers"],
+            cache._terms,
+            None if is_behind else self.send,
+            cache._telling,
+            bridges_errors=cache._policy.stale_if_error > 0,
+        )
         headers = [h for h in self.scope["headers"] if h[0] not in rules.CONDITIONS]
-        receive = _nothing_more if is_behind else self.receive
-        app = self._cache.app({**self.scope, "headers": headers}, _Empty(receive).receive, run.take)
+        receive = nothing_more if is_behind else self.receive
+        app = cache.app({**self.scope, "headers": headers}, Empty(receive).receive, run.take)
         running = asyncio.ensure_future(app)
         either: set[asyncio.Future[Any]] = {running, run.decided}
         try:
@@ -341,7 +346,7 @@ class _Exchange:
             raise RuntimeError("the application ended without a response")
         return await self._kept(run, known.version)
 
-    async def _kept(self, run: _Run, since: str) -> Loaded:
+    async def _kept(self, run: Run, since: str) -> Loaded:
         """`since`: where the log stood before the application ran."""
         cache, response = self._cache, run.collected()
         if response["status"] >= 500 and cache._policy.stale_if_error:
@@ -375,97 +380,6 @@ class _Exchange:
         if response is None or more is None:
             return [self._name]
         return [self._name, *more(self.scope, response)]
-
-
-class _Run:
-    """One run of the application: its response is collected as long as it may be stored."""
-
-    def __init__(self, cache: ResponseCache, scope: Scope, send: Send | None) -> None:
-        self.headers: Headers = []
-        self.verdict = rules.Verdict(0)
-        self.decided: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        """True: collected to its end; False: it goes past, to the client."""
-        self._cache = cache
-        self._request: Headers = scope["headers"]
-        self._send = send
-        """None: nobody waits for this response."""
-        self._start: Message = {}
-        self._body: list[bytes] = []
-        self._size = 0
-
-    async def take(self, message: Message) -> None:
-        """The application's `send`."""
-        if self.decided.done():
-            if not self.decided.result() and self._send is not None:
-                await self._send(message)
-        elif message["type"] == "http.response.start":
-            self._start = message
-            self.headers = [(bytes(n).lower(), bytes(v)) for n, v in message.get("headers", ())]
-            terms = self._cache._terms
-            self.verdict = rules.judge(self._request, message["status"], self.headers, terms)
-        elif message["type"] == "http.response.body" and self._start:
-            await self._take_body(message)
-        else:
-            await self._go_past(message)  # a file to be sent by the server, for example
-
-    async def _take_body(self, message: Message) -> None:
-        body, more = message.get("body", b""), message.get("more_body", False)
-        most = self._cache._terms.max_body_bytes
-        length = rules.first(self.headers, b"content-length")
-        declared = int(length) if length is not None and length.isdigit() else None
-        too_long = self._size + len(body) > most or (declared is not None and declared > most)
-        is_stream = more and declared is None
-        may_be_better = self._start["status"] >= 500 and self._cache._policy.stale_if_error > 0
-        may_be_stored = self.verdict.lifetime_s > 0 or may_be_better
-        if too_long or is_stream or not may_be_stored:
-            await self._go_past(message)
-            return
-        self._body.append(body)
-        self._size += len(body)
-        if not more:
-            self.decided.set_result(True)
-
-    async def _go_past(self, message: Message) -> None:
-        self.decided.set_result(False)
-        if self._send is None:
-            return
-        if self._start:
-            await self._cache._telling(self._send, b"fwd=uri-miss")(self._start)
-        for part in self._body:
-            await self._send({"type": "http.response.body", "body": part, "more_body": True})
-        await self._send(message)
-
-    def collected(self) -> dict[str, Any]:
-        """The response as it is stored."""
-        return {
-            "status": self._start["status"],
-            "headers": rules.storable_headers(self.headers),
-            "body": b"".join(self._body),
-            "ttl": self.verdict.lifetime_s,
-            "age": rules.initial_age_s(self.headers),
-            "auth": self.verdict.serves_authorized,
-            "strict": self.verdict.must_revalidate,
-        }
-
-
-class _Empty:
-    """The `receive` of a GET without a body, which may be run more than once."""
-
-    def __init__(self, after: Receive) -> None:
-        self._after = after
-        self._told = False
-
-    async def receive(self) -> Message:
-        if self._told:
-            return await self._after()
-        self._told = True
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-
-async def _nothing_more() -> Message:
-    """Of a run for which no client waits: it never disconnects."""
-    await asyncio.Event().wait()
-    raise AssertionError("unreachable")
 
 
 def address_of(scope: Scope) -> str:
