@@ -33,7 +33,7 @@ from coherenced.client.contrib.asgi_run import Empty, Message, Receive, Run, Sen
 from coherenced.client.contrib.http_rules import Headers, Terms
 from coherenced.client.freshness import Loaded, LoadOptions, Unkept
 from coherenced.client.replies import Entry
-from coherenced.errors import CoherencedError, Unreachable
+from coherenced.errors import CoherencedError, LoadTimeout, Unreachable
 
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -136,6 +136,9 @@ class ResponseCache:
                 return
             except _Failed as failed:
                 await self._send(send, scope, failed.response, b"fwd=miss")
+                return
+            except LoadTimeout:
+                await self._refuse(send)  # with a hard_timeout: the application was given up
                 return
             except Unreachable as error:
                 if exchange.began:

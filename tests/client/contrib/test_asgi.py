@@ -455,6 +455,25 @@ async def test_stale_if_error(cache: AsyncClient, daemon: FakeDaemon) -> None:
         await site.get("/third")
 
 
+async def test_an_application_that_is_too_slow(cache: AsyncClient, daemon: FakeDaemon) -> None:
+    gate = asyncio.Event()
+
+    async def handler(request: Request) -> Response:
+        if site.runs > 1:
+            await gate.wait()
+        return PlainTextResponse(str(site.runs), headers={"cache-control": "max-age=60"})
+
+    site = Site(cache, handler, stale_if_error=60, soft_timeout=0.05, hard_timeout=0.1)
+    assert (await site.get()).text == "1"
+    daemon.ends[b"http:http://site/#"] -= 61
+    late = await site.get()
+    assert (late.status_code, late.text) == (200, "1") and int(late.headers["age"]) >= 61
+    refused = await site.get("/other")
+    assert (refused.status_code, told(refused)) == (504, "coherenced; fwd=miss")
+    gate.set()
+    assert (await site.get("/other")).status_code == 200
+
+
 async def test_must_revalidate_is_never_stale(cache: AsyncClient, daemon: FakeDaemon) -> None:
     handler = answering(cache_control="max-age=60, must-revalidate")
     site = Site(cache, handler, stale_while_revalidate=300)
