@@ -19,35 +19,33 @@ from coherenced.serve import (
     http_stream,
 )
 from coherenced.serve.http_context import JSON_TYPE, Context
-from coherenced.serve.http_headers import ETAG_PATTERN, TAG_PATTERN, VERSION_PATTERN
-from coherenced.serve.http_limits import MAX_ACK_TIMEOUT_MS
+from coherenced.serve.http_parameters import (
+    ABSENT,
+    ACK,
+    ACK_TIMEOUT,
+    EVENTS,
+    IF_ABSENT,
+    IF_MATCH,
+    KEY,
+    LAST_EVENT_ID,
+    LIFETIME,
+    MAX_STALENESS,
+    MIN_VERSION,
+    READ_CACHE_CONTROL,
+    READ_IF_MATCH,
+    READ_IF_NONE_MATCH,
+    REPLICAS,
+    TAGS,
+    TOKEN,
+    TTL,
+    Parameter,
+)
 from coherenced.serve.problem import Problem
-from coherenced.wire.leasing import MAX_ABSENT_MS
-from coherenced.wire.options import MAX_REPLICAS
 
 Handler = Callable[[Context, web.BaseRequest, str], Awaitable[web.StreamResponse]]
 """The context, the request, and the last, still encoded part of a path that ends in a key."""
 
 ANY_BYTES: Final = "*/*"
-_VERSION: Final[dict[str, Any]] = {
-    "type": "string",
-    "pattern": VERSION_PATTERN,
-    "examples": ["0f1e2d3c4b5a6978:42"],
-}
-_MILLISECONDS: Final[dict[str, Any]] = {
-    "type": "integer",
-    "minimum": 0,
-    "maximum": MAX_ACK_TIMEOUT_MS,
-}
-
-
-class Parameter(msgspec.Struct, frozen=True):
-    name: str
-    place: str
-    """`path`, `query` or `header`."""
-    text: str
-    schema: dict[str, Any]
-    required: bool = False
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -75,105 +73,6 @@ class Route(msgspec.Struct, frozen=True):
     body_required: bool = True
     """Of a JSON body."""
 
-
-KEY: Final = Parameter(
-    "key",
-    "path",
-    "The key's bytes, percent-encoded; a / is written %2F.",
-    {"type": "string", "minLength": 1},
-    True,
-)
-_MIN_VERSION: Final = Parameter(
-    "Coherenced-Min-Version",
-    "header",
-    "Serve nothing older than this version, which a write returned.",
-    _VERSION,
-)
-_MAX_STALENESS: Final = Parameter(
-    "Coherenced-Max-Staleness-Ms",
-    "header",
-    "An L1 hit is served only if it is provably at most this old; 0 is linearizable. "
-    "Stronger than Cache-Control: max-age or no-cache, which mean the same without an origin.",
-    {"type": "integer", "minimum": 0, "maximum": 10**12},
-)
-_READ_CACHE_CONTROL: Final = Parameter(
-    "Cache-Control",
-    "header",
-    "max-age, min-fresh, max-stale, no-cache, only-if-cached, stale-if-error, "
-    "stale-while-revalidate. Of a key with an origin no-cache has it validated there now, and "
-    "only-if-cached asks L1 and Redis, but not the origin.",
-    {"type": "string", "examples": ["max-age=5", "no-cache", "stale-if-error=60"]},
-)
-_TTL: Final = Parameter(
-    "Cache-Control",
-    "header",
-    "max-age: the value's time to live in Redis, in seconds.",
-    {"type": "string", "examples": ["max-age=600"]},
-)
-_LIFETIME: Final = Parameter(
-    "Cache-Control",
-    "header",
-    "max-age: for how many seconds the value is fresh; stale-while-revalidate, stale-if-error: for "
-    "how many after that it is kept, and told stale (the longer of the two).",
-    {"type": "string", "examples": ["max-age=600", "max-age=60, stale-if-error=600"]},
-)
-_ACK: Final = Parameter(
-    "Coherenced-Ack",
-    "header",
-    "When to answer: none, redis, quorum, all, or a number of nodes.",
-    {"type": "string", "pattern": "^(none|redis|quorum|all|[1-9][0-9]{0,3})$"},
-)
-_ACK_TIMEOUT: Final = Parameter(
-    "Coherenced-Timeout-Ms", "header", "How long to wait for that.", _MILLISECONDS
-)
-_REPLICAS: Final = Parameter(
-    "Coherenced-Replicas",
-    "header",
-    "So many Redis replicas are to have it too, within that time; else 202, and `missing` has "
-    "`(replicas)`.",
-    {"type": "integer", "minimum": 0, "maximum": MAX_REPLICAS},
-)
-_TAGS: Final = Parameter(
-    "Coherenced-Tags",
-    "header",
-    "Tags of the value, separated by commas, percent-encoded.",
-    {"type": "string", "pattern": rf"^{TAG_PATTERN}(?: *, *{TAG_PATTERN})*$"},
-)
-_ETAGS: Final = {"type": "string", "pattern": rf"^(?:\*|{ETAG_PATTERN}(?: *, *{ETAG_PATTERN})*)$"}
-_READ_IF_MATCH: Final = Parameter(
-    "If-Match", "header", "Only if the value is at one of these versions.", _ETAGS
-)
-_READ_IF_NONE_MATCH: Final = Parameter(
-    "If-None-Match", "header", "304 if the value is still at one of these versions.", _ETAGS
-)
-_IF_MATCH: Final = Parameter(
-    "If-Match",
-    "header",
-    "Only if the key has not changed since this version (*: only if it is there).",
-    {"type": "string", "pattern": rf"^(?:\*|{ETAG_PATTERN})$"},
-)
-_IF_ABSENT: Final = Parameter(
-    "If-None-Match", "header", "*: only if the key is not there.", {"enum": ["*"]}
-)
-_TOKEN: Final = Parameter(
-    "token",
-    "path",
-    "What the lease has given.",
-    {"type": "string", "pattern": "^[0-9A-Za-z]{1,64}$"},
-    True,
-)
-_ABSENT: Final = Parameter(
-    "Coherenced-Absent-Ms",
-    "header",
-    "The loader has found that there is no such thing: for so long whoever asks is told so.",
-    {"type": "integer", "minimum": 1, "maximum": MAX_ABSENT_MS},
-)
-_LAST_EVENT_ID: Final = Parameter(
-    "Last-Event-ID", "header", "The version after which to go on.", _VERSION
-)
-_EVENTS: Final = Parameter(
-    "events", "query", "1: also the recent events of this node.", {"enum": ["0", "1"]}
-)
 
 _READ_HEADERS: Final = (
     "ETag",
@@ -209,11 +108,11 @@ ROUTES: Final[tuple[Route, ...]] = (
         _READ_PROBLEMS,
         (
             KEY,
-            _MAX_STALENESS,
-            _MIN_VERSION,
-            _READ_CACHE_CONTROL,
-            _READ_IF_NONE_MATCH,
-            _READ_IF_MATCH,
+            MAX_STALENESS,
+            MIN_VERSION,
+            READ_CACHE_CONTROL,
+            READ_IF_NONE_MATCH,
+            READ_IF_MATCH,
         ),
     ),
     Route(
@@ -225,7 +124,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "but for application/octet-stream and application/x-www-form-urlencoded.",
         {200: _WRITTEN, 202: _NOT_EVERYWHERE},
         _WRITE_PROBLEMS,
-        (KEY, _TTL, _TAGS, _ACK, _ACK_TIMEOUT, _REPLICAS, _IF_MATCH, _IF_ABSENT),
+        (KEY, TTL, TAGS, ACK, ACK_TIMEOUT, REPLICAS, IF_MATCH, IF_ABSENT),
         ANY_BYTES,
     ),
     Route(
@@ -236,7 +135,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "404 when nothing was there.",
         {200: _WRITTEN, 202: _NOT_EVERYWHERE},
         _WRITE_PROBLEMS,
-        (KEY, _ACK, _ACK_TIMEOUT, _REPLICAS, _IF_MATCH),
+        (KEY, ACK, ACK_TIMEOUT, REPLICAS, IF_MATCH),
     ),
     Route(
         "POST",
@@ -280,7 +179,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "stream ends.",
         {200: Answer("The stream.", "text/event-stream")},
         (400, 503),
-        (_LAST_EVENT_ID,),
+        (LAST_EVENT_ID,),
         head=False,
     ),
     Route(
@@ -310,7 +209,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "since the token was given: then 409 `lost`, and nothing is stored.",
         {200: _WRITTEN, 202: _NOT_EVERYWHERE},
         _WRITE_PROBLEMS,
-        (KEY, _TOKEN, _LIFETIME, _TAGS, _ACK, _ACK_TIMEOUT),
+        (KEY, TOKEN, LIFETIME, TAGS, ACK, ACK_TIMEOUT),
         ANY_BYTES,
     ),
     Route(
@@ -321,7 +220,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "Gives the token back: the next in line gets one at once.",
         {200: Answer("Whether the token was alive.", http_schema.Released)},
         (400, 403, 404, 409, 413, 502, 503, 504, 507),
-        (KEY, _TOKEN, _ABSENT),
+        (KEY, TOKEN, ABSENT),
     ),
     Route(
         "GET",
@@ -331,7 +230,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "Every node, as it last wrote itself down, and whether its beat moves.",
         {200: Answer("The nodes.", http_schema.NodesAnswer)},
         (400, 503),
-        (_EVENTS,),
+        (EVENTS,),
     ),
     Route(
         "GET",
@@ -465,4 +364,4 @@ def _method(methods: dict[str, Handler], method: str) -> Handler:
     return handler
 
 
-__all__ = ["ANY_BYTES", "JSON_TYPE", "OPEN", "ROUTES", "Answer", "Parameter", "Route", "Router"]
+__all__ = ["ANY_BYTES", "JSON_TYPE", "OPEN", "ROUTES", "Answer", "Route", "Router"]

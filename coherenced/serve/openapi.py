@@ -8,7 +8,8 @@ from typing import Any, Final
 import msgspec
 
 from coherenced.serve.http_context import JSON_TYPE
-from coherenced.serve.http_routes import ANY_BYTES, ROUTES, Answer, Parameter, Route
+from coherenced.serve.http_parameters import Parameter
+from coherenced.serve.http_routes import ANY_BYTES, ROUTES, Answer, Route
 from coherenced.serve.http_schema import RULES
 from coherenced.serve.problem import KINDS, MEDIA_TYPE, ProblemBody
 
