@@ -21,7 +21,8 @@ from coherenced.client.arguments import (
     sectioned,
     write_options,
 )
-from coherenced.client.l0 import L0, Note
+from coherenced.client.decoding import Decoding
+from coherenced.client.l0 import L0
 from coherenced.client.replies import (
     Entry,
     Invalidation,
@@ -32,14 +33,11 @@ from coherenced.client.replies import (
     decode_document,
     decode_invalidation,
     decode_version,
-    not_acknowledged,
-    text_of,
-    unexpected,
 )
 from coherenced.client.session import Session
 from coherenced.client.stream import Batch, Request, batch_of, batches_of, parts
-from coherenced.client.values import NOTHING, Serializer, serializer_of
-from coherenced.errors import CoherencedError, CommandError, Conflict, NotAcknowledged, UsageError
+from coherenced.client.values import Serializer, serializer_of
+from coherenced.errors import UsageError
 
 MOST_IN_SNAPSHOT: Final = 200
 """Keys that can be read as of one moment."""
@@ -49,7 +47,6 @@ K = TypeVar("K", bound=str | bytes)
 C = TypeVar("C")
 
 _DELETE_OPTIONS: Final = frozenset({b"ACK", b"TIMEOUT", b"REPLICAS"})
-_LOST_LINEAGE: Final = ("LINEAGE ", "BEHIND ")
 
 
 class Calls:
@@ -69,6 +66,7 @@ class Calls:
         self._session = session
         self._misses_when_unavailable = misses_when_unavailable
         self._l0 = l0
+        self._decode = Decoding(self.serializer, session, l0)
 
     # -- reads ----------------------------------------------------------------
 
@@ -96,10 +94,10 @@ class Calls:
         note = None if l0 is None else l0.note(key, name)
         if note is not None:
             command = (b"COH.GET", name, *options, b"KEEP", note.page.incarnation.encode())
-            decode = partial(self._decode_kept, note, default)
+            decode = partial(self._decode.kept, note, default)
             return Request((batch_of([command]),), decode, otherwise=otherwise)
         command = (b"COH.GET", name, *options) if options else (b"GET", name)
-        decode = partial(self._decode_get, default)
+        decode = partial(self._decode.get, default)
         return self._read_request((batch_of([command]),), decode, otherwise)
 
     def get_entry(
@@ -123,7 +121,7 @@ class Calls:
         missing = Entry(default, False, Version(), "none", 0.0, False)
         otherwise = (lambda: missing) if self._misses_when_unavailable else None
         batch = batch_of([(b"COH.GET", name, *options, *kept)])
-        return self._read_request((batch,), partial(self._decode_entry, note, default), otherwise)
+        return self._read_request((batch,), partial(self._decode.entry, note, default), otherwise)
 
     def get_many(
         self,
@@ -158,18 +156,18 @@ class Calls:
         if names and len(noted) == len(names):
             word = noted[0].page.incarnation.encode()
             asked = ((b"COH.GET", name, *options, b"KEEP", word) for name in names)
-            keep = partial(self._decode_many_kept, order, noted, held)
+            keep = partial(self._decode.many_kept, order, noted, held)
             return Request(tuple(batches_of(asked)), keep, otherwise=otherwise)
         if options:
             batches = tuple(batches_of((b"COH.GET", name, *options) for name in names))
         else:
             batches = tuple(batch_of([(b"MGET", *part)]) for part in parts(names))
-        decode = partial(self._decode_many, order, wanted, held)
+        decode = partial(self._decode.many, order, wanted, held)
         return self._read_request(batches, decode, otherwise)
 
     def stats(self) -> Request[dict[str, Any]]:
         """Hits, misses and bytes of each tier: `l0` is this client's own, the rest the daemon's."""
-        return Request((batch_of([(b"COH.STATS",)]),), self._decode_stats)
+        return Request((batch_of([(b"COH.STATS",)]),), self._decode.stats)
 
     def nodes(self) -> Request[dict[str, Any]]:
         """The nodes of the roster as this daemon sees them, and its recent events."""
@@ -350,76 +348,10 @@ class Calls:
     ) -> Request[T]:
         return Request(
             tuple(batches_of(commands)),
-            partial(self._decode_write, decode),
+            partial(self._decode.write, decode),
             is_write=True,
             ack_s=timeout or 0.0,
         )
-
-    def _decode_write(
-        self, decode: Callable[[list[Any]], tuple[T, Version]], replies: list[Any]
-    ) -> T:
-        """Errors first, then the result; the session learns of every version that was committed."""
-        late: list[NotAcknowledged] = []
-        for reply in replies:
-            if isinstance(reply, NotAcknowledged):
-                late.append(reply)
-            elif not (decode is decode_added and isinstance(reply, Conflict)):
-                checked(reply)
-        if late:
-            version = Version(late[-1].version)
-            self._wrote(version)
-            if len(replies) == 1:
-                raise late[0]
-            missing = tuple(dict.fromkeys(name for error in late for name in error.missing))
-            fenced = tuple(dict.fromkeys(name for error in late for name in error.fenced))
-            raise not_acknowledged(version, missing, (), fenced)
-        result, version = decode(replies)
-        self._wrote(version)
-        return result
-
-    def _wrote(self, version: Version) -> None:
-        if self._session is not None:
-            self._session.wrote(version)
-
-    def _read(self, reply: Any) -> Any:
-        """Like `checked`. A session whose lineage is gone says so once, and starts anew."""
-        lost = isinstance(reply, CommandError) and str(reply).startswith(_LOST_LINEAGE)
-        if lost and self._session is not None:
-            self._session.forget()
-        return checked(reply)
-
-    def _decode_get(self, default: Any, replies: list[Any]) -> Any:
-        reply = replies[0]
-        if reply is None or reply == NOTHING:
-            return default
-        if isinstance(reply, bytes):
-            return self.serializer.loads(reply)
-        raise unexpected("a value", self._read(reply))
-
-    def _decode_kept(self, note: Note, default: Any, replies: list[Any]) -> Any:
-        return self._decode_entry(note, default, replies).value
-
-    def _decode_entry(self, note: Note | None, default: Any, replies: list[Any]) -> Entry:
-        reply = self._read(replies[0])
-        if not isinstance(reply, list) or len(reply) < 5:
-            raise unexpected("a value with its version", reply)
-        stored, version, source, age_ms, stale = reply[:5]
-        if stored == NOTHING:
-            stored = None
-        left_ms = float(reply[5]) if len(reply) > 5 else -1.0
-        entry = Entry(
-            default if stored is None else self.serializer.loads(stored),
-            stored is not None,
-            Version(text_of(version)),
-            text_of(source),
-            float(age_ms),
-            bool(int(stale)),
-            None if left_ms < 0 else left_ms,
-        )
-        if note is not None and self._l0 is not None and len(reply) > 6:
-            grace_ms = int(reply[7]) if len(reply) > 7 else -1
-            self._l0.keep(note, stored, entry, reply[6], grace_ms)
-        return entry
 
     def _snapshot(
         self, order: list[K], max_staleness_ms: float | None, min_version: str | None
@@ -430,19 +362,8 @@ class Calls:
         names = [key_bytes(key) for key in order]
         batches = (batch_of([(b"COH.MGET", *names, b"SNAPSHOT", *options)]),) if names else ()
         otherwise = dict[K, Any] if self._misses_when_unavailable else None
-        decode = partial(self._decode_many, order, order, {})
+        decode = partial(self._decode.many, order, order, {})
         return Request(batches, decode, otherwise=otherwise)
-
-    def _decode_many_kept(
-        self, order: list[K], notes: list[Note], held: dict[K, Any], replies: list[Any]
-    ) -> dict[K, Any]:
-        if len(replies) != len(notes):
-            raise unexpected(f"{len(notes)} values", len(replies))
-        for note, reply in zip(notes, replies, strict=True):
-            entry = self._decode_entry(note, None, [reply])
-            if entry.found:
-                held[note.key] = entry.value  # type: ignore[index]  # the caller's own key
-        return {key: held[key] for key in order if key in held}
 
     def _read_request(
         self,
@@ -455,38 +376,7 @@ class Calls:
         if l0 is None or not batches or not l0.wants_page():
             return Request(batches, decode, otherwise=otherwise)
         batches = (batch_of([(b"COH.PAGE",)]), *batches)
-        return Request(batches, partial(self._decode_opening, decode), otherwise=otherwise)
-
-    def _decode_opening(self, decode: Callable[[list[Any]], T], replies: list[Any]) -> T:
-        """Where the page is, and then what was asked for."""
-        assert self._l0 is not None
-        try:
-            document = decode_document(replies[:1])
-        except CoherencedError:
-            document = {}  # a daemon that knows of no such thing
-        self._l0.open(document)
-        return decode(replies[1:])
-
-    def _decode_stats(self, replies: list[Any]) -> dict[str, Any]:
-        document = decode_document(replies)
-        return document if self._l0 is None else {"l0": self._l0.stats(), **document}
-
-    def _decode_many(
-        self, order: list[K], wanted: list[K], held: dict[K, Any], replies: list[Any]
-    ) -> dict[K, Any]:
-        values: list[Any] = []
-        for reply in replies:
-            if isinstance(reply, list):
-                values += reply
-            else:
-                values.append(self._read(reply))
-        if len(values) != len(wanted):
-            raise unexpected(f"{len(wanted)} values", len(values))
-        loads = self.serializer.loads
-        for key, value in zip(wanted, values, strict=True):
-            if value is not None and value != NOTHING:
-                held[key] = loads(value)
-        return {key: held[key] for key in order if key in held}
+        return Request(batches, partial(self._decode.opening, decode), otherwise=otherwise)
 
 
 def documented(*described: type) -> Callable[[type[C]], type[C]]:
