@@ -7,10 +7,12 @@ seconds it took until the last reply.
 
 With `per_s` it sends the first command, then so many of the others a second, for `seconds`,
 again and again; it says when it has begun, and at the end how many it has sent in how many seconds.
+With `deep` it sends all of them in one piece, for so long, and reads the replies meanwhile.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +25,7 @@ from coherenced.bench.talk import Talk
 
 MOST_LATE: Final = 100
 """Commands sent at once to catch up."""
+BREATH_S: Final = 0.02
 
 
 def send(talk: Talk, commands: Sequence[bytes], in_flight: int) -> dict[str, float]:
@@ -62,12 +65,32 @@ def send_paced(talk: Talk, commands: Sequence[bytes], per_s: float, seconds: flo
     tell({"sent": sent, "seconds": now_s - started_s})
 
 
+def send_deep(talk: Talk, commands: Sequence[bytes], seconds: float) -> None:
+    """All at once; when all are answered and after a breath, again."""
+    data = b"".join(commands)
+    started_s = now_s = time.monotonic()
+    tell({"started_s": started_s})
+    sent = 0
+    while now_s - started_s < seconds:
+        sender = threading.Thread(target=talk.send_packed, args=(data,))
+        sender.start()
+        for _ in commands:
+            talk.receive()
+        sender.join()
+        sent += len(commands)
+        time.sleep(BREATH_S)
+        now_s = time.monotonic()
+    tell({"sent": sent, "seconds": now_s - started_s})
+
+
 def main() -> None:
     """The program: see the module."""
     spec: dict[str, Any] = given_spec()
     commands = msgspec.msgpack.decode(Path(spec["commands"]).read_bytes(), type=list[bytes])
     with Talk(Path(spec["socket"])) as talk:
-        if "per_s" in spec:
+        if "deep" in spec:
+            send_deep(talk, commands, spec["seconds"])
+        elif "per_s" in spec:
             send_paced(talk, commands, spec["per_s"], spec["seconds"])
         else:
             tell(send(talk, commands, spec["in_flight"]))

@@ -33,6 +33,11 @@ def test_every_command_once_or_at_a_pace(tmp_path: Path) -> None:
         assert 0.2 <= told["seconds"] < 5 and told["sent"] >= 35
         counted = int(server.command("GET", "a")) + int(server.command("GET", "b")) - 10
         assert counted == told["sent"]
+        server.command("DEL", "a")
+        with flood(server, tmp_path, COMMANDS[1:2] * 1_000, deep=1.0, seconds=0.1) as deep:
+            assert deep.hear()["started_s"] > 0
+            told = deep.hear()
+        assert int(server.command("GET", "a")) == told["sent"] >= 1_000
 
 
 def test_an_error_of_the_server_ends_it(tmp_path: Path) -> None:

@@ -7,6 +7,9 @@ keys, ten to a message, by a writer process that appends to the log as a node do
 On a machine with few cores the writer and the server take them from the client and the node, too.
 How much of it that is tells a third turn: the same writer, and a server of the same kind that
 the node does not follow.
+
+And the same hits beside a client that pipelines 10,000 GETs at once, again and again, next to
+Valkey in the same position.
 """
 
 from __future__ import annotations
@@ -16,13 +19,13 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from coherenced.bench.load import GENERATOR, Load, Loader, Place, fill, warm
+from coherenced.bench.load import GENERATOR, Load, Loader, Place, Sides, fill, key, warm
 from coherenced.bench.model import Context, Figure, Row, at_most
 from coherenced.bench.processes import Program
 from coherenced.bench.rig import LASTING, Daemon, Rig
 from coherenced.bench.rounds import Sample, Wanted, contest
 from coherenced.bench.suites.apply import packed_file, scripts
-from coherenced.bench.talk import Talk
+from coherenced.bench.talk import Talk, pack
 from coherenced.errors import CommandError
 from coherenced.upstream.scripts import LANE_SCRIPTS
 
@@ -36,6 +39,7 @@ ENOUGH: Final = 0.8
 """Of the pace: where the machine cannot keep it, the row says so."""
 TARGET: Final = at_most(2.0)
 AT_REST: Final = "the same at rest"
+DEEP: Final = 10_000
 ELSEWHERE: Final = "the same writes to a server it does not follow"
 
 
@@ -59,6 +63,7 @@ def run(context: Context) -> list[Row]:
             partial(_busy, rig, daemon, commands, seconds, hits),
             {AT_REST: hits, ELSEWHERE: lambda: _beside(apart, commands, seconds, hits)[0]},
         )
+        deep = _beside_deep(context, rig, daemon, loader, seconds)
     name = f"hits, {INVALIDATIONS_A_SECOND:,} invalidations a second"
     rows: list[Row] = []
     for duel in found:
@@ -68,7 +73,7 @@ def run(context: Context) -> list[Row]:
             Wanted("p99.9", "p99.9", "ms"),
         )
         rows += duel.rows(name, wanted, _note(duel.ours))
-    return rows
+    return rows + deep
 
 
 def _busy(
@@ -100,6 +105,27 @@ def _beside(
         sample = hits()
         sent: dict[str, float] = flood.hear()
     return sample, sent
+
+
+def _beside_deep(
+    context: Context, rig: Rig, daemon: Daemon, loader: Loader, seconds: float
+) -> list[Row]:
+    gets = [pack((b"GET", key(number % LOAD.keys))) for number in range(DEEP)]
+    told = {"commands": str(packed_file(rig, "deep", gets)), "deep": True, "seconds": seconds + 0.5}
+
+    def turn(place: Place) -> Sample:
+        with Program("flood", {**told, "socket": str(place.socket)}, rig.log) as flood:
+            flood.hear()
+            sample = loader.run(place, LOAD, seconds)
+            flood.hear()
+        return sample
+
+    name = f"hits beside a client that pipelines {DEEP:,} GETs"
+    context.say(name)
+    ours, theirs = Place(daemon.socket, daemon.pid), Place(rig.server.socket, rig.server_pid)
+    rounds = 1 if context.quick else max(2, context.rounds // 2)
+    found = Sides(ours, rig.server_name(), theirs).duel(rounds, turn)
+    return found.rows(name, (Wanted("p50", "p50", "ms"), Wanted("p99", "p99", "ms")))
 
 
 def _note(turns: Sequence[Sample]) -> str:
