@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from coherenced.client.l0 import L0, Note
+from coherenced.client.copies import Note
+from coherenced.client.l0 import L0
 from coherenced.client.replies import (
     Entry,
     Version,

@@ -10,9 +10,10 @@ from time import clock_gettime_ns as clock_ns
 from typing import Any, Final, Unpack
 
 from coherenced.client.arguments import Key, key_bytes
+from coherenced.client.copies import Copy
 from coherenced.client.core import Calls, K
 from coherenced.client.freshness import LoadOptions, LoadPolicy
-from coherenced.client.l0 import BOOTTIME, L0, Copy
+from coherenced.client.l0 import BOOTTIME, L0
 from coherenced.client.loading import Job, Loads, Tags
 from coherenced.client.replies import Entry
 from coherenced.client.steps import Machine

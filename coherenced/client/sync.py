@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, Unpack
 from coherenced.client.address import parse_address
 from coherenced.client.arguments import Key, number
 from coherenced.client.blocking import Driver
+from coherenced.client.copies import Copy
 from coherenced.client.core import Calls, K, documented
 from coherenced.client.faults import Lost, TimedOut, indeterminate, silent
 from coherenced.client.freshness import USUAL, LoadOptions, LoadPolicy
-from coherenced.client.l0 import BOOTTIME, L0, MAX_BYTES, MAX_ENTRIES, Copy, Values
+from coherenced.client.l0 import BOOTTIME, L0, MAX_BYTES, MAX_ENTRIES, Values
 from coherenced.client.loading import Tags
 from coherenced.client.patterns import NOWHERE, Patterns, draw
 from coherenced.client.replies import Entry, Invalidation, Version

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from coherenced.client.l0 import L0, Note
+from coherenced.client.copies import Note
+from coherenced.client.l0 import L0
 from coherenced.client.replies import Entry, Version
 from coherenced.core.requests import Outcome, Read, ReadResult, Value
 from coherenced.page.layout import BOUND_AT, GENERATION_AT, MIN_SLOTS, VERIFIED_AT, file_bytes
