@@ -70,7 +70,10 @@ def new_epoch(cluster: Cluster) -> None:
 
 
 def other_server(cluster: Cluster) -> None:
+    told = listed(cluster.daemons[0], "redis_unreachable")
     cluster.primary.kill()
+    # One that is back before a probe has missed it was never away.
+    wait_until(lambda: listed(cluster.daemons[0], "redis_unreachable") > told, 20)
     cluster.primary.start()
 
 
