@@ -8,7 +8,7 @@ import pytest
 
 from coherenced.bench.cost_model import FEWER, Load, Rested, cost, expected
 from coherenced.bench.fleet.fleet import GUESSED
-from coherenced.bench.fleet.table import LANES, capacity, fleet_of, fleets, nearness
+from coherenced.bench.fleet.table import LANES, capacity, cells, fleet_of, fleets, nearness
 from coherenced.bench.model import Context
 
 
@@ -25,6 +25,14 @@ def test_what_cannot_be_run_or_served_is_expected(load: Load) -> None:
     assert told.counted_s == 0
     assert told.counts == expected(load, GUESSED._replace(script=100.0))
     assert told.cost.limit
+
+
+def test_a_writer_that_cannot_keep_up_is_named() -> None:
+    """It has one batch of invalidations under way, and the next leaves when that is answered."""
+    told = fleet_of(Load(3, 200_000, 1), GUESSED, 60_000)
+    assert told.counts.records < 100_000
+    assert "were done, a batch a round trip" in cells(told)[-1]
+    assert "only" not in cells(fleet_of(Load(3, 2_000, 1), GUESSED, 6_000))[-1]
 
 
 def test_a_capacity_is_where_the_first_limit_lies() -> None:
