@@ -94,11 +94,7 @@ class EmbeddedServer:
         process, self._process = self._process, None
         if process is not None:
             process.terminate()
-            try:
-                process.wait(STOP_MS / 1000)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            reap(process, STOP_MS / 1000)
             self.socket.unlink(missing_ok=True)
         if self._lock >= 0:
             os.close(self._lock)
@@ -203,6 +199,15 @@ def _arguments(directory: Path, socket_path: Path) -> list[str]:
         "maxmemory-policy": "noeviction",
     }
     return [word for name, value in options.items() for word in (f"--{name}", value)]
+
+
+def reap(process: subprocess.Popen[bytes], grace_s: float) -> None:
+    """Wait for a process that was told to end; killed if it has not within `grace_s`."""
+    try:
+        process.wait(grace_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def die_with_parent(parent: int) -> Callable[[], None] | None:

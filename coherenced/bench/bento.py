@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, Self
 
 from coherenced.bench.processes import plain_environment
 from coherenced.bench.rounds import Sample, latencies
-from coherenced.embedded import die_with_parent
+from coherenced.embedded import die_with_parent, reap
 from coherenced.errors import StartError
 from coherenced.lab.daemon import STOP_S
 
@@ -79,11 +79,7 @@ class Bento:
     def stop(self) -> None:
         """End it. Harmless when it has ended."""
         self._process.terminate()
-        try:
-            self._process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        reap(self._process, STOP_S)
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):

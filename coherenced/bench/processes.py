@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NoReturn, Self
 
-from coherenced.embedded import die_with_parent
+from coherenced.embedded import die_with_parent, reap
 from coherenced.errors import CommandError, StartError
 from coherenced.lab.daemon import STOP_S
 from coherenced.lab.daemon import plain_environment as plain_environment
@@ -69,13 +69,8 @@ class Program:
 
     def stop(self) -> None:
         """End it. Harmless when it has ended."""
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-        self._process.wait()
+        self._process.terminate()
+        reap(self._process, STOP_S)
         if self._process.stdout is not None:
             self._process.stdout.close()
 

@@ -18,7 +18,7 @@ from typing import Final, Self
 
 from coherenced.bench.load import Place, key
 from coherenced.bench.talk import Talk
-from coherenced.embedded import die_with_parent
+from coherenced.embedded import die_with_parent, reap
 from coherenced.errors import CommandError, StartError
 from coherenced.lab.daemon import STOP_S
 
@@ -83,11 +83,7 @@ class Rival:
     def stop(self) -> None:
         """End it. Harmless when it has ended."""
         self._process.terminate()
-        try:
-            self._process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        reap(self._process, STOP_S)
 
     def __enter__(self) -> Self:
         return self

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from coherenced.client.sync import Client
-from coherenced.embedded import die_with_parent
+from coherenced.embedded import die_with_parent, reap
 from coherenced.errors import StartError
 from coherenced.paths import HTTP_SOCKET_NAME, SOCKET_NAME
 
@@ -133,11 +133,7 @@ class Daemon:
     def stop(self) -> None:
         """End it. Harmless when it has ended."""
         self.begin_stop()
-        try:
-            self._process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        reap(self._process, STOP_S)
         self._announced.close()
 
 

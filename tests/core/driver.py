@@ -21,6 +21,7 @@ from coherenced.core.inputs import Input, Start, Submit, Tick
 from coherenced.core.invariants import check
 from coherenced.core.laws import Laws
 from coherenced.core.model import (
+    EVERYTHING,
     WANT_ACK,
     Acknowledgement,
     Done,
@@ -45,6 +46,14 @@ OTHER_EPOCH = b"00000000000000e2"
 ME = b"00000000000000aa"
 PEER = b"00000000000000bb"
 THIRD = b"00000000000000cc"
+
+COVERING_K: tuple[dict[str, Any], ...] = (
+    {"keys": (b"k",)},
+    {"prefixes": (b"k",)},
+    {"tags": (b"t",)},
+    {"flags": EVERYTHING},
+)
+"""The kinds of invalidation that cover the key `k`, if its value is tagged `t`."""
 
 Call = TypeVar("Call")
 

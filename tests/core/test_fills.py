@@ -6,10 +6,11 @@ import pytest
 
 from coherenced.core import calls
 from coherenced.core.laws import Laws
-from coherenced.core.model import EVERYTHING, Fetched, Query, ReplyError
+from coherenced.core.model import Fetched, Query, ReplyError
 from coherenced.core.policy import Policy
 from coherenced.core.requests import AskResult, Level, Source
 from tests.core.driver import (
+    COVERING_K,
     OTHER_EPOCH,
     Driver,
     lineage,
@@ -157,15 +158,7 @@ def test_a_value_too_large_for_the_store_is_passed_through() -> None:
 # -- the fence (F2) ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "covering",
-    [
-        {"keys": (b"k",)},
-        {"prefixes": (b"k",)},
-        {"tags": (b"t",)},
-        {"flags": EVERYTHING},
-    ],
-)
+@pytest.mark.parametrize("covering", COVERING_K)
 def test_F2_a_fill_overtaken_by_an_invalidation_is_given_but_not_stored(
     covering: dict[str, object],
 ) -> None:

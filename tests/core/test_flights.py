@@ -7,10 +7,11 @@ import pytest
 from coherenced.core import calls
 from coherenced.core.flights import FETCH_BATCH, FETCHES_OPEN
 from coherenced.core.laws import Laws
-from coherenced.core.model import EVERYTHING, Fetched, Query
+from coherenced.core.model import Fetched, Query
 from coherenced.core.policy import Policy
 from coherenced.core.requests import AskResult, Level
 from tests.core.driver import (
+    COVERING_K,
     Driver,
     invalidate,
     record,
@@ -30,15 +31,7 @@ def test_F3_one_fetch_per_key_serves_all_who_ask() -> None:
     assert d.node.flights.coalesced == 99
 
 
-@pytest.mark.parametrize(
-    "covering",
-    [
-        {"keys": (b"k",)},
-        {"prefixes": (b"k",)},
-        {"tags": (b"t",)},
-        {"flags": EVERYTHING},
-    ],
-)
+@pytest.mark.parametrize("covering", COVERING_K)
 def test_F3_nobody_who_asked_after_an_invalidation_is_given_a_fetch_sent_before_it(
     covering: dict[str, object],
 ) -> None:
