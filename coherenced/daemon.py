@@ -104,7 +104,7 @@ class Daemon:
             )
             opened.push_async_callback(resp.close, CLOSE_S)
             host.fronts = partial(_fill_fronts, resp, http)
-            await self._live(opened, host, paths)
+            await self._live(host, paths)
             self._notify.stopping()
             await resp.stop_accepting()
             await host.drain(DRAIN_MS)
@@ -192,7 +192,7 @@ class Daemon:
 
     # -- running ----------------------------------------------------------------------
 
-    async def _live(self, opened: contextlib.AsyncExitStack, host: Host, paths: Paths) -> None:
+    async def _live(self, host: Host, paths: Paths) -> None:
         """Tell systemd when the node has joined; keep its watchdog fed; until told to stop."""
         tasks = [
             asyncio.ensure_future(self._announce(host, paths)),

@@ -91,6 +91,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     def noted(self, note: str) -> Row:
         return msgspec.structs.replace(self, note=note)
 
+    def drawn(self, drawing: Sequence[str]) -> Row:
+        return msgspec.structs.replace(self, drawing=tuple(drawing))
+
     def as_json(self) -> dict[str, Any]:
         told: dict[str, Any] = msgspec.to_builtins(self)
         return {**told, "met": self.met}

@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Final, NamedTuple
 
-import msgspec
-
 from coherenced.bench.cost_model import (
     LEAST_REST_US,
     Rested,
@@ -101,7 +99,7 @@ class Curves(NamedTuple):
                 "µs",
                 [curve.points[-1][1]],
             )
-            rows.append(msgspec.structs.replace(row, drawing=tuple(bars(points, "µs"))))
+            rows.append(row.drawn(bars(points, "µs")))
         return rows
 
 

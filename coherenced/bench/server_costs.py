@@ -5,14 +5,11 @@ Its CPU time is taken by its own counter, so that it matters little how busy the
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import repeat
 from typing import Final, NamedTuple
-
-import msgspec
 
 from coherenced.bench.bare import joined_node, messages, new_id
 from coherenced.bench.cost_model import fit
@@ -23,10 +20,11 @@ from coherenced.bench.plot import bars
 from coherenced.bench.processes import Program, cpu_s
 from coherenced.bench.rig import Rig
 from coherenced.bench.rounds import alone
-from coherenced.bench.suites.apply import packed_file, scripts
+from coherenced.bench.suites.apply import flood, packed_file, scripts
 from coherenced.bench.talk import pack
 from coherenced.core.calls import Mutate, Probe
 from coherenced.core.model import Acknowledgement, Member, Mutation, Op
+from coherenced.lab.server import free_port
 from coherenced.upstream.codec import eval_command, mutate_words, probe_args, words
 from coherenced.upstream.names import lane_names
 from coherenced.upstream.scripts import MUTATE_FREEING, PROBE, ROSTER, Script
@@ -73,21 +71,19 @@ def subscribers(context: Context, rig: Rig) -> tuple[list[Row], Listener]:
             told = {"place": place, "channel": CHANNEL, "count": number}
             with Program("sink", told, rig.log) as sink:
                 sink.hear()
-                publish = partial(flood, rig, str(published), in_flight)
+                publish = partial(flood, rig, published, in_flight)
                 points.append((float(number), server_us(rig, publish) / count))
         slopes.append(fit(points)[1])
         drawing = bars([(f"{int(x)} nodes", y) for x, y in points], "µs a message")
         row = alone(f"one more node: Redis's CPU for a message, {name}", "µs", [slopes[-1]])
-        rows.append(drawn(row, drawing))
+        rows.append(row.drawn(drawing))
     copy, near, far = slopes
     return rows, Listener(copy, max(0.0, near - copy), max(0.0, far - near))
 
 
 def _open_port(rig: Rig) -> int:
     """Have the server listen on loopback, too; which port."""
-    with socket.socket() as any_port:
-        any_port.bind(("127.0.0.1", 0))
-        port: int = any_port.getsockname()[1]
+    port = free_port()
     with rig.talk_to_server() as talk:
         talk.ask("CONFIG", "SET", "port", port)
     return port
@@ -107,7 +103,7 @@ def told(context: Context, rig: Rig) -> tuple[list[Row], float, float, float]:
     ):
         context.say(f"one more of {what}")
         path = packed_file(rig, f"told-{len(found)}", commands)
-        found.append(server_us(rig, partial(flood, rig, str(path), SHARED)) / number)
+        found.append(server_us(rig, partial(flood, rig, path, SHARED)) / number)
     probe, ack_us, roster = found
     member = max(0.0, roster - probe) / ROSTER_OF
     return (
@@ -164,7 +160,7 @@ def lanes(context: Context) -> list[Row]:
     for who, points in (("a node", node), ("Redis", server)):
         drawing = bars([(f"{int(x)} lanes", y) for x, y in points], "ms a second")
         row = alone(f"one more lane that brings nothing: {who}'s CPU", "ms", [fit(points)[1]])
-        rows.append(drawn(row.noted("a second: its proofs, and its timers"), drawing))
+        rows.append(row.noted("a second: its proofs, and its timers").drawn(drawing))
     return rows
 
 
@@ -179,20 +175,20 @@ def records(context: Context, rig: Rig) -> tuple[list[Row], Warm]:
     for framing in some(context, 1, 8, 32):
         context.say(f"one more record: {framing} to a message")
         commands = packed_file(rig, f"records-{framing}", scripts(count, framing))
-        spent = server_us(rig, partial(flood, rig, str(commands), SHARED // framing))
+        spent = server_us(rig, partial(flood, rig, commands, SHARED // framing))
         points.append((float(framing), spent * framing / count))
     script, record = fit(points)
     drawing = bars([(f"{int(x)} records", y) for x, y in points], "µs a script")
-    rows = [drawn(alone("one more record: Redis's CPU", "µs", [record]), drawing)]
+    rows = [alone("one more record: Redis's CPU", "µs", [record]).drawn(drawing)]
     points, count = [], count // 16
     for keys in some(context, 1, 10, 100):
         context.say(f"one more key: {keys} to a record")
         commands = packed_file(rig, f"keys-{keys}", wide_records(count, keys))
-        spent = server_us(rig, partial(flood, rig, str(commands), 16))
+        spent = server_us(rig, partial(flood, rig, commands, 16))
         points.append((float(keys), spent / count))
     drawing = bars([(f"{int(x)} keys", y) for x, y in points], "µs a record")
     each = alone("one more key of a record: Redis's CPU", "µs", [fit(points)[1]])
-    return [*rows, drawn(each, drawing)], Warm(script, record)
+    return [*rows, each.drawn(drawing)], Warm(script, record)
 
 
 def wide_records(count: int, keys: int) -> list[bytes]:
@@ -221,13 +217,3 @@ def server_us(rig: Rig, action: Callable[[], object]) -> float:
     before_s = cpu_s(rig.server_pid)
     action()
     return (cpu_s(rig.server_pid) - before_s) * 1e6
-
-
-def flood(rig: Rig, commands: str, in_flight: int) -> None:
-    told = {"socket": str(rig.server.socket), "commands": commands, "in_flight": max(2, in_flight)}
-    with Program("flood", told, rig.log) as flood:
-        flood.hear()
-
-
-def drawn(row: Row, drawing: Sequence[str]) -> Row:
-    return msgspec.structs.replace(row, drawing=tuple(drawing))

@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Final, NamedTuple
 
-import msgspec
-
 from coherenced.bench.cost_model import (
     BOUND_S,
     PROBES_A_BOUND,
@@ -82,7 +80,7 @@ def check(
         name = f"{who} CPU as computed beside real nodes: how far off"
         figure = Figure(median(off), "ratio", min(off), max(off))
         rows.append(Row(name=name, ours=figure, target=CLOSE, note=f"{len(found)} loads"))
-    return [msgspec.structs.replace(rows[0], drawing=tuple(columns(cells))), *rows[1:]]
+    return [rows[0].drawn(columns(cells)), *rows[1:]]
 
 
 def told(nodes: int, scripts_s: float, records: int) -> Counts:

@@ -9,7 +9,7 @@ import click
 
 from coherenced.cli.options import as_json, connect, connection, duration, name
 from coherenced.cli.output import json_name, json_value, note, print_json, print_raw
-from coherenced.client.leases import Filling, Found, Granted, fills, lease, releases
+from coherenced.client.leases import Filling, Granted, fills, lease, releases
 from coherenced.client.sync import Client
 from coherenced.errors import CoherencedError, CommandError, LeaseLost, UsageError
 
@@ -17,7 +17,7 @@ LONGEST_LEASE_S = 3_600.0
 LONGEST_WAIT_S = 600.0
 
 
-@click.command("lease", context_settings={"ignore_unknown_options": False})
+@click.command("lease")
 @click.argument("key", type=name)
 @click.argument("command", nargs=-1, required=True, metavar="COMMAND...")
 @click.option("--ttl", type=duration, metavar="TIME", help="The output is kept so long: 60s, 1h.")
@@ -57,19 +57,17 @@ def lease_(
             raise CommandError(
                 f"it is being made elsewhere, and was not ready after {wait_s:g} s (--wait)"
             )
-        stored = None
-        made = isinstance(leased, Granted)
+        version: str | None
         if isinstance(leased, Granted):
-            value, stored = _make(cache, key, leased, command, ttl, tags)
+            value, version = _make(cache, key, leased, command, ttl, tags)
+        elif leased.stored is None:
+            raise CommandError("it is known that there is no such thing")
         else:
-            assert isinstance(leased, Found)
-            if leased.stored is None:
-                raise CommandError("it is known that there is no such thing")
-            value = leased.stored
+            value, version = leased.stored, leased.version
     if as_json:
-        version = stored if made else leased.version if isinstance(leased, Found) else None
-        told = {"key": json_name(key), "made": made, "stored": not made or stored is not None}
-        print_json({**told, "version": version, **json_value(value)})
+        made, stored = isinstance(leased, Granted), version is not None
+        told = {"key": json_name(key), "made": made, "stored": stored, "version": version}
+        print_json({**told, **json_value(value)})
     else:
         print_raw(value)
     return 0

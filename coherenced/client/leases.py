@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from coherenced.client.replies import Version, checked, text_of, unexpected
 from coherenced.client.stream import Batch, Request, batch_of, batches_of
+from coherenced.client.values import NOTHING
 from coherenced.errors import CoherencedError
 
 
@@ -123,7 +124,8 @@ def _decode(reply: Any) -> Lease:
     if kind in (b"VALUE", "VALUE") and len(reply) >= 4:
         left_ms = float(reply[3])
         age_ms = float(reply[4]) if len(reply) > 4 else 0.0
-        return Found(reply[1], Version(text_of(reply[2])), None if left_ms < 0 else left_ms, age_ms)
+        stored = None if reply[1] == NOTHING else reply[1]
+        return Found(stored, Version(text_of(reply[2])), None if left_ms < 0 else left_ms, age_ms)
     if kind in (b"TOKEN", "TOKEN") and len(reply) >= 3:
         return Granted(reply[1])
     raise unexpected("a value or a token", reply)

@@ -239,8 +239,7 @@ class Loads:
         """Loaded by somebody else, or being loaded anew by them, which makes it stale."""
         grace_ms = job.policy.grace * 1e3
         stale = bool(grace_ms) and found.left_ms is not None and found.left_ms <= grace_ms
-        stored = None if found.stored == NOTHING else found.stored
-        value = None if stored is None else self._calls.serializer.loads(stored)
+        value = None if found.stored is None else self._calls.serializer.loads(found.stored)
         there, left_ms = value is not None, found.left_ms
         entry = Entry(value, there, found.version, "l2", found.age_ms, False, left_ms)
         return self._answer(entry, stale=stale)

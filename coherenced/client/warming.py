@@ -14,7 +14,6 @@ from coherenced.client.leases import Filling, Found, Granted, Lease, fills, leas
 from coherenced.client.loading import Job, Loads, Tags
 from coherenced.client.steps import Call, Machine, Together
 from coherenced.client.stream import BATCH_COMMANDS, parts
-from coherenced.client.values import NOTHING
 from coherenced.errors import CoherencedError, UsageError
 
 Progress = Callable[[int, int], object]
@@ -83,7 +82,7 @@ class Warming(Generic[K]):
                 if isinstance(lease, Granted):
                     granted[key] = lease.token
                 elif isinstance(lease, Found):
-                    known_absent = lease.stored is None or lease.stored == NOTHING
+                    known_absent = lease.stored is None
                     found, absent = found + (not known_absent), absent + known_absent
         elsewhere = len(keys) - found - absent - len(granted)
         if granted:

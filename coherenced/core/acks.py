@@ -276,12 +276,13 @@ class Acks:
             return False
         if wait.level == Level.REDIS or not self._laws.wait_for_all:
             return True
-        live = len(wait.members.keys() | {self._own.incarnation})
         if wait.level == Level.ALL:
             if len(wait.acked) + len(wait.fenced) < len(wait.members):
                 return False  # surely somebody is missing: no need to look at each
             return all(m in wait.acked or m in wait.fenced for m in wait.members)
-        needed = live // 2 + 1 if wait.level == Level.QUORUM else wait.level
+        needed = wait.level
+        if needed == Level.QUORUM:
+            needed = len(wait.members.keys() | {self._own.incarnation}) // 2 + 1
         return len(wait.acked) >= needed
 
     def _deadline(self, wait: _Wait) -> None:

@@ -86,7 +86,7 @@ class Fills:
             self.shown((key,), lineage, stored=stored)
         if value is None:
             self.negative += 1
-        left_ms = None if expires_ms == FOREVER else until(expires_ms, now_ms)
+        left_ms = None if expires_ms == FOREVER else max(0.0, expires_ms - now_ms)
         return Value(
             value,
             version_of((lineage.epoch, seq)),
@@ -127,8 +127,6 @@ class Fills:
             return sent_ms + policy.max_age_ms
         if got.value is None:
             return sent_ms + min(policy.negative_max_age_ms, policy.max_age_ms)
-        if got.ttl_ms < 0:
-            return sent_ms + policy.max_age_ms
         return sent_ms + min(policy.fresh_until(got.ttl_ms, got.labels), policy.max_age_ms)
 
     def value_of(self, entry: Entry, *, stale: bool = False) -> Value:
@@ -152,8 +150,3 @@ class Fills:
     def _keep_ms(self, entry: Entry) -> float:
         """P2: what L1 may serve without asking, a client on this host may keep as long."""
         return entry.deadline_ms - self._box.now_ms if entry.bound_ms > 0 else 0.0
-
-
-def until(expires_ms: float, now_ms: float) -> float | None:
-    """What is left, or None when there is no end."""
-    return None if expires_ms == FOREVER else max(0.0, expires_ms - now_ms)

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 TAG_BYTES: Final = 16
 """Length of an epoch and of a tag: 64 random bits written as 16 hex digits."""
 
-GENESIS_SEQ: Final = 0
-"""The sequence of a lane in which nothing was ever written; its tag equals its epoch."""
-
 NEVER: Final = float("-inf")
 """`verified_at_ms` of a lane that has proved nothing yet."""
 

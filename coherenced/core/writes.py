@@ -42,6 +42,7 @@ from coherenced.core.flights import Flights
 from coherenced.core.l1 import L1
 from coherenced.core.lane import Lane
 from coherenced.core.laws import Laws
+from coherenced.core.life import LONGEST_MS
 from coherenced.core.model import (
     FOREVER,
     Done,
@@ -66,8 +67,6 @@ RESOLVE_RETRY_MS: Final = 100.0
 RESOLVE_PATIENCE_MS: Final = 2_000.0
 """How long callers wait for the truth about a lost reply before they are told *indeterminate*."""
 WRITE_TRIES: Final = 3
-LABELLED_MS: Final = 2_592_000_000.0
-"""The longest life of a value with tags (30 days): the scripts see to it."""
 
 
 class Writes:
@@ -332,8 +331,8 @@ class Writes:
             key = mutation.keys[0]
             policy = policy_of(key)
             ttl_ms = FOREVER if mutation.keeps_ttl_ms is None else mutation.keeps_ttl_ms
-            if mutation.label is not None and ttl_ms > LABELLED_MS:
-                ttl_ms = LABELLED_MS
+            if mutation.label is not None and ttl_ms > LONGEST_MS:
+                ttl_ms = LONGEST_MS
             deadline_ms = sent_ms + min(policy.fresh_until(ttl_ms, labels), policy.max_age_ms)
             if deadline_ms > now_ms:
                 bound_ms = policy.hit_bound_ms

@@ -34,6 +34,7 @@ from coherenced.core.requests import (
 )
 from coherenced.origin.fetcher import Origin
 from coherenced.origin.intents import Refused, intents_of
+from coherenced.origin.marks import CONTENT_TYPE
 from coherenced.origin.rules import BEHIND
 from coherenced.origin.sender import Drop, Payload, Sender, Store, decode, encode
 from coherenced.origin.through import refusal, stored_form
@@ -103,7 +104,7 @@ class WriteBehind:
         payload = decode(raw)
         if payload is None:
             return None
-        labels = (b"content-type=" + payload.content_type.encode(),) if payload.content_type else ()
+        labels = (CONTENT_TYPE + payload.content_type.encode(),) if payload.content_type else ()
         version = self._version() or Version(b"", 0)
         return Value(payload.value, version, Source.L2, 0.0, labels=labels)
 

@@ -61,11 +61,11 @@ def lifetime(
     `ttl_ms`: the namespace's own, where the origin says nothing or is not listened to.
     `chance`: 0 to 1; a time to live is shortened by up to `jitter` of itself.
     """
-    said_ms = _said_ms(headers) if respect else None
+    told = directives(headers.get("Cache-Control")) if respect else {}
+    said_ms = _said_ms(headers, told) if respect else None
     if said_ms is not None and said_ms <= 0:
         return NOT_KEPT
     chosen_ms = ttl_ms if said_ms is None else said_ms
-    told = directives(headers.get("Cache-Control")) if respect else {}
     return Lifetime(
         jittered(min(chosen_ms, MOST_TTL_MS), jitter, chance), not STRICT.isdisjoint(told)
     )
@@ -76,15 +76,14 @@ def jittered(ttl_ms: float, jitter: float, chance: float) -> float:
     return max(LEAST_TTL_MS, ttl_ms * (1.0 - jitter * chance))
 
 
-def _said_ms(headers: Mapping[str, str]) -> float | None:
+def _said_ms(headers: Mapping[str, str], told: dict[str, str]) -> float | None:
     """What RFC 9111 lets a shared cache take for the freshness lifetime; None: not said."""
-    found = directives(headers.get("Cache-Control"))
-    if "no-store" in found or "private" in found or "no-cache" in found:
+    if "no-store" in told or "private" in told or "no-cache" in told:
         return 0.0
     if headers.get("Vary", "").strip() == "*":
         return 0.0
     for name in ("s-maxage", "max-age"):
-        text = found.get(name)
+        text = told.get(name)
         if text is not None:
             # RFC 9111 4.2.1: a value that is none means stale, the safe side.
             seconds = float(text) if text.isascii() and text.isdigit() else 0.0

@@ -27,7 +27,6 @@ from coherenced.core.life import age_ms, life_of
 from coherenced.core.model import Version
 from coherenced.core.policy import Namespaces
 from coherenced.core.requests import (
-    Fault,
     Lease,
     LeaseResult,
     Outcome,
@@ -207,7 +206,7 @@ class Origins:
     def _look(
         self, gather: Gather, index: int, key: bytes, origin: Origin, value: Value, read: Read
     ) -> None:
-        rules, given = origin.rules, partial(self._loaded, gather, index, origin)
+        rules, given = origin.rules, partial(gather.put, index)
         if value.value is None:
             if not read.cached_only:
                 gather.await_one()
@@ -270,9 +269,6 @@ class Origins:
         if read.stale_if_error_ms is not None:
             if_error_ms = read.stale_if_error_ms
         return while_ms, if_error_ms
-
-    def _loaded(self, gather: Gather, index: int, origin: Origin, outcome: Value | Fault) -> None:
-        gather.put(index, outcome)
 
     async def _pending(self, key: bytes) -> Value | None:
         origin = self.origin_of(key)

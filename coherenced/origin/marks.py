@@ -60,7 +60,6 @@ def labels_of(
     headers: Mapping[str, str],
     load_ms: float,
     *,
-    most_tags: int = MOST_TAGS,
     respect: bool = False,
 ) -> tuple[bytes, ...]:
     """The labels of a value that came with these headers. `Coherenced-Tags` adds tags.
@@ -81,7 +80,7 @@ def labels_of(
     if kind and kind != _SAYS_NOTHING and len(kind) <= MOST_CHARS and _TYPE.fullmatch(kind):
         labels.append(CONTENT_TYPE + kind.encode())
     tags = [unquote_to_bytes(t.strip()) for t in headers.get("Coherenced-Tags", "").split(",")]
-    labels += [tag for tag in tags if tag and not is_mark(tag)][:most_tags]
+    labels += [tag for tag in tags if tag and not is_mark(tag)][:MOST_TAGS]
     return tuple(dict.fromkeys(labels))
 
 
@@ -104,8 +103,7 @@ def marks_of(labels: tuple[bytes, ...]) -> Marks:
 
 def _seconds(text: str | None) -> str:
     """Delta-seconds, or nothing where it is none."""
-    fine = text is not None and text.isascii() and text.isdigit() and len(text) <= 10
-    return text if fine and text is not None else ""
+    return text if text and text.isascii() and text.isdigit() and len(text) <= 10 else ""
 
 
 def renewed(

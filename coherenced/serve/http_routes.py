@@ -18,7 +18,7 @@ from coherenced.serve import (
     http_schema,
     http_stream,
 )
-from coherenced.serve.http_context import JSON_TYPE, Context
+from coherenced.serve.http_context import Context
 from coherenced.serve.http_parameters import (
     ABSENT,
     ACK,
@@ -364,4 +364,4 @@ def _method(methods: dict[str, Handler], method: str) -> Handler:
     return handler
 
 
-__all__ = ["ANY_BYTES", "JSON_TYPE", "OPEN", "ROUTES", "Answer", "Route", "Router"]
+__all__ = ["ANY_BYTES", "OPEN", "ROUTES", "Answer", "Route", "Router"]

@@ -40,8 +40,6 @@ class Borrowers:
 
     def __init__(self, port: NodePort) -> None:
         self.held: dict[Owner, dict[bytes, bytes]] = {}
-        self.given_back = 0
-        """Tokens of clients that had gone."""
         self._port = port
 
     def given(self, connection: RespConnection, key: bytes, token: bytes) -> None:
@@ -69,7 +67,6 @@ class Borrowers:
             self.give_back(key, token)
 
     def give_back(self, key: bytes, token: bytes) -> None:
-        self.given_back += 1
         self._port.submit(Release(key, token), lambda outcome: None)
 
 

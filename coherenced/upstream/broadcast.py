@@ -37,6 +37,7 @@ from coherenced.core.calls import (
     Subscribe,
     Subscribed,
 )
+from coherenced.core.catchup import fence_after_ms
 from coherenced.core.model import (
     Acknowledgement,
     Fetched,
@@ -53,9 +54,6 @@ from coherenced.errors import CommandError, Indeterminate, RedisUnreachable
 from coherenced.upstream.link import Link
 from coherenced.upstream.settings import ServerSettings
 
-DRIFT: Final = 1.01
-DRIFT_MS: Final = 5.0
-"""A node's clock may run slower than ours, by this factor and this much."""
 UNKNOWN_BOUND_MS: Final = 1000
 """The bound assumed of nodes that nobody knows any more (K7)."""
 CHAIN_PAGE: Final = 1_000
@@ -311,11 +309,6 @@ class Broadcaster:
 
 def _new_id() -> bytes:
     return secrets.token_hex(8).encode()
-
-
-def fence_after_ms(bound_ms: float) -> float:
-    """How long after a commit, by our own clock, a node with this bound serves nothing older."""
-    return bound_ms * DRIFT + DRIFT_MS
 
 
 async def broadcast(

@@ -280,6 +280,18 @@ def test_on_the_command_line(cluster: Cluster, tmp_path: Path) -> None:
     assert answer[0] == b"TOKEN"
 
 
+def test_on_the_command_line_what_a_loader_has_not_found_is_no_value(cluster: Cluster) -> None:
+    daemon = cluster.daemons[0]
+    with Client(f"unix://{daemon.socket}") as cache:
+        assert cache.get_or_load("cli:none", lambda: None, negative_ttl=60) is None
+    command = [sys.executable, "-m", "coherenced", "lease", "--socket", str(daemon.socket)]
+    ran = subprocess.run(
+        [*command, "cli:none", "--", "echo", "made"], capture_output=True, timeout=60, check=False
+    )
+    assert (ran.returncode, ran.stdout) == (1, b"")
+    assert b"known that there is no such thing" in ran.stderr
+
+
 def test_a_snapshot_through_the_client_and_the_command_line(cluster: Cluster) -> None:
     daemon = cluster.daemons[0]
     assert daemon.command("MSET", "s:a", "1", "s:b", "1") == b"OK"

@@ -10,6 +10,7 @@ from coherenced.core import calls
 from coherenced.core.batches import BATCH_MUTATIONS
 from coherenced.core.calls import Failure
 from coherenced.core.laws import Laws
+from coherenced.core.life import LONGEST_MS
 from coherenced.core.model import (
     EVERYTHING,
     FOREVER,
@@ -24,7 +25,6 @@ from coherenced.core.model import (
 from coherenced.core.policy import Policy
 from coherenced.core.requests import FaultKind, Level, WriteResult
 from coherenced.core.writes import (
-    LABELLED_MS,
     RESOLVE_PATIENCE_MS,
     RESOLVE_RETRY_MS,
     WRITE_TRIES,
@@ -269,7 +269,7 @@ def test_what_a_node_wrote_tells_its_real_expiry() -> None:
     entries = d.node.l1.entries
     assert (entries[b"k"].expires_ms, entries[b"k"].deadline_ms) == (sent_ms + 9000, sent_ms + 500)
     assert entries[b"forever"].expires_ms == FOREVER
-    assert entries[b"labelled"].expires_ms == d.now_ms + LABELLED_MS
+    assert entries[b"labelled"].expires_ms == d.now_ms + LONGEST_MS
 
 
 def test_A6_unless_something_newer_came_in_between() -> None:

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from coherenced.core.calls import Delivered, Heard, Leave, SendAck
+from coherenced.core.catchup import fence_after_ms
 from coherenced.core.model import Acknowledgement, Member
 from coherenced.core.requests import Level
 from coherenced.errors import CommandError, Indeterminate, RedisUnreachable
 from coherenced.lab.proxy import Proxy, role
-from coherenced.upstream.broadcast import Broadcaster, broadcast, fence_after_ms
+from coherenced.upstream.broadcast import Broadcaster, broadcast
 from tests.servers import Server, free_port, shared_server
 from tests.upstream.lanes import EPOCH, NAMES, Lane, incr, invalidate, set_
 from tests.upstream.rig import Rig, settings

@@ -70,7 +70,7 @@ GUESSED: Final = UnitCosts(
 class Member:
     """One node of the fleet."""
 
-    def __init__(self, fleet: Fleet, name: str, incarnation: bytes, settings: Settings) -> None:
+    def __init__(self, fleet: Fleet, incarnation: bytes, settings: Settings) -> None:
         self.incarnation = incarnation
         self.node = Node(settings, fleet.new_id)
         self.turns: Turns[Input] = Turns(fleet.clock, self._turn)
@@ -197,7 +197,7 @@ class Fleet:
                 follow_from=follow_from,
                 gathers=True,
             )
-            member = Member(self, f"n{number}", incarnation, settings)
+            member = Member(self, incarnation, settings)
             self.members.append(member)
             # Hosts do not start in the same moment; their beats are spread for ever after.
             start_ms = self.random.random() * min(bound_ms, BOUND_MS)

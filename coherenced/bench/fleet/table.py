@@ -7,11 +7,8 @@ and the line says so. How near these are to the counted ones stands beside.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import log
 from typing import Final, NamedTuple
-
-import msgspec
 
 from coherenced.bench.cost_model import Cost, Counts, Load, UnitCosts, cost, expected
 from coherenced.bench.fleet.fleet import Fleet
@@ -71,7 +68,7 @@ def fleets(context: Context, unit: UnitCosts) -> list[Row]:
         near += [nearness(one, unit) for one in found if one.counted_s]
         most = capacity(100, writers, unit, ack_all=ack_all)
         row = alone(f"100 nodes, {who}: invalidations a second that fit", "/s", [most])
-        rows.append(_drawn(row, columns([TITLE, *map(cells, found)])))
+        rows.append(row.drawn(columns([TITLE, *map(cells, found)])))
     off = [abs(share - 1) for share in near]
     rows.append(
         Row(
@@ -109,7 +106,7 @@ def _by_lanes(context: Context, unit: UnitCosts, deliveries: int) -> Row:
     most, fewest = found[-1][1].cost.redis, found[0][1].cost.redis
     name = f"{nodes} nodes, {per_s:,.0f} invalidations/s on {LANES[-1]} lanes: each server's CPU"
     row = compare(name, "percent", [100 * most], "on one lane", [100 * fewest])
-    return _drawn(row, columns(lines))
+    return row.drawn(columns(lines))
 
 
 def fleet_of(load: Load, unit: UnitCosts, deliveries: int) -> Told:
@@ -223,9 +220,5 @@ def _growth(context: Context, unit: UnitCosts) -> list[Row]:
         if what == ROSTERS:
             note += ": by each node's first such write after somebody has joined or left"
         row = alone(name, "/s", [most]).noted(note)
-        rows.append(_drawn(row, bars([(f"{nodes} nodes", y) for nodes, y in points], "/s")))
+        rows.append(row.drawn(bars([(f"{nodes} nodes", y) for nodes, y in points], "/s")))
     return rows
-
-
-def _drawn(row: Row, drawing: Sequence[str]) -> Row:
-    return msgspec.structs.replace(row, drawing=tuple(drawing))

@@ -67,12 +67,12 @@ def run(context: Context) -> list[Row]:
             context.say(f"{count} invalidations of {name}")
             # Each round sends the same: only a record's place in the log must be its own.
             recorded = packed_file(rig, f"recorded-{framing}", scripts(count, framing))
-            write = partial(_flood, rig, recorded, IN_FLIGHT // framing)
+            write = partial(flood, rig, recorded, IN_FLIGHT // framing)
             found = duel(
                 context.rounds,
                 partial(_applied, rig, daemon, write, count, held),
                 PEER,
-                partial(_received, receiver, partial(_flood, rig, published, IN_FLIGHT)),
+                partial(_received, receiver, partial(flood, rig, published, IN_FLIGHT)),
             )
             wanted = (
                 Wanted("capacity", "in a second of CPU time", "/s", TARGET),
@@ -119,15 +119,15 @@ def packed_file(rig: Rig, name: str, commands: list[bytes]) -> Path:
     return path
 
 
-def _flood(rig: Rig, commands: Path, in_flight: int) -> dict[str, float]:
+def flood(rig: Rig, commands: Path, in_flight: int) -> dict[str, float]:
     """Send the commands; when that began, and how many seconds it took."""
     told = {
         "socket": str(rig.server.socket),
         "commands": str(commands),
         "in_flight": in_flight,
     }
-    with Program("flood", told, rig.log) as flood:
-        timing: dict[str, float] = flood.hear()
+    with Program("flood", told, rig.log) as sender:
+        timing: dict[str, float] = sender.hear()
     return timing
 
 

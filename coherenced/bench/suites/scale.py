@@ -29,8 +29,6 @@ from coherenced.bench.rig import LASTING, Daemon, Rig, wait_until
 from coherenced.bench.rounds import alone, compare
 from coherenced.bench.server_costs import (
     LOG_LENGTH,
-    drawn,
-    flood,
     lanes,
     records,
     some,
@@ -38,7 +36,7 @@ from coherenced.bench.server_costs import (
     told,
     wide_records,
 )
-from coherenced.bench.suites.apply import packed_file, scripts
+from coherenced.bench.suites.apply import flood, packed_file, scripts
 from coherenced.bench.talk import Talk, Word, pack
 from coherenced.bench.truth import check
 from coherenced.core.model import Acknowledgement
@@ -100,7 +98,7 @@ def _applied(context: Context, rig: Rig, daemon: Daemon) -> tuple[list[Row], War
     )
     message, applied = fit(points)
     drawing = bars([(f"{int(x)} records", y) for x, y in points], "µs a message")
-    rows.append(drawn(alone("one more record: a node's CPU", "µs", [applied]), drawing))
+    rows.append(alone("one more record: a node's CPU", "µs", [applied]).drawn(drawing))
     few = count // 16
     points = _node_points(
         context,
@@ -111,7 +109,7 @@ def _applied(context: Context, rig: Rig, daemon: Daemon) -> tuple[list[Row], War
     )
     drawing = bars([(f"{int(x)} keys", y) for x, y in points], "µs a record")
     each = alone("one more key of a record: a node's CPU", "µs", [fit(points)[1]])
-    return [*rows, drawn(each, drawing)], Warm(message, applied)
+    return [*rows, each.drawn(drawing)], Warm(message, applied)
 
 
 def _node_acks(context: Context, rig: Rig, daemon: Daemon) -> tuple[list[Row], float, float]:
@@ -125,7 +123,7 @@ def _node_acks(context: Context, rig: Rig, daemon: Daemon) -> tuple[list[Row], f
             before = talk.stats()["acks"]["sent"]
             path = packed_file(rig, "asked", scripts(count, 1, want_ack=want_ack))
             spent_s = cpu_s(daemon.pid)
-            flood(rig, str(path), 2)
+            flood(rig, path, 2)
             wait_until(partial(_has_applied, talk, until), "the node to apply everything")
             spent.append((cpu_s(daemon.pid) - spent_s) * 1e6)
             sent = talk.stats()["acks"]["sent"] - before
@@ -136,7 +134,7 @@ def _node_acks(context: Context, rig: Rig, daemon: Daemon) -> tuple[list[Row], f
         publish = pack((b"PUBLISH", lane_names(0, 0).ack(incarnation), ack))
         path = packed_file(rig, "acks", [publish] * count)
         spent_s = cpu_s(daemon.pid)
-        flood(rig, str(path), 32)
+        flood(rig, path, 32)
         wait_until(lambda: talk.stats()["acks"]["received"] >= heard, "the node to hear all")
         hears = (cpu_s(daemon.pid) - spent_s) * 1e6 / count
     return (
@@ -166,7 +164,7 @@ def _node_points(
             until = talk.stats()["lanes"][0]["applied"] + number
             path = packed_file(rig, f"{what}-{size}", commands)
             spent_s = cpu_s(daemon.pid)
-            flood(rig, str(path), max(2, 32 // size))
+            flood(rig, path, max(2, 32 // size))
             wait_until(partial(_has_applied, talk, until), "the node to apply everything")
             points.append((float(size), (cpu_s(daemon.pid) - spent_s) * 1e6 * size / total))
     return points
@@ -196,9 +194,8 @@ def _tags(context: Context, daemon: Daemon) -> list[Row]:
                 talk.ask("COH.SET", key(number), value, *words)
             points.append((float(tags), (cpu_s(daemon.pid) - spent_s) * 1e6 / count))
         drawing = bars([(f"{int(x)} tags", y) for x, y in points], "µs a write")
-        each = drawn(
-            alone("one more tag of a value: a node's CPU", "µs", [fit(points)[1]]), drawing
-        )
+        tag = alone("one more tag of a value: a node's CPU", "µs", [fit(points)[1]])
+        each = tag.drawn(drawing)
         took = []
         sizes = (10, context.amount(100_000, 10_000, 500))
         for members in sizes:
@@ -213,4 +210,4 @@ def _tags(context: Context, daemon: Daemon) -> list[Row]:
             took.append((time.perf_counter() - started_s) * 1e3)
     drawing = bars([(f"{n} values", ms) for n, ms in zip(sizes, took, strict=True)], "ms")
     row = compare("one invalidation of a tag", "ms", [took[1]], f"of {sizes[0]} values", [took[0]])
-    return [each, drawn(row.noted(f"ours: a tag of {sizes[1]} values"), drawing)]
+    return [each, row.noted(f"ours: a tag of {sizes[1]} values").drawn(drawing)]

@@ -155,10 +155,7 @@ class ResponseCache:
         """A Range: out of what is stored and fresh, or else from the application."""
         exchange = _Exchange(self, name, scope, receive, send)
         try:
-            varies: Any = await self._cache.get(f"{name}#vary") or ()
-            entry = await self._cache.get_entry(
-                f"{name}#{rules.variant(scope['headers'], [bytes(one) for one in varies])}"
-            )
+            entry = await self._cache.get_entry(await self._variant_key(name, exchange))
         except Unreachable as error:
             _log.warning("the cache cannot be reached, the application answers: %s", error)
         else:
@@ -169,11 +166,15 @@ class ResponseCache:
                 return
         await self.app(scope, receive, self._telling(send, b"fwd=bypass"))
 
-    async def _look(self, name: str, exchange: _Exchange) -> Entry:
-        scope = exchange.scope
+    async def _variant_key(self, name: str, exchange: _Exchange) -> str:
+        """Where the response to requests like this one is; tells the exchange what it varies by."""
         varies: Any = await self._cache.get(f"{name}#vary") or ()
         exchange.varies = [bytes(one) for one in varies]
-        key = f"{name}#{rules.variant(scope['headers'], exchange.varies)}"
+        return f"{name}#{rules.variant(exchange.scope['headers'], exchange.varies)}"
+
+    async def _look(self, name: str, exchange: _Exchange) -> Entry:
+        scope = exchange.scope
+        key = await self._variant_key(name, exchange)
         only_stored = "only-if-cached" in rules.directives(scope["headers"])
         if scope["method"] == "HEAD" or only_stored or self._is_passed(key):
             return await self._cache.get_entry(key)
