@@ -254,6 +254,11 @@ class Daemon:
                     f"{self.node} logged:\n{text[max(0, place - 1000) : place + 4000]}"
                 )
 
+    def check_alive(self) -> None:
+        """It must not have ended by itself."""
+        if self._process is not None and not self.running:
+            raise DaemonError(self._report(f"ended by itself with {self._code()}"))
+
     def _is_ready(self) -> bool:
         with contextlib.suppress(OSError, http.client.HTTPException):
             return (
@@ -274,7 +279,7 @@ class Cluster:
 
     `durable`: the server keeps an append-only file, so that killing it loses nothing.
     `without`: laws that the daemons shall not keep. `clock`: the server's wall clock can be
-    stepped.
+    stepped. `keep`: a directory for the logs, if it ends badly.
     """
 
     def __init__(
@@ -288,6 +293,7 @@ class Cluster:
         replica: bool = False,
         without: Sequence[str] = (),
         clock: bool = False,
+        keep: Path | None = None,
     ) -> None:
         # A dead client must not hold memory or a subscription for long.
         args = ["--repl-backlog-size", "16mb", *server_args]
@@ -306,6 +312,7 @@ class Cluster:
         self.settings = dict(settings or {})
         self.proxies: dict[str, Proxy] = {}
         self.daemons: list[Daemon] = []
+        self._keep = keep
         self._without = without
         self._nodes = [f"n{number}" for number in range(1, nodes + 1)]
 
@@ -324,6 +331,7 @@ class Cluster:
             for daemon in self.daemons:
                 daemon.wait_ready()
         except BaseException:
+            self.keep_logs()
             self.remove()
             raise
         return self
@@ -333,16 +341,32 @@ class Cluster:
         try:
             failures = []
             for daemon in self.daemons:
-                if daemon.running:
-                    try:
+                try:
+                    daemon.check_alive()
+                    if daemon.running:
                         daemon.check_leaks()
                         daemon.stop()
-                    except DaemonError as error:
-                        failures.append(error)
+                except DaemonError as error:
+                    failures.append(error)
             if failures:
+                self.keep_logs()
                 raise failures[0]
         finally:
             self.remove()
+
+    def keep_logs(self) -> None:
+        """Copy what everybody has logged, and what those who live tell, to where it is kept."""
+        if self._keep is None:
+            return
+        for server, name in ((self.primary, "server"), (self.replica, "replica")):
+            if server is not None:
+                (self._keep / f"{name}.log").write_text(server.log_text())
+        for daemon in self.daemons:
+            (self._keep / f"{daemon.node}.log").write_text(daemon.log_text())
+            if daemon.running and not daemon.paused:
+                with contextlib.suppress(OSError, http.client.HTTPException):
+                    _, body = daemon.http("/v1/stats", timeout_s=2.0)
+                    (self._keep / f"{daemon.node}.stats.json").write_bytes(body)
 
     def remove(self) -> None:
         """Kill what still runs and delete every directory."""
@@ -363,6 +387,7 @@ class Cluster:
         if kind is None:
             self.stop()
         else:
+            self.keep_logs()
             self.remove()
 
     def daemon(self, node: str) -> Daemon:
@@ -370,14 +395,16 @@ class Cluster:
         return next(daemon for daemon in self.daemons if daemon.node == node)
 
     def heal(self) -> None:
-        """Undo every proxy's faults, resume and restart what is paused or dead, wait until all
-        daemons are ready and answer a read that must be current."""
+        """Undo every proxy's faults, resume and restart what is paused or was killed, wait until
+        all daemons are ready and answer a read that must be current. One that died by itself is
+        an error."""
         for proxy in self.proxies.values():
             proxy.heal()
         if not self.primary.running:
             self.primary.start()
         self.primary.resume()
         for daemon in self.daemons:
+            daemon.check_alive()
             if daemon.running:
                 daemon.resume()
             else:

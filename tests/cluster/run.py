@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import os
 import tempfile
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -19,6 +18,7 @@ from tests.checkers.suite import check_all
 from tests.checkers.verdict import Verdict, report
 from tests.cluster.daemons import Cluster
 from tests.cluster.nemesis import Action, Arena, Nemesis, schedule
+from tests.cluster.remains import Remains
 from tests.cluster.steps import Load, text
 from tests.cluster.workload import ClientProcess, Workload
 from tests.servers import wait_until
@@ -26,8 +26,6 @@ from tests.servers import wait_until
 AGREE_WITHIN_S: Final = 10.0
 LONG_MS: Final = 60_000
 """What lives longer than this does not expire while the final reads are made."""
-KEEP_VARIABLE: Final = "COHERENCED_TEST_HISTORIES"
-"""A directory in which the history of a broken run is kept."""
 
 
 @dataclass
@@ -41,18 +39,13 @@ class Run:
     """Names of the faults."""
     lines: list[str] = field(default_factory=list)
     """What the nemesis told."""
+    say: Callable[[str], None] = print
 
-    def judge(
-        self, *, margin_ms: float = 0.0, skip: Collection[str] = (), keep: bool = True
-    ) -> list[Verdict]:
-        """Every level's verdict. Prints the table; keeps the history of a broken run."""
+    def judge(self, *, margin_ms: float = 0.0, skip: Collection[str] = ()) -> list[Verdict]:
+        """Every level's verdict. Tells how much was done, and the table."""
+        self.say(self.describe())
         verdicts = check_all(self.history, margin_ms=margin_ms, counters=self.counters, skip=skip)
-        print(report(verdicts))
-        if any(verdicts) and keep:
-            directory = Path(os.environ.get(KEEP_VARIABLE) or tempfile.mkdtemp(prefix="coh-h-"))
-            path = directory / f"history-{self.history.notes['seed']}.jsonl"
-            self.history.save(path)
-            print(f"the history is kept in {path}")
+        self.say(report(verdicts))
         return verdicts
 
     def describe(self) -> str:
@@ -81,15 +74,17 @@ def record(
     at_once: int = 1,
     calm_s: tuple[float, float] = (0.3, 1.0),
     patience_s: float = AGREE_WITHIN_S,
-    say: Callable[[str], None] = print,
+    remains: Remains | None = None,
 ) -> Run:
     """Let clients work on a started cluster for `duration_s` while `actions` are struck.
 
     `patience_s`: how long, when all is healed, the nodes may take to agree with Redis.
+    `remains`: where everything is kept if it fails.
     """
     load = load or Load()
+    say = print if remains is None else remains.say
     say(f"seed {seed}")
-    recorder = Recorder()
+    recorder = Recorder() if remains is None else remains.recorder
     sockets = {daemon.node: daemon.socket for daemon in cluster.daemons}
     events = schedule(actions, seed, duration_s, at_once=at_once, calm_s=calm_s)
     workload = Workload(
@@ -101,13 +96,16 @@ def record(
         own_clients=own_clients,
         seed=seed,
     )
-    with tempfile.TemporaryDirectory(prefix="coh-j-") as directory:
+    with _journals(remains) as directory:
         clients = [
-            ClientProcess(f"p{number}", sockets, load, Path(directory), wanderers=1, seed=seed)
+            ClientProcess(f"p{number}", sockets, load, directory, wanderers=1, seed=seed)
             for number in range(client_processes)
         ]
         arena = Arena(cluster, recorder, Random(seed), load, clients)
         nemesis = Nemesis(arena, events, seed, say=say)
+        if remains is not None:
+            remains.bound_ms = bound_ms
+            remains.notes["faults"] = nemesis.lines
         end = time.monotonic() + duration_s
         with contextlib.ExitStack() as stack:
             for client in clients:
@@ -121,8 +119,21 @@ def record(
         for client in clients:
             recorder.operations += client.operations()
     counters = finish(cluster, recorder, load, patience_s)
-    history = recorder.history(bound_ms=bound_ms, notes={"seed": seed, "faults": nemesis.lines})
-    return Run(history, counters, workload.errors, nemesis.done, nemesis.lines)
+    notes = {"seed": seed, "faults": nemesis.lines, "counters": counters}
+    if remains is not None:
+        remains.notes |= notes
+    history = recorder.history(bound_ms=bound_ms, notes=notes)
+    return Run(history, counters, workload.errors, nemesis.done, nemesis.lines, say)
+
+
+@contextlib.contextmanager
+def _journals(remains: Remains | None) -> Iterator[Path]:
+    """A directory for those of client processes."""
+    if remains is not None:
+        yield remains.clients
+        return
+    with tempfile.TemporaryDirectory(prefix="coh-j-") as directory:
+        yield Path(directory)
 
 
 def finish(cluster: Cluster, recorder: Recorder, load: Load, patience_s: float) -> dict[str, int]:

@@ -82,7 +82,7 @@ def test_a_broken_law_is_reported(case: Case) -> None:
             wanderers=3,
             patience_s=0.5,
         )
-    verdicts = {verdict.level: verdict for verdict in run.judge(keep=False)}
+    verdicts = {verdict.level: verdict for verdict in run.judge()}
     for level in case.broken:
         assert verdicts[level], f"{level}: nobody noticed that {case.law} is off"
 

@@ -1,7 +1,8 @@
 """Three real daemons, ten clients and two processes of them, every fault there is: every read
 is checked afterwards against what was written.
 
-The seed is printed; COHERENCED_TEST_SEED repeats a run's faults and choices.
+The seed is printed; COHERENCED_TEST_SEED repeats a run's faults and choices. What a failed
+run leaves behind is told in `remains`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from tests.cluster import harm
 from tests.cluster.clocks import library
 from tests.cluster.daemons import Cluster
 from tests.cluster.nemesis import Action
+from tests.cluster.remains import Remains
 from tests.cluster.run import Run, record
 from tests.cluster.steps import Load
 from tests.servers import available_kinds
@@ -43,7 +45,6 @@ def the_seed(default: int) -> int:
 
 def assert_worthwhile(run: Run, actions: tuple[Action, ...], operations: int) -> None:
     """The run must have been one that could have gone wrong."""
-    print(run.describe())
     answered = [op for op in run.history.operations if op.outcome == "ok"]
     assert len(answered) >= operations
     for source in ("l0", "l1"):
@@ -61,11 +62,16 @@ def test_no_promise_is_broken_whatever_fails() -> None:
         for action in harm.EVERY
         if with_clock or action not in harm.CLOCKS
     )
-    with Cluster(3, settings=SETTINGS, durable=True, replica=True, clock=with_clock) as cluster:
+    seed = the_seed(1)
+    options: dict[str, Any] = {"durable": True, "replica": True, "clock": with_clock}
+    with (
+        Remains("whatever-fails", seed) as remains,
+        Cluster(3, settings=SETTINGS, **options, keep=remains.directory) as cluster,
+    ):
         run = record(
             cluster,
             actions,
-            seed=the_seed(1),
+            seed=seed,
             duration_s=RUN_S,
             bound_ms=BOUND_MS,
             load=CLOCKED,
@@ -73,10 +79,10 @@ def test_no_promise_is_broken_whatever_fails() -> None:
             own_clients=4,
             client_processes=2,
             calm_s=(0.1, 0.4),
+            remains=remains,
         )
-        verdicts = run.judge()
-    assert not any(verdicts)
-    assert_worthwhile(run, actions, operations=3000)
+        assert not any(run.judge())
+        assert_worthwhile(run, actions, operations=3000)
 
 
 class Soak(NamedTuple):
@@ -105,7 +111,10 @@ SOAKS: Final = {
 def soak(family: str, kind: str, *, seed: int, duration_s: float) -> None:
     """One long run of a family of faults on one kind of server."""
     this = SOAKS[family]
-    with Cluster(4, kind, settings=SETTINGS, **this.options) as cluster:
+    with (
+        Remains(f"{family}-{kind}", seed) as remains,
+        Cluster(4, kind, SETTINGS, **this.options, keep=remains.directory) as cluster,
+    ):
         run = record(
             cluster,
             this.actions,
@@ -118,10 +127,9 @@ def soak(family: str, kind: str, *, seed: int, duration_s: float) -> None:
             own_clients=4,
             client_processes=this.client_processes,
             at_once=this.at_once,
+            remains=remains,
         )
-        verdicts = run.judge()
-        print(run.describe())
-    assert not any(verdicts)
+        assert not any(run.judge())
 
 
 @pytest.mark.soak
