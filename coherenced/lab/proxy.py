@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -85,6 +86,8 @@ class Proxy:
         self.open: dict[int, Connection] = {}
         self.loop: asyncio.AbstractEventLoop = asyncio.new_event_loop()
         self._server: asyncio.AbstractServer | None = None
+        self._held: socket.socket | None = None
+        """Keeps the TCP port ours while nobody listens on it: else the system may give it away."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True, name="proxy")
 
@@ -206,11 +209,14 @@ class Proxy:
             self._listen.unlink(missing_ok=True)
             self._server = await self.loop.create_unix_server(self._new, str(self._listen))
             return
-        host, port = self._listen
+        if self._held is None:
+            self._held = socket.socket()
+            self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            self._held.bind(self._listen)
+        self._listen = host, port = self._held.getsockname()
         self._server = await self.loop.create_server(
-            self._new, host, port, reuse_address=True, backlog=1024
+            self._new, host, port, reuse_address=True, reuse_port=True, backlog=1024
         )
-        self._listen = (host, self._server.sockets[0].getsockname()[1])
 
     async def _stop_listening(self) -> None:
         if self._server is not None:
@@ -220,6 +226,8 @@ class Proxy:
 
     async def _close(self) -> None:
         await self._stop_listening()
+        if self._held is not None:
+            self._held.close()
         self._cut(everything)
         mine = asyncio.current_task()
         for task in [task for task in self._tasks if task is not mine]:

@@ -8,15 +8,16 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, Final
 
 from tests.checkers.eventual import REDIS
-from tests.checkers.history import History, Kind, Outcome, Recorder
+from tests.checkers.history import History, Kind, Operation, Outcome, Recorder
 from tests.checkers.suite import check_all
 from tests.checkers.verdict import Verdict, report
-from tests.cluster.daemons import Cluster
+from tests.cluster.daemons import Cluster, Daemon
 from tests.cluster.nemesis import Action, Arena, Nemesis, schedule
 from tests.cluster.remains import Remains
 from tests.cluster.steps import Load, text
@@ -24,6 +25,8 @@ from tests.cluster.workload import ClientProcess, Workload
 from tests.servers import wait_until
 
 AGREE_WITHIN_S: Final = 10.0
+ROUND_S: Final = 0.02
+"""Pause between two rounds of reads while nodes do not agree yet."""
 LONG_MS: Final = 60_000
 """What lives longer than this does not expire while the final reads are made."""
 
@@ -137,46 +140,67 @@ def _journals(remains: Remains | None) -> Iterator[Path]:
 
 
 def finish(cluster: Cluster, recorder: Recorder, load: Load, patience_s: float) -> dict[str, int]:
-    """Wait until nothing is about to expire and all nodes agree with Redis (or do not, for
-    too long), record the final reads; the final counters."""
-    keys = load.values
+    """Wait until nothing is about to expire, then read everything on every node and in Redis,
+    until all agree (or do not, for too long); the final counters.
+
+    Each round is recorded, and judged like all reads; the last one is final. What is compared is
+    what was recorded: a write that was accepted with ack=none, or whose fate was not known, may
+    reach Redis between two reads of one round, so that only another one can tell.
+    """
     server = cluster.primary
-    nodes = range(len(cluster.daemons))
     wait_until(
         lambda: all(
-            not 0 <= ends <= LONG_MS for ends in server.commands(*[("PTTL", k) for k in keys])
+            not 0 <= ends <= LONG_MS
+            for ends in server.commands(*[("PTTL", key) for key in load.values])
         ),
         what="nothing is about to expire",
     )
-    with contextlib.suppress(AssertionError):
-        wait_until(
-            lambda: all(node_answers(cluster, n, load) == truth(cluster, load) for n in nodes),
-            patience_s,
-        )
-    for number in nodes:
-        name = cluster.daemons[number].node
-        op = recorder.begin("final", name, Kind.MGET, tuple(keys), final=True)
-        recorder.end(op, Outcome.OK, values=node_answers(cluster, number, load))
-    op = recorder.begin("final", REDIS, Kind.MGET, tuple(keys), final=True)
-    recorder.end(op, Outcome.OK, values=truth(cluster, load))
+    end_s = time.monotonic() + patience_s
+    while True:
+        reads = _read_everywhere(cluster, recorder, load)
+        agreed = all(op.values == reads[-1].values for op in reads)
+        if (agreed and all(op.outcome == Outcome.OK for op in reads)) or time.monotonic() > end_s:
+            break
+        time.sleep(ROUND_S)
+    for op in reads:
+        assert op.outcome == Outcome.OK, f"{op.node} still does not answer: {op.detail}"
+        op.final = True
     replies = server.commands(*[("GET", key) for key in load.all_counters])
     return {key: int(value or 0) for key, value in zip(load.all_counters, replies, strict=True)}
 
 
-def node_answers(cluster: Cluster, number: int, load: Load) -> tuple[str | None, ...]:
-    """What one node answers for every key."""
-    reply: Any = cluster.daemons[number].command("MGET", *load.values)
-    assert isinstance(reply, list), reply
-    return tuple(text(value) for value in reply)
+def _read_everywhere(cluster: Cluster, recorder: Recorder, load: Load) -> list[Operation]:
+    """One read of all values on each node, and of Redis, which comes last."""
+    reads = []
+    ways: list[tuple[str, Callable[[], Sequence[Any]]]] = [
+        (daemon.node, partial(node_answers, daemon, load)) for daemon in cluster.daemons
+    ]
+    for node, ask in [*ways, (REDIS, partial(truth, cluster, load))]:
+        op = recorder.begin("final", node, Kind.MGET, tuple(load.values))
+        answers = ask()
+        errors = [answer for answer in answers if isinstance(answer, Exception)]
+        if errors:
+            recorder.end(op, Outcome.FAIL, detail=str(errors[0]))
+        else:
+            recorder.end(op, Outcome.OK, values=tuple(text(value) for value in answers))
+        reads.append(op)
+    return reads
 
 
-def truth(cluster: Cluster, load: Load) -> tuple[str | None, ...]:
+def node_answers(daemon: Daemon, load: Load) -> Sequence[Any]:
+    """What one node answers for every key; an error in place of all of them."""
+    try:
+        reply = daemon.command("MGET", *load.values)
+    except OSError as error:
+        reply = error
+    return reply if isinstance(reply, list) else [reply]
+
+
+def truth(cluster: Cluster, load: Load) -> Sequence[Any]:
     """What Redis holds. A tagged value may be dead there without having been removed yet: for
-    those, what a node fetches now."""
-    answers = []
+    those, what a node fetches now (or its error)."""
     values = cluster.primary.commands(*[("GET", key) for key in load.values])
-    for key, value in zip(load.values, values, strict=True):
+    for place, key in enumerate(load.values):
         if key.startswith("t:"):
-            value = cluster.daemons[0].command("COH.GET", key, "MAXSTALE", "0")
-        answers.append(text(value))
-    return tuple(answers)
+            values[place] = cluster.daemons[0].command("COH.GET", key, "MAXSTALE", "0")
+    return values

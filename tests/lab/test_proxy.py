@@ -262,6 +262,8 @@ def test_refuse_lets_nobody_in_and_keeps_those_who_are(proxy: Proxy) -> None:
         proxy.refuse()
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(address)
+        with pytest.raises(OSError, match="in use"):  # nor does anybody else get the port
+            socket.create_server(address)
         assert ask(connection, b"y") == b"y"
         proxy.accept()
         assert proxy.address == address
