@@ -112,7 +112,11 @@ class Batch:
         self.pending.append(pending)
         self.mutations += mutations
         asks = pending.level != Level.REDIS and pending.level != Level.NONE
-        self.want_ack += (asks,) * len(mutations)
+        if pending.write.replicas and not asks:
+            # An empty delete waits like another (K5): replicas may lack the one before it.
+            self.want_ack += [m.op == Op.DELETE for m in mutations]
+        else:
+            self.want_ack += (asks,) * len(mutations)
 
     def is_followed_by(self, answer: Logged) -> bool:
         """W3: whether the log shows all since this was sent: what is absent was not applied."""

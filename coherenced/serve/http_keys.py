@@ -215,7 +215,8 @@ async def delete(context: Context, request: web.BaseRequest, encoded: str) -> we
     )
     write = Write((mutation,), ack=ack, timeout_ms=timeout_ms, replicas=replicas)
     outcome = await context.write(write)
-    if isinstance(outcome, WriteResult) and outcome.replies and outcome.replies[0] == 0:
+    # If some have not acknowledged it, that is the answer, and not what was there.
+    if isinstance(outcome, WriteResult) and outcome.satisfied and outcome.replies[:1] == (0,):
         if condition.any:
             raise Problem("precondition-failed", "there is no such key", pointer="If-Match")
         raise Problem("not-found", "nothing was there to delete")

@@ -68,7 +68,8 @@ _KEEPS_LABEL: Final = frozenset(
     }
 )
 """Commands after which a value is still the cache entry that it was."""
-_SIMPLE: Final = frozenset(b"nzek")
+_SIMPLE: Final = frozenset(b"nzdek")
+_DELETES: Final = (b"DEL", b"UNLINK", b"GETDEL")
 _REFUSED: Final = b"ERR more than %d words in one atomic command" % MOST_WORDS
 
 _PLAIN: Final = (
@@ -197,6 +198,9 @@ def mutate_words(call: Mutate, names: LaneNames, log_length: int) -> tuple[Scrip
             count += 7
             frees = frees and mutation.frees_memory
             continue
+        if unchanged and verb.upper() in _DELETES:
+            # K5: what is not there may still be in other nodes' hands. L1: or on its way to be.
+            unchanged = b"" if want_ack else unchanged + b"d"
         mode = _mode(verb, mutation.op, mutation.is_write, unchanged, exact)
         body = encode_body(mutation.op, flags, writer, keys, mutation.tags, mutation.prefixes)
         mode, args = _arguments(mutation, mode, tag, body)

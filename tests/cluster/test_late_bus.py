@@ -66,3 +66,15 @@ def test_what_a_command_has_shown_stays_seen(
         two.command(*fill(others, key))
         one.command(*fill(own, key))
         assert one.command("GET", key) == cluster.primary.command("GET", key)
+
+
+def test_a_delete_of_what_another_has_just_deleted_is_acknowledged_too(cluster: Cluster) -> None:
+    """K5: it finds nothing, but n1 has not heard of the one that did, and holds the value."""
+    one, two = cluster.daemons
+    two.command("SET", "k", "older")
+    wait_until(lambda: cached(one, "k", b"older"), what="n1 has it in L1")
+    with cluster.proxies["n1"].partition(role("bus")):
+        assert two.command("DEL", "k") == 1
+        version, count = two.command("COH.DEL", "k", "j", "ACK", "2")
+        assert (count, bool(version)) == (0, True)
+        assert one.command("GET", "k") is None

@@ -95,9 +95,15 @@ async def test_a_fill_under_the_token_is_stored_recorded_and_ends_the_lease(port
         Mutation((), Op.INVALIDATE, everything=True, frees_memory=True),
         Mutation((b"FLUSHDB",), Op.FLUSH, everything=True, frees_memory=True),
         Mutation((b"MSET", b"a", b"1", b"k", b"2"), keys=(b"a", b"k")),
+        delete(b"k"),
+        delete(b"a", b"k"),
+        Mutation((b"getdel", b"k"), keys=(b"k",), unchanged=b"n", frees_memory=True),
     ],
-    ids=["set", "incr", "key", "prefix", "everything", "flush", "mset"],
-)
+    ids=[
+        "set", "incr", "key", "prefix", "everything", "flush", "mset",
+        "delete", "deletes", "getdel",
+    ],
+)  # fmt: skip
 async def test_whatever_changes_the_key_ends_the_lease(port: Port, change: Mutation) -> None:
     await claim(port, b"k", b"mine")
     await mutate(port, change)
@@ -160,6 +166,19 @@ async def test_a_release_is_recorded_once_and_only_by_its_holder(port: Port) -> 
     assert await state(port, b"k", b"yours") == Claims.GRANTED
 
 
+async def test_a_delete_of_nothing_is_recorded_where_something_is_loaded(port: Port) -> None:
+    """Who deletes has changed the database: what was read there before is old."""
+    await claim(port, b"k", b"mine")
+    await claim(port, b"over", b"mine", lease_ms=1)
+    await asyncio.sleep(0.02)
+    for keys, seq in (((b"other",), 0), ((b"over",), 0), ((b"k", b"other"), 1), ((b"k",), 0)):
+        done = (await mutate(port, delete(*keys))).done[0]
+        assert (done.reply, done.seq) == (0, seq), keys
+    (record,) = (await log(port, 1)).records
+    assert (record.op, record.keys) == (Op.DELETE, (b"k", b"other"))
+    assert await lost(port, fill(b"k", b"old", b"mine"))
+
+
 async def test_a_loader_may_find_that_there_is_nothing(port: Port) -> None:
     await claim(port, b"k", b"mine")
     assert await reply(port, release(b"k", b"mine", LONG_MS)) == 1
@@ -169,6 +188,9 @@ async def test_a_loader_may_find_that_there_is_nothing(port: Port) -> None:
     assert await lost(port, fill(b"k", b"v", b"-"))
     assert (await fetch(port, b"k")).results == (Fetched(None),)
     await mutate(port, Mutation((), Op.INVALIDATE, (b"k",), frees_memory=True))
+    assert await state(port, b"k", b"yours") == Claims.GRANTED
+    assert await reply(port, release(b"k", b"yours", LONG_MS)) == 1
+    await mutate(port, delete(b"k"))
     assert await state(port, b"k", b"yours") == Claims.GRANTED
     assert await reply(port, release(b"k", b"yours", 1)) == 1
     await asyncio.sleep(0.02)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import pytest
+
 from coherenced.core.calls import (
     Failed,
     Failure,
@@ -101,6 +103,33 @@ async def test_the_first_call_starts_an_epoch_and_later_ones_keep_it(port: Port)
     assert first.lineage == Lineage(E1, 0, E1)
     assert (await fetch(port, b"k", new_epoch=E2)).lineage == first.lineage
     assert (await mutate(port, set_(b"k", b"v"), new_epoch=E2)).lineage.epoch == E1
+
+
+@pytest.mark.parametrize("want_ack", [False, True])
+@pytest.mark.parametrize(
+    "nothing",
+    [
+        delete(b"k"),
+        Mutation((b"unlink", b"k", b"j"), Op.DELETE, (b"k", b"j"), unchanged=b"z"),
+        Mutation((b"GETDEL", b"k"), keys=(b"k",), unchanged=b"n"),
+    ],
+    ids=["del", "unlink", "getdel"],
+)
+async def test_a_delete_of_nothing_is_recorded_if_it_is_to_be_acknowledged(
+    port: Port, nothing: Mutation, want_ack: bool
+) -> None:
+    """Others may still hold what an earlier delete has removed (K5)."""
+    await mutate(port, set_(b"a", b"v"))
+    (one,) = (await mutate(port, nothing, want_ack=want_ack)).done
+    assert one.seq == (2 if want_ack else 0)
+    assert not one.reply
+    assert [r.wants_ack for r in (await log(port, 2)).records] == [True] * want_ack
+    (other,) = (await mutate(port, missing_expire(), want_ack=True)).done
+    assert other.seq == 0, "what only changes what is there has nothing to be acknowledged"
+
+
+def missing_expire() -> Mutation:
+    return Mutation((b"EXPIRE", b"k", b"9"), keys=(b"k",), unchanged=b"z")
 
 
 async def test_a_mutation_is_recorded_executed_and_published_in_one_step(port: Port) -> None:

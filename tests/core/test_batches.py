@@ -39,6 +39,11 @@ def test_a_batch_knows_where_each_request_begins_and_who_wants_acknowledgements(
     assert made.chain == lineage(10)
 
 
+def test_K5_a_delete_that_waits_for_replicas_is_recorded_whatever_it_finds() -> None:
+    waits = pending(incr(b"a"), delete(b"b"), replicas=1)
+    assert batch(waits, pending(delete(b"c"))).want_ack == [False, True, False]
+
+
 def test_W6_a_batch_takes_as_many_as_fit_and_anything_as_its_first() -> None:
     many = Write(tuple(set_to(b"%d" % i, b"") for i in range(BATCH_MUTATIONS)))
     assert batch().has_room(many)

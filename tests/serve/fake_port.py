@@ -281,7 +281,8 @@ class FakePort:
         version = Version(EPOCH, self.lane.applied)
         if write.ack == Level.NONE:
             return WriteResult(tuple(replies), None, {})
-        if all(reply in (None, 0) for reply in replies) and write.mutations[0].argv:
+        waits = write.mutations[0].op == Op.DELETE and write.ack not in (None, Level.REDIS)
+        if all(reply in (None, 0) for reply in replies) and write.mutations[0].argv and not waits:
             return WriteResult(tuple(replies), None, {})
         acknowledged = {"a": 0.0, "b": 0.4123}
         acknowledged = {n: ms for n, ms in acknowledged.items() if n not in self.missing}

@@ -272,7 +272,10 @@ async def test_acknowledgement_levels(http: Rig) -> None:
         answer = await http.ask(method, "/v1/keys/k", b"v", Coherenced_Replicas="2")
         assert (answer.status, answer.json["missing"]) == (202, ["(replicas)"])
         assert http.port.requests[-1].replicas == 2
+    again = await http.ask("DELETE", "/v1/keys/k", Coherenced_Ack="all")
+    assert (again.status, again.json["missing"]) == (202, ["(replicas)"]), "though it was gone"
     http.port.missing = ()
+    assert (await http.ask("DELETE", "/v1/keys/k", Coherenced_Ack="all")).status == 404
     none = await http.ask("PUT", "/v1/keys/k", b"v", Coherenced_Ack="none")
     assert (none.status, none.json["version"], none.json["satisfied"]) == (202, None, True)
     for name, wrong in (

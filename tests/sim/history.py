@@ -273,6 +273,7 @@ class History:
         self._check_claim(op)
         times = self.truth.committed.get(op.value, [])
         if not times:
+            self._note_empty_delete(op, now_ms)
             return
         if op.granted_ms != float("-inf"):
             self._check_fill(op, times[-1])
@@ -283,6 +284,15 @@ class History:
             self.checked["ack=all write"] = self.checked.get("ack=all write", 0) + 1
             for key in op.keys:
                 self._note_acked(key, now_ms, times[-1])
+
+    def _note_empty_delete(self, op: WriteOp, now_ms: float) -> None:
+        """K5: nothing was there. Nobody is shown what may have been there before it began."""
+        result = op.result
+        if op.level != Level.ALL or not op.what.startswith("delete"):
+            return
+        if result is not None and result.satisfied and result.replies == (0,):
+            for key in op.keys:
+                self._note_acked(key, now_ms, op.start_ms)
 
     def _check_fill(self, op: WriteOp, commit_ms: float) -> None:
         """L1: nothing has happened to the key, or to a tag of the value, since it was leased."""

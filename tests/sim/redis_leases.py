@@ -67,6 +67,10 @@ class Leases:
             return LOST
         return None
 
+    def any_of(self, keys: tuple[bytes, ...], now_ms: int) -> bool:
+        """Whether somebody is loading one of these, or knows that it is not there."""
+        return any(key in self.of and self.of[key].ends_ms > now_ms for key in keys)
+
     def recorded(self, now_ms: int, mutation: Mutation, seq: int) -> None:
         """Whatever changes a key ends its lease; two phases do so in the second."""
         if mutation.op in (Op.PREPARE, Op.ABORT):

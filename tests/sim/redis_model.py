@@ -72,6 +72,7 @@ MOST_CHECKED: Final = 1000
 """Compare-and-set looks at no more records than this."""
 MOST_WORDS: Final = 7_000
 TOO_MANY_WORDS: Final = ReplyError(f"ERR more than {MOST_WORDS} words in one atomic command")
+DELETES: Final = (b"DEL", b"UNLINK", b"GETDEL")
 CONFLICT: Final = ReplyError("CONFLICT the key has changed since that version")
 
 
@@ -84,6 +85,11 @@ class ServerLaws(msgspec.Struct, frozen=True, kw_only=True):
     """W1: the record and the change of the data are one atomic step."""
     one_lease: bool = True
     """L1: a key is leased to one at a time."""
+    empty_delete_acknowledged: bool = True
+    """K5: a delete that asks for acknowledgements is recorded though nothing was there: other
+    nodes may still hold what an earlier one has removed."""
+    empty_delete_ends_lease: bool = True
+    """L1: so is a delete of what somebody is loading."""
 
 
 class Executed(NamedTuple):
@@ -370,9 +376,10 @@ class Server:
             reply = self._run(mutation, tag)
         if not mutation.is_write or isinstance(reply, ReplyError):
             return reply, None
-        if (mutation.unchanged == b"n" and reply is None) or (
+        changed_nothing = (mutation.unchanged == b"n" and reply is None) or (
             mutation.unchanged == b"z" and reply == 0
-        ):
+        )
+        if changed_nothing and not self._counts_all_the_same(mutation, want_ack):
             return reply, None
         if mutation.op == Op.FLUSH:
             self._flushed()
@@ -383,6 +390,15 @@ class Server:
         if self.leased:
             self.leases.recorded(self.space.now_ms, mutation, record.seq)
         return reply, record
+
+    def _counts_all_the_same(self, mutation: Mutation, want_ack: bool) -> bool:
+        """Whether a delete that found nothing is recorded."""
+        if not mutation.argv or mutation.argv[0].upper() not in DELETES:
+            return False
+        if want_ack and self.laws.empty_delete_acknowledged:
+            return True
+        ends = self.laws.empty_delete_ends_lease and self.leased
+        return ends and self.leases.any_of(mutation.keys, self.space.now_ms)
 
     def _told_under_lease(self, mutation: Mutation) -> ReplyError | int | None:
         exists = self.space.peek(mutation.keys[0]) is not None

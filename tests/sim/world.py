@@ -21,10 +21,10 @@ from typing import Any, Final
 
 import msgspec
 
-from coherenced.core.calls import Call, Logged, Mutated, Resolve
+from coherenced.core.calls import Call, Logged, Mutate, Mutated, Resolve
 from coherenced.core.inputs import Input
 from coherenced.core.laws import Laws
-from coherenced.core.model import NEVER, Lineage, Message, Mutation, Version
+from coherenced.core.model import NEVER, Lineage, Message, Mutation, Op, Version
 from coherenced.core.node import Settings
 from coherenced.core.outbox import Effect, Event
 from coherenced.core.policy import Namespaces, Policy
@@ -257,6 +257,10 @@ class World:
             before is None or before.epoch != server.lineage.epoch
         )
         answer = result.answer
+        if isinstance(call, Mutate) and isinstance(answer, Mutated):
+            for mutation, done in zip(call.mutations, answer.done, strict=False):
+                if mutation.op == Op.DELETE and not done.seq and done.reply == 0:
+                    truth.note_cover(mutation, self.now_ms)  # L1: recorded or not
         if not isinstance(answer, Mutated) or not any(done.seq for done in answer.done):
             if everything:
                 truth.observe(server, None, self.now_ms)

@@ -1,11 +1,12 @@
 -- W1: execute and record a batch of mutations, in order, as one atomic step.
 --
 -- ARGV: packed head of the message (array of 5, lane), new epoch, channel, length of the
--- log, 's' when no mode below has another letter than n z k e, then for each mutation: number
+-- log, 's' when no mode below has another letter than n z d k e, then for each mutation: number
 -- of words of its command (0: a pure invalidation), mode, tag, record body, the words, and
 -- what the mode's letters ask for:
 --   n  a nil reply means that nothing changed    z  so does an integer 0
 --   e  the reply is a 64-bit integer             k  the command keeps the value's label
+--   d  with n or z, a delete: what is leased is recorded though there was nothing to delete
 --   r  a read in its place inside a transaction: never recorded
 --   i  an invalidation                           f  FLUSHDB
 --   l  label: count, then the tags               v  compare and set: epoch, sequence
@@ -19,7 +20,7 @@ local epoch, seq, tag, roster, labelled, pending, leased = read_lineage(ARGV[2])
 local out = {epoch, seq, tag, tonumber(roster), tag}
 local parts, recorded, size = {}, 0, 0
 local broken, flushed = false, nil -- flushed: how many nodes had joined
-local before, execute, after, finish
+local before, execute, after, finish, are_leased
 
 if labelled or pending or leased or ARGV[5] ~= 's' then
   local EVERYTHING, MOST_CHECKED, MOST_TAGS, MOST_PREFIXES = 2, 1000, 100000, 256
@@ -231,6 +232,21 @@ if labelled or pending or leased or ARGV[5] ~= 's' then
     return purge(key, epoch, {epoch, at, unpack(tags)}) and kind
   end
 
+  -- L1: whether somebody is loading one of these, or knows that it is not there.
+  are_leased = function(keys)
+    local lines = redis.pcall('HMGET', LEASES, unpack(keys))
+    if lines.err then
+      return true -- of another type: `unlease` finds it out
+    end
+    clock = clock or server_ms()
+    for _, line in ipairs(lines) do
+      if line and tonumber(string.match(line, '^%d+') or 0) > clock then
+        return true
+      end
+    end
+    return false
+  end
+
   -- L1: whatever changes a key ends its lease.
   local function unlease(keys)
     if redis.call('HDEL', LEASES, unpack(keys)) > 0 then
@@ -387,8 +403,12 @@ while i <= words_in_all do
   local kind, digits = type(reply), nil
   local due = kind ~= 'table' or not reply.err
   if mode ~= '' then
-    due = due and not (find(mode, 'r', 1, true) or reply == false and find(mode, 'n', 1, true)
-      or reply == 0 and find(mode, 'z', 1, true))
+    local nothing = reply == false and find(mode, 'n', 1, true)
+      or reply == 0 and find(mode, 'z', 1, true)
+    if nothing and leased and find(mode, 'd', 1, true) then
+      nothing = not are_leased(covers.keys)
+    end
+    due = due and not (nothing or find(mode, 'r', 1, true))
   end
   if kind == 'number' then
     digits = format('%d', reply)
