@@ -223,6 +223,12 @@ ALL_BROKEN = {
         A@n1 delete k  20 30 ack=all
         B@n2 read   k=a 31 32
         """,
+    "a delete that found nothing": """
+        A@n1 write  k=a 0 10
+        B@n2 delete k  12 15 v=2
+        A@n1 delete k  20 30 ack=all
+        C@n3 read   k=a 31 32
+        """,
     "an invalidation": """
         A@n1 write      k=a 0 10
         A@n1 invalidate k  20 30 ack=all
