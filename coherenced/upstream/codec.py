@@ -131,6 +131,11 @@ def _mode(verb: bytes, op: int, is_write: bool, unchanged: bytes, exact: bool) -
     return mode
 
 
+def _only_if_there(argv: tuple[bytes, ...]) -> bool:
+    """Whether this SET has the option XX."""
+    return any(word.upper() == b"XX" for word in argv[3:])
+
+
 def _is_plain(mutation: Mutation) -> bool:
     """Whether it is a write of one key, and nothing else is to be said about it."""
     keys = mutation.keys
@@ -201,6 +206,8 @@ def mutate_words(call: Mutate, names: LaneNames, log_length: int) -> tuple[Scrip
         if unchanged and verb.upper() in _DELETES:
             # K5: what is not there may still be in other nodes' hands. L1: or on its way to be.
             unchanged = b"" if want_ack else unchanged + b"d"
+        elif unchanged and verb.upper() == b"SET" and _only_if_there(argv):
+            unchanged += b"d"  # L1: who would have overwritten it has changed what is loaded
         mode = _mode(verb, mutation.op, mutation.is_write, unchanged, exact)
         body = encode_body(mutation.op, flags, writer, keys, mutation.tags, mutation.prefixes)
         mode, args = _arguments(mutation, mode, tag, body)

@@ -98,10 +98,11 @@ async def test_a_fill_under_the_token_is_stored_recorded_and_ends_the_lease(port
         delete(b"k"),
         delete(b"a", b"k"),
         Mutation((b"getdel", b"k"), keys=(b"k",), unchanged=b"n", frees_memory=True),
+        Mutation((b"SET", b"k", b"v", b"xx"), keys=(b"k",), unchanged=b"n"),
     ],
     ids=[
         "set", "incr", "key", "prefix", "everything", "flush", "mset",
-        "delete", "deletes", "getdel",
+        "delete", "deletes", "getdel", "set xx",
     ],
 )  # fmt: skip
 async def test_whatever_changes_the_key_ends_the_lease(port: Port, change: Mutation) -> None:

@@ -393,10 +393,14 @@ class Server:
 
     def _counts_all_the_same(self, mutation: Mutation, want_ack: bool) -> bool:
         """Whether a delete that found nothing is recorded."""
-        if not mutation.argv or mutation.argv[0].upper() not in DELETES:
+        if not mutation.argv:
             return False
-        if want_ack and self.laws.empty_delete_acknowledged:
+        words = tuple(word.upper() for word in mutation.argv)
+        deletes = words[0] in DELETES
+        if deletes and want_ack and self.laws.empty_delete_acknowledged:
             return True
+        if not deletes and not (words[0] == b"SET" and b"XX" in words[3:]):
+            return False
         ends = self.laws.empty_delete_ends_lease and self.leased
         return ends and self.leases.any_of(mutation.keys, self.space.now_ms)
 

@@ -6,7 +6,7 @@
 -- what the mode's letters ask for:
 --   n  a nil reply means that nothing changed    z  so does an integer 0
 --   e  the reply is a 64-bit integer             k  the command keeps the value's label
---   d  with n or z, a delete: what is leased is recorded though there was nothing to delete
+--   d  with n or z, a delete or a SET XX: of what is leased it is recorded though nothing was there
 --   r  a read in its place inside a transaction: never recorded
 --   i  an invalidation                           f  FLUSHDB
 --   l  label: count, then the tags               v  compare and set: epoch, sequence
