@@ -75,7 +75,7 @@ def _l1(host: Host) -> L1Section:
         unproved=reads.proofs_waited,
         evictions=l1.evictions,
         expirations=l1.expirations,
-        invalidated=node.covers.dropped,
+        invalidated=node.covers.dropped + l1.swept,
         entries=len(l1),
         bytes=l1.bytes_used,
         max_bytes=l1.max_bytes,

@@ -66,8 +66,8 @@ def explain(host: Host, key: bytes) -> dict[str, Any]:
             if not tag.startswith((OWN, VALIDATORS))
         ],
     }
-    if entry.covered():
-        why = ("l2", "one of its tags was invalidated after it was read")
+    if node.l1.is_ended(entry):
+        why = ("l2", "one of its tags, or a prefix of it, was invalidated after it was read")
     elif now_ms >= entry.deadline_ms:
         why = ("l2", "its time to live is over")
     elif policy.max_staleness_ms <= 0:

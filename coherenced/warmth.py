@@ -99,9 +99,9 @@ class Warmth:
     def _buckets(self, keys: Iterable[bytes]) -> list[list[bytes]]:
         """By heat, as the eviction sees it: lately used or not, in the main queue or on trial."""
         buckets: list[list[bytes]] = [[] for _ in range(8)]
-        entries = self._l1.entries
+        held = self._l1.held
         for key in keys:
-            entry = entries.get(key)
+            entry = held(key)
             if entry is not None and entry.bulk is not NIL_BULK:
                 buckets[min(entry.frequency, 3) * 2 + entry.in_main].append(key)
         return buckets

@@ -71,8 +71,8 @@ class Audits:
     def start(self, request_id: int, audit: Audit) -> None:
         """Compare those of the keys that are held. -> AuditResult, or a Fault."""
         now_ms = self._box.now_ms
-        found = [e for e in map(self._l1.entries.get, audit.keys) if e is not None]
-        held = [e for e in found if now_ms < e.deadline_ms and not e.covered()]
+        found = [e for e in map(self._l1.held, audit.keys) if e is not None]
+        held = [e for e in found if now_ms < e.deadline_ms]
         if not held:
             self._box.settle(request_id, AuditResult())
             return
@@ -127,7 +127,7 @@ class Audits:
 
     def _comparable(self, entry: Entry, got: Fetched | Reply, seq: int) -> bool:
         """Whether the answer must be what is held: nothing has touched the key in between."""
-        if self._l1.entries.get(entry.key) is not entry or entry.as_of > seq or entry.covered():
+        if self._l1.held(entry.key) is not entry or entry.as_of > seq:
             return False
         if not isinstance(got, Fetched):
             return True

@@ -26,7 +26,6 @@ class Covers:
     def __init__(self, l1: L1, tickets: Tickets, leases: Leases, page: Page) -> None:
         self.records = self.dropped = 0
         self._l1 = l1
-        self._entries = l1.entries
         self._tickets = tickets
         self._leases = leases
         self._lines = leases.lines
@@ -37,7 +36,7 @@ class Covers:
         self.records += 1
         seq = record.seq
         self._page.touch(record.keys)
-        entries, asked = self._entries, self._tickets.by_key
+        entries, asked = self._l1.entries, self._tickets.by_key
         for key in record.keys:
             # Most keys of most records are neither held nor asked for here: two look-ups.
             if key in entries and self._l1.drop(key, seq):
@@ -60,16 +59,19 @@ class Covers:
         if record.tags:
             self._cover_tags(lane, record)
         for prefix in record.prefixes:
-            self.dropped += self._l1.drop_prefix(lane, prefix, seq)
+            self._l1.end_prefix(prefix, seq)
             self._tickets.hit_prefix(prefix, seq)
         if record.everything:
-            self.dropped += self._l1.drop_lane(lane, seq)
+            if lane.relied_to < seq:
+                self.dropped += self._l1.drop_all()
+            else:  # something may be held that is as new as the record
+                self._l1.end_prefix(b"", seq)
             self._tickets.hit_all(seq)
 
     def _cover_tags(self, lane: Lane, record: Record) -> None:
         """T1: one record, whatever the number of members: they die by comparison when looked at."""
         if len(lane.tag_seq) + len(record.tags) > MAX_TAGS_REMEMBERED:
-            self.dropped += self._l1.drop_tagged(lane)
+            self._l1.end_tagged(record.seq)
             self._tickets.void_all()
             lane.tag_seq.clear()
         self._page.touch_tags(record.tags)

@@ -98,7 +98,7 @@ class Watch:
             for prefix, seq in prefixes.items():
                 if seq > covered and key.startswith(prefix):
                     covered = seq
-            if entry.as_of < covered:
+            if entry.as_of < covered and not l1.is_ended(entry):
                 broken.append(f"A4: {key!r} as of {entry.as_of} outlived record {covered}")
         return broken
 

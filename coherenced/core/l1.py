@@ -32,6 +32,12 @@ first fill of an empty cache going straight to the main queue.
 The queues are rings threaded through the entries themselves (`entry`), so an
 invalidated entry leaves at once and whole: no tombstones. The ghost table is in
 `ghosts`.
+
+Nothing here looks at all entries in one step, for as long as that lasts the daemon
+answers nobody. What a prefix covers is marked (`marks`), and gone from then on for
+whoever asks `held` or `is_ended`; what is dropped whole is put aside, index and rings.
+`sweep` gives the memory of both back, and of what has expired, so many entries at a
+time. Until then it is counted; whoever needs room has what is put aside first.
 """
 
 from __future__ import annotations
@@ -48,7 +54,9 @@ from coherenced.core.entry import (
     new_ring,
 )
 from coherenced.core.ghosts import GHOST_BYTES, Ghosts
-from coherenced.core.lane import Lane
+from coherenced.core.laws import Laws
+from coherenced.core.marks import Marks
+from coherenced.core.model import NEVER
 
 SMALL_SHARE: Final = 0.03
 """Of the bound, for the small queue."""
@@ -60,14 +68,19 @@ GHOST_SHARE: Final = 0.9
 """For how many evictions a ghost is of any worth, as a share of the entries there are."""
 SECOND_CHANCES: Final = 100
 """Entries that one eviction may spare because they were used: it must end soon."""
+EVICTION_LOOKS: Final = 16
+"""While marks are set, entries that an eviction looks at before it takes one that is alive: so the
+walk gets on faster than evictions move entries ahead of it."""
 
 
 class L1:
-    """Bounded in bytes. Every method is O(1) but the drops of many and `sweep`."""
+    """Bounded in bytes. Every method is O(1), but `sweep`, which is told how long it may take."""
 
     __slots__ = (
+        "_aside",
         "_ghosts",
         "_hand",
+        "_laws",
         "_main",
         "_max_bulk_bytes",
         "_small",
@@ -76,16 +89,30 @@ class L1:
         "entries",
         "evictions",
         "expirations",
+        "marks",
         "max_bytes",
+        "swept",
+        "untidy",
     )
 
-    def __init__(self, max_bytes: int, max_value_bytes: int) -> None:
+    def __init__(self, max_bytes: int, max_value_bytes: int, laws: Laws | None = None) -> None:
         self.max_bytes = max_bytes
         self.entries: dict[bytes, Entry] = {}
+        """Another one after each `drop_all`. An entry in it may have been ended: see `held`."""
         self.bytes_used = 0
-        """Law: the sum of entry sizes plus GHOST_BYTES per ghost cell, never above max_bytes."""
+        """Law: the sum of entry sizes (of those put aside, too) plus GHOST_BYTES per ghost cell,
+        never above max_bytes."""
         self.evictions = 0
         self.expirations = 0
+        self.swept = 0
+        """Entries that were found to be covered by a mark."""
+        self.marks: Marks | None = None
+        """T1: what was invalidated by prefix and has not been looked for to the end."""
+        self.untidy = False
+        """Whether marks are set or entries put aside: `sweep` has more to do than what expires."""
+        self._laws = laws or Laws()
+        self._aside: list[tuple[dict[bytes, Entry], tuple[Entry, Entry]]] = []
+        """What was dropped whole, and has not been taken apart: an index and its rings."""
         self._max_bulk_bytes = len(b"$%d\r\n\r\n" % max_value_bytes) + max_value_bytes
         self._small = new_ring()
         self._main = new_ring()
@@ -95,6 +122,18 @@ class L1:
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    def held(self, key: bytes) -> Entry | None:
+        """What is held of `key`, unless a record that does not list it has ended it (T1)."""
+        entry = self.entries.get(key)
+        return None if entry is None or self.is_ended(entry) else entry
+
+    def is_ended(self, entry: Entry) -> bool:
+        """T1: whether one of its tags or a prefix of its key was invalidated after it was read."""
+        if entry.tags and self._laws.tags_cover and entry.covered():
+            return True
+        marks = self.marks
+        return marks is not None and self._laws.marks_cover and marks.cover(entry)
 
     def put(self, entry: Entry) -> bool:
         """Store it, replacing an older entry of its key; False if it is too large or outdated."""
@@ -132,6 +171,7 @@ class L1:
         following.prev = entry
         if self.bytes_used > self.max_bytes:
             self._evict(entry)
+            return entry.next is not UNLINKED
         return True
 
     def remove(self, key: bytes) -> bool:
@@ -149,51 +189,95 @@ class L1:
         self._discard(entry)
         return True
 
-    def drop_prefix(self, lane: Lane, prefix: bytes, seq: int | None = None) -> int:
-        """Forget the lane's keys under `prefix` (those older than record `seq`, if given)."""
-        return self._discard_all(
-            [
-                e
-                for key, e in self.entries.items()
-                if key.startswith(prefix) and e.lane is lane and (seq is None or e.as_of < seq)
-            ]
-        )
+    def end_prefix(self, prefix: bytes, seq: int) -> None:
+        """T1: whatever begins with `prefix` and is older than record `seq` is gone from now on."""
+        if self.entries:
+            self._marked().add(prefix, seq, fresh=self._hand is not None)
 
-    def drop_tagged(self, lane: Lane) -> int:
-        """Forget the lane's entries that have tags."""
-        return self._discard_all([e for e in self.entries.values() if e.tags and e.lane is lane])
+    def end_tagged(self, seq: int) -> None:
+        """The same for whatever carries tags."""
+        if self.entries:
+            self._marked().add_tagged(seq, fresh=self._hand is not None)
 
-    def drop_lane(self, lane: Lane, seq: int | None = None) -> int:
-        """Forget the lane's entries (A5), or those older than `seq` (a record for everything)."""
-        return self._discard_all(
-            [e for e in self.entries.values() if e.lane is lane and (seq is None or e.as_of < seq)]
-        )
+    def _marked(self) -> Marks:
+        if self.marks is None:
+            self.marks = Marks()
+            self.untidy = True
+            self._hand = None  # a round begins
+        return self.marks
+
+    def drop_all(self) -> int:
+        """Forget all entries (A5), of whatever lane: how many there were."""
+        entries = self.entries
+        self.marks = self._hand = None
+        if entries:
+            self._aside.append((entries, (self._small, self._main)))
+            self.entries = {}
+            self.untidy = True
+            self._small_bytes = 0
+            self._small, self._main = new_ring(), new_ring()
+        return len(entries)
 
     def sweep(self, now_ms: float, keep_stale_ms: float, limit: int) -> int:
-        """Visit the next `limit` entries and forget the expired ones.
+        """Visit the next `limit` entries and forget those that have expired or been ended by a
+        mark; of those put aside take `limit` apart. How many had expired.
 
         `keep_stale_ms`: how long past its deadline an entry is kept because
         stale-if-error may still serve it.
         """
+        for _ in range(limit):
+            if not self._aside:
+                break
+            self._take_apart()
+        expired = self._look(now_ms, keep_stale_ms, min(limit, len(self.entries) + 2))
+        self.expirations += expired
+        self.untidy = self.marks is not None or bool(self._aside)
+        return expired
+
+    def _look(self, now_ms: float, keep_stale_ms: float, limit: int) -> int:
+        """Go on with the walk: from the start of the small queue to the end of the main one, that
+        is one round. Entries move only towards that end, so it sees all that were there when it
+        began."""
         expired = 0
-        hand = self._hand
-        for _ in range(min(limit, len(self.entries) + 2)):
+        hand, marks = self._hand, self.marks
+        for _ in range(limit):
             if hand is None or hand is self._small:
                 hand = self._small.next if hand is None else self._main.next
                 if hand is self._small:
                     hand = self._main.next
             if hand is self._main:
                 hand = None
+                if marks is not None and not marks.end_round():
+                    self.marks = marks = None
                 continue
             following = hand.next
             if now_ms >= hand.deadline_ms + keep_stale_ms:
                 self._hand = None
                 self._discard(hand)
                 expired += 1
+            elif marks is not None and marks.cover(hand):
+                self._hand = None
+                self._discard(hand)
+                self.swept += 1
             hand = following
         self._hand = hand
-        self.expirations += expired
+        if not self._laws.marks_stay:
+            self.marks = None
         return expired
+
+    def _take_apart(self) -> None:
+        """One entry of those put aside."""
+        entries, rings = self._aside[-1]
+        _, entry = entries.popitem()
+        following, preceding = entry.next, entry.prev
+        preceding.next = following
+        following.prev = preceding
+        entry.prev = entry.next = UNLINKED
+        self.bytes_used -= entry.size
+        if not entries:
+            for ring in rings:
+                ring.prev = ring.next = UNLINKED
+            self._aside.pop()
 
     # -- the rings ---------------------------------------------------------------
 
@@ -220,22 +304,6 @@ class L1:
         if entry.looks >= 0:
             self._small_bytes -= size
 
-    def _discard_all(self, doomed: list[Entry]) -> int:
-        if len(doomed) < len(self.entries):
-            for entry in doomed:
-                self._discard(entry)
-            return len(doomed)
-        # All of them: many times faster than one by one, which would stop the daemon for long.
-        for entry in doomed:
-            entry.prev = entry.next = UNLINKED
-        self.entries.clear()
-        self.bytes_used = GHOST_BYTES * len(self._ghosts)
-        self._small_bytes = 0
-        for ring in (self._small, self._main):
-            ring.prev = ring.next = ring
-        self._hand = None
-        return len(doomed)
-
     def _looks_of_return(self, key: bytes) -> int:
         """What it is worth that `key` was evicted a while ago and is asked for again."""
         window = self._ghost_window()
@@ -244,6 +312,10 @@ class L1:
 
     def _evict(self, newcomer: Entry) -> None:
         """Make room. What has just been put stays in any case: it is there for a reader."""
+        while self._aside and self.bytes_used > self.max_bytes:
+            self._take_apart()
+        if self.marks is not None and self.bytes_used > self.max_bytes:
+            self._look(NEVER, 0.0, EVICTION_LOOKS)
         small, main = self._small, self._main
         small_target = self.max_bytes * SMALL_SHARE
         chances = SECOND_CHANCES
@@ -315,10 +387,14 @@ class L1:
 
     def measured_bytes(self) -> int:
         """`bytes_used` counted anew, for the invariant check."""
-        return sum(e.size for e in self.entries.values()) + GHOST_BYTES * len(self._ghosts)
+        indexes = [self.entries, *(entries for entries, _ in self._aside)]
+        sizes = sum(entry.size for entries in indexes for entry in entries.values())
+        return sizes + GHOST_BYTES * len(self._ghosts)
 
     def __del__(self) -> None:
         # The collector does not see entries: their rings would outlive the store.
+        while self._aside:
+            self._take_apart()
         for ring in (self._small, self._main):
             entry = ring.next
             ring.prev = ring.next = UNLINKED

@@ -79,5 +79,10 @@ class Laws(msgspec.Struct, frozen=True, kw_only=True):
     """P1: the shared page counts what a step makes worthless before the step's effects leave."""
     tags_cover: bool = True
     """T1: a tag's invalidation kills entries and fills older than it."""
+    marks_cover: bool = True
+    """T1: what an invalidated prefix covers is gone once its record is applied, though it is looked
+    for only afterwards, a few entries at a time."""
+    marks_stay: bool = True
+    """T1: …and until that is done: a mark stays until a whole round, begun after it, has ended."""
     lease_voided: bool = True
     """L1: what was loaded is stored only under a token that lives, and that nothing has voided."""

@@ -76,6 +76,8 @@ SWEEP_EVERY_MS: Final = 100.0
 SWEEP_FLOOR: Final = 200
 """Entries looked at per sweep, at least; a whole round takes at most a minute."""
 SWEEPS_PER_ROUND: Final = 600
+TIDY_EVERY_MS: Final = 1.0
+"""Between two pieces of looking for what is gone already."""
 BEATS_PER_BOUND: Final = 4.0
 """V1: a probe at least every B/4."""
 SLOWEST_BEAT_MS: Final = 1_000.0
@@ -97,6 +99,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_waiting: int = 100_000
     follow_from: int = 8
     """So many writes must have gathered to leave while a batch of others is still in flight."""
+    tidy_entries: int = 250
+    """T1, A5: so many entries are looked at in one step, at most, for what an invalidated prefix
+    covers, or freed of what was dropped whole."""
     gathers: bool = False
     """What is to be sent waits for a `Flush`, so that one turn of the shell's loop leaves together.
     False: it is sent at the end of each step."""
@@ -120,7 +125,7 @@ class Node:
             self._page = self._late = LatePage(self._page)
         self._published: tuple[float, int, int] | None = None
         self.box = Outbox()
-        self.l1 = L1(settings.l1_max_bytes, settings.l1_max_value_bytes)
+        self.l1 = L1(settings.l1_max_bytes, settings.l1_max_value_bytes, self.laws)
         self.lane = Lane(0)
         self.namespaces = settings.namespaces
         self.stopped = False
@@ -132,7 +137,8 @@ class Node:
         self._seen_applied = self._seen_generation = 0
         self._acks_unseen = not self.laws.ack_after_applied
         self._ack_writers: dict[bytes, None] = {}
-        self._entries = self.l1.entries
+        self._tidying = False
+        """A timer is set for the next piece of it."""
         self._bound_off = not self.laws.staleness_bound
         namespaces = settings.namespaces
         self.roster = Roster(self.box, settings.incarnation)
@@ -206,7 +212,8 @@ class Node:
 
     def hit(self, key: bytes, now_ms: float) -> Entry | None:
         """V3: the entry, iff it may be served now. Look-up, proof and deadline in one step."""
-        entry = self._entries.get(key)
+        l1 = self.l1
+        entry = l1.entries.get(key)
         if entry is None:
             return None
         if now_ms - entry.lane.verified_at_ms > entry.bound_ms and not self._bound_off:
@@ -214,6 +221,8 @@ class Node:
         if now_ms >= entry.deadline_ms and self.laws.entry_deadline:
             return None
         if entry.tags and self.laws.tags_cover and entry.covered():
+            return None
+        if l1.marks is not None and l1.is_ended(entry):
             return None
         if entry.frequency < MAX_FREQUENCY:
             entry.frequency += 1
@@ -223,9 +232,11 @@ class Node:
     def hits(self, keys: Sequence[bytes], now_ms: float) -> list[bytes]:
         """V3 for several: the replies to the first of `keys`, as far as they hit."""
         bulks: list[bytes] = []
+        if self.l1.marks is not None:
+            return self._hits_by_one(keys, now_ms)
         often, age_ms = MAX_FREQUENCY, now_ms - self.lane.verified_at_ms
         counted = 0
-        for entry in map(self._entries.get, keys):
+        for entry in map(self.l1.entries.get, keys):
             if entry is None:
                 break
             if (
@@ -240,6 +251,16 @@ class Node:
                 counted += 1
             bulks.append(entry.bulk)
         self.l1_hits += len(bulks) - counted
+        return bulks
+
+    def _hits_by_one(self, keys: Sequence[bytes], now_ms: float) -> list[bytes]:
+        """T1: as long as there are marks, each entry is compared with them."""
+        bulks: list[bytes] = []
+        for key in keys:
+            entry = self.hit(key, now_ms)
+            if entry is None:
+                break
+            bulks.append(entry.bulk)
         return bulks
 
     # -- everything else --------------------------------------------------------------
@@ -378,6 +399,8 @@ class Node:
             self._page.publish(lane.verified_at_ms, lane.epoch, lane.applied)
         if self._ack_writers:
             self._send_acks()
+        if self.l1.untidy and not self._tidying:
+            self._tidy()
         if not self._gathers:
             self._flush()
 
@@ -443,7 +466,7 @@ class Node:
     def _drop(self, lane: Lane) -> None:
         """A5: everything of this lane is void."""
         self._page.drop()
-        dropped = self.l1.drop_lane(lane)
+        dropped = self.l1.drop_all()
         self.covers.dropped += dropped
         self.tickets.void_all()
         self.roster.forget()
@@ -455,7 +478,7 @@ class Node:
     def let_go(self) -> None:
         """Forget all copies, here and in the clients: they carry rules that have changed."""
         self._page.drop()
-        self.l1.drop_lane(self.lane)
+        self.l1.drop_all()
 
     def _send_acks(self) -> None:
         """K1: one cumulative acknowledgement per writer that asked, however many records."""
@@ -496,6 +519,17 @@ class Node:
         limit = max(SWEEP_FLOOR, len(self.l1) // SWEEPS_PER_ROUND)
         self.l1.sweep(self.box.now_ms, self.namespaces.longest_stale_ms, limit)
         self.box.timers.at(self.box.now_ms + SWEEP_EVERY_MS, self._sweep)
+
+    def _tidy(self) -> None:
+        """T1, A5: look for what is gone already, a piece at a time; few entries are one piece."""
+        self._tidying = False
+        if self.stopped:
+            return
+        now_ms = self.box.now_ms
+        self.l1.sweep(now_ms, self.namespaces.longest_stale_ms, self.settings.tidy_entries)
+        if self.l1.untidy:
+            self._tidying = True
+            self.box.timers.at(now_ms + TIDY_EVERY_MS, self._tidy)
 
 
 def beat_every_ms(namespaces: Namespaces) -> float:

@@ -160,8 +160,8 @@ class Reads:
 
     def provable(self, key: bytes, max_staleness_ms: float | None) -> Entry | None:
         """What is held of `key`, if it may be served now (V3). Counted as a hit."""
-        entry, now_ms = self._l1.entries.get(key), self._box.now_ms
-        if entry is None or (entry.tags and self._laws.tags_cover and entry.covered()):
+        entry, now_ms = self._l1.held(key), self._box.now_ms
+        if entry is None:
             return None
         bound_ms = self.namespaces.for_key(key).max_staleness_ms
         if max_staleness_ms is not None:
@@ -200,8 +200,8 @@ class Reads:
 
     def _usable(self, want: Want) -> Entry | None:
         """The entry, if it is one that a proof would make servable for this want."""
-        entry = self._l1.entries.get(want.key)
-        if entry is None or (entry.tags and self._laws.tags_cover and entry.covered()):
+        entry = self._l1.held(want.key)
+        if entry is None:
             return None
         if self._box.now_ms >= entry.deadline_ms and self._laws.entry_deadline:
             return None
@@ -317,11 +317,11 @@ class Reads:
 
     def _fall_back(self, want: Want, detail: str) -> None:
         """V6: past the bound, with Redis out of reach."""
-        entry = None if want.skip_l1 else self._l1.entries.get(want.key)
+        entry = None if want.skip_l1 else self._l1.held(want.key)
         now_ms = self._box.now_ms
         if entry is not None and not self._new_enough(want, entry):
             entry = None
-        if entry is not None and want.stale_ms > 0 and not entry.covered():
+        if entry is not None and want.stale_ms > 0:
             age_ms = now_ms - self.lane.verified_at_ms
             old_ms = now_ms - entry.deadline_ms
             if age_ms <= want.bound_ms + want.stale_ms and old_ms < want.stale_ms:

@@ -182,15 +182,16 @@ class Writes:
         for key in mutation.keys:
             self._l1.remove(key)
             self._tickets.void(key)
+        seq = self._lane.reliance + 1  # newer than all that is held
         for prefix in mutation.prefixes:
-            self._l1.drop_prefix(self._lane, prefix)
+            self._l1.end_prefix(prefix, seq)
         if mutation.tags:
             self._page.touch_tags(mutation.tags)
-            self._l1.drop_tagged(self._lane)
+            self._l1.end_tagged(seq)
         if mutation.prefixes or mutation.everything or mutation.op == Op.FLUSH:
             self._page.drop()
         if mutation.everything or mutation.op == Op.FLUSH:
-            self._l1.drop_lane(self._lane)
+            self._l1.drop_all()
         if is_wide(mutation):
             self._tickets.void_all()
 
@@ -253,8 +254,8 @@ class Writes:
     def _bounded(self, mutation: Mutation, version: Version) -> Mutation:
         """Compare-and-set: tell the script from which sequence on it has to look."""
         since = version.seq
-        entry = self._l1.entries.get(mutation.keys[0])
-        held = entry is not None and not entry.covered() and entry.as_of <= since
+        entry = self._l1.held(mutation.keys[0])
+        held = entry is not None and entry.as_of <= since
         if held and version.epoch == self._lane.epoch:
             since = max(since, self._lane.applied)  # held since then: untouched up to here (A4)
         return msgspec.structs.replace(mutation, unchanged_since=since)

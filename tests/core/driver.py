@@ -143,6 +143,7 @@ class Driver:
         checked: bool = True,
         page: Page | None = None,
         follow_from: int = 8,
+        tidy_entries: int = 250,
     ) -> None:
         self._ids = 0
         self._checked = checked
@@ -154,6 +155,7 @@ class Driver:
             l1_max_value_bytes=max_value_bytes,
             max_waiting=max_waiting,
             follow_from=follow_from,
+            tidy_entries=tidy_entries,
         )
         self.node = Node(settings, self._new_id, laws, page)
         self.now_ms = 1000.0

@@ -33,7 +33,7 @@ def future_proof(node: Node) -> None:
 
 
 def proof_without_position(node: Node) -> None:
-    node.l1.drop_lane(node.lane)
+    node.l1.drop_all()
     node.lane.epoch = None
 
 

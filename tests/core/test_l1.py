@@ -6,7 +6,7 @@ import gc
 import subprocess
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from coherenced.core.entry import ENTRY_BYTES, MAX_FREQUENCY, Entry
 from coherenced.core.ghosts import GHOST_BYTES
 from coherenced.core.l1 import HIT_LOOKS, L1, MOST_RETURN_LOOKS, SECOND_CHANCES
 from coherenced.core.lane import Lane
-from tests.core.entries import LANE, entry, formula
+from tests.core.entries import entry, formula
 
 
 def ring(start: Entry) -> Iterator[Entry]:
@@ -40,7 +40,8 @@ def check(store: L1) -> None:
     assert {id(e) for e in small + main} == {id(e) for e in store.entries.values()}
     assert all(store.entries[e.key] is e for e in small + main)
     assert not any(e.in_main for e in small) and all(e.in_main for e in main)
-    counted = sum(formula(e.key, e.value, e.tags) for e in store.entries.values())
+    indexes = [store.entries, *(entries for entries, _ in store._aside)]
+    counted = sum(formula(e.key, e.value, e.tags) for held in indexes for e in held.values())
     assert store.bytes_used == counted + GHOST_BYTES * len(store._ghosts) == store.measured_bytes()
     assert store.bytes_used <= store.max_bytes
     assert store._small_bytes == sum(e.size for e in small)
@@ -193,40 +194,149 @@ def test_A4_a_record_drops_what_is_older_than_it_and_nothing_else() -> None:
     check(store)
 
 
-def test_T1_a_prefix_drops_the_lanes_older_keys_under_it() -> None:
-    store, other = L1(100_000, 100), Lane(1)
+def tidied(store: L1, limit: int = 1000) -> None:
+    """Swept to the end."""
+    while store.untidy:
+        store.sweep(0.0, 0.0, limit)
+
+
+def test_T1_a_prefix_ends_what_is_older_at_once_and_is_looked_for_behind() -> None:
+    store = L1(100_000, 100)
     store.put(entry(b"a:1", as_of=5))
     store.put(entry(b"a:2", as_of=7))
     store.put(entry(b"b:1", as_of=5))
-    store.put(entry(b"a:9", as_of=5, lane=other))
-    assert store.drop_prefix(LANE, b"a:", 7) == 1
-    assert sorted(store.entries) == [b"a:2", b"a:9", b"b:1"]
-    assert store.drop_prefix(LANE, b"a:") == 1
-    assert sorted(store.entries) == [b"a:9", b"b:1"]
+    store.end_prefix(b"a:", 7)
+    assert [store.held(key) is not None for key in (b"a:1", b"a:2", b"b:1")] == [False, True, True]
+    assert len(store) == 3 and store.untidy
+    check(store)
+    tidied(store, 1)
+    assert sorted(store.entries) == [b"a:2", b"b:1"]
+    assert store.swept == 1 and store.marks is None
     check(store)
 
 
-def test_A5_a_dropped_lane_takes_its_entries_and_no_others() -> None:
-    store, other = L1(100_000, 100), Lane(1)
-    for i in range(5):
-        store.put(entry(b"%d" % i, as_of=i))
-    store.put(entry(b"x", lane=other))
-    assert store.drop_lane(LANE, 3) == 3
-    assert sorted(store.entries) == [b"3", b"4", b"x"]
-    assert store.drop_lane(LANE) == 2
-    assert list(store.entries) == [b"x"]
-    assert store.drop_lane(other) == 1
-    check(store)
-    assert store.bytes_used == 0
-
-
-def test_only_tagged_entries_are_dropped_by_drop_tagged() -> None:
+def test_what_is_put_after_a_mark_is_held_and_a_covered_one_gives_it_its_place() -> None:
     store = L1(100_000, 100)
-    store.put(entry(b"plain"))
-    store.put(entry(b"tagged", tags=(b"t",)))
-    store.put(entry(b"other", tags=(b"t",), lane=Lane(1)))
-    assert store.drop_tagged(LANE) == 1
-    assert sorted(store.entries) == [b"other", b"plain"]
+    for i in range(3):
+        store.put(entry(b"a:%d" % i, as_of=5))
+    store.sweep(0.0, 0.0, 1)
+    store.end_prefix(b"a:", 7)
+    assert store.put(entry(b"a:1", b"new", as_of=7))
+    assert store.held(b"a:1") is not None
+    tidied(store, 1)
+    assert list(store.entries) == [b"a:1"]
+    check(store)
+
+
+@pytest.mark.parametrize("walked", range(7))
+def test_a_mark_set_within_a_round_is_looked_for_in_the_whole_next_one(walked: int) -> None:
+    """Entries behind the hand are not missed."""
+    store = L1(100_000, 100)
+    for i in range(6):
+        store.put(entry(b"%d" % i, as_of=5))
+    store.end_prefix(b"none", 6)
+    store.sweep(0.0, 0.0, walked)
+    store.end_prefix(b"", 6)
+    assert not any(store.held(b"%d" % i) for i in range(6))
+    tidied(store, 1)
+    assert len(store) == store.bytes_used == 0
+    check(store)
+
+
+def test_without_anything_held_nothing_is_marked() -> None:
+    store = L1(100_000, 100)
+    store.end_prefix(b"a", 7)
+    store.end_tagged(7)
+    assert store.marks is None and not store.untidy
+
+
+def test_A5_what_is_dropped_is_gone_at_once_and_its_memory_comes_back_by_pieces() -> None:
+    store = L1(100_000, 100)
+    for i in range(50):
+        store.put(entry(b"%02d" % i, as_of=i))
+    store.end_prefix(b"1", 60)
+    used = store.bytes_used
+    assert store.drop_all() == 50
+    assert len(store) == 0 and store.marks is None
+    assert store.bytes_used == used
+    store.put(entry(b"new"))
+    check(store)
+    store.sweep(0.0, 0.0, 20)
+    assert store.untidy and store.bytes_used == used - 20 * formula(b"00", b"v") + formula(
+        b"new", b"v"
+    )
+    assert store.drop_all() == 1
+    tidied(store, 7)
+    assert store.bytes_used == 0 == store.drop_all()
+    check(store)
+
+
+def test_who_needs_room_has_what_was_put_aside_first() -> None:
+    store = L1(20 * formula(b"00", b"v"), 100)
+    for i in range(20):
+        store.put(entry(b"%02d" % i))
+    store.drop_all()
+    for i in range(20):
+        store.put(entry(b"%02d" % i, b"w"))
+        check(store)
+    assert store.evictions == 0
+    tidied(store)
+    assert len(store) == 20 and not store._aside
+
+
+def test_what_a_mark_covers_makes_room_before_what_is_alive() -> None:
+    store = full(40)
+    for i in range(38):
+        store.put(entry(b"%02d" % i, as_of=1 + i % 2))
+    store.end_prefix(b"", 2)
+    for i in range(19):
+        store.put(entry(b"n%d" % (i % 10) if i < 10 else b"m%d" % (i % 10), as_of=3))
+        check(store)
+    assert sum(e.as_of == 2 for e in store.entries.values()) == 19, "all that are alive stay"
+
+
+def test_entries_moved_by_evictions_are_not_missed() -> None:
+    """They move to the end of the main queue, which the walk has yet to reach."""
+    store = full(60)
+    for i in range(58):
+        store.put(entry(b"%02d" % i, as_of=5))
+    for used in store.entries.values():
+        used.frequency = MAX_FREQUENCY
+    store.end_prefix(b"", 6)
+    for i in range(100, 140):
+        store.put(entry(b"%d" % i, as_of=6))
+        store.sweep(0.0, 0.0, 1)
+        check(store)
+    tidied(store, 1)
+    assert all(e.as_of == 6 for e in store.entries.values())
+
+
+def test_a_store_that_is_let_go_with_entries_put_aside_takes_them_along() -> None:
+    class Marked(Lane):
+        __slots__ = ("__weakref__",)
+
+    lane = Marked(0)
+    gone = weakref.ref(lane)
+    store = L1(100_000, 100)
+    for i in range(9):
+        store.put(entry(b"%d" % i, lane=lane))
+    store.drop_all()
+    store.put(entry(b"k", lane=lane))
+    store.sweep(0.0, 0.0, 4)
+    del lane, store
+    gc.collect()
+    assert gone() is None
+
+
+def test_only_tagged_entries_are_ended_by_end_tagged() -> None:
+    store = L1(100_000, 100)
+    store.put(entry(b"plain", as_of=5))
+    store.put(entry(b"tagged", tags=(b"t",), as_of=5))
+    store.put(entry(b"newer", tags=(b"t",), as_of=6))
+    store.end_tagged(6)
+    assert store.held(b"tagged") is None
+    tidied(store)
+    assert sorted(store.entries) == [b"newer", b"plain"]
     check(store)
 
 
@@ -399,7 +509,12 @@ class StoreAgainstDict(RuleBasedStateMachine):
         self.lanes = [Lane(0), Lane(1)]
         self.store = L1(5000, 300)
         self.naive: dict[bytes, Entry] = {}
-        self.evicted = 0
+        """What is held."""
+        self.ended: dict[bytes, Entry] = {}
+        """What the store may have still, but nobody is to see."""
+        self.covers: list[Callable[[Entry], bool]] = []
+        """What was ended while the store looks for it."""
+        self.gone = 0
 
     @rule(key=KEYS, value=VALUES, as_of=st.integers(0, 9), ttl=st.integers(0, 9), tags=TAGS)
     def put(
@@ -407,23 +522,30 @@ class StoreAgainstDict(RuleBasedStateMachine):
     ) -> None:
         lane = self.lanes[key[0] == ord("b")]
         new = Entry(key, value, lane, as_of, 100.0 + ttl, 1.0, tags)
+        if any(covers(new) for covers in self.covers):
+            return  # the fence around storing lets no such value through
         old = self.store.entries.get(key)
         stored = self.store.put(new)
         if value is not None and len(value) > 300:
             assert not stored
-            self.naive.pop(key, None)
+            self.forget(key)
             assert key not in self.store.entries
         elif old is not None and old.as_of > as_of:
             assert not stored
             assert self.store.entries[key] is old
         else:
             assert stored
-            assert self.store.entries[key] is new
+            assert self.store.held(key) is new
+            self.ended.pop(key, None)
             self.naive[key] = new
+
+    def forget(self, key: bytes) -> None:
+        self.naive.pop(key, None)
+        self.ended.pop(key, None)
 
     @rule(key=KEYS)
     def hit(self, key: bytes) -> None:
-        held = self.store.entries.get(key)
+        held = self.store.held(key)
         if held is not None and held.frequency < MAX_FREQUENCY:
             held.frequency += 1
 
@@ -431,7 +553,7 @@ class StoreAgainstDict(RuleBasedStateMachine):
     def remove(self, key: bytes) -> None:
         held = key in self.store.entries
         assert self.store.remove(key) == held
-        self.naive.pop(key, None)
+        self.forget(key)
 
     @rule(key=KEYS, seq=st.integers(0, 10))
     def drop(self, key: bytes, seq: int) -> None:
@@ -439,56 +561,49 @@ class StoreAgainstDict(RuleBasedStateMachine):
         older = held is not None and held.as_of < seq
         assert self.store.drop(key, seq) == older
         if older:
-            del self.naive[key]
+            self.forget(key)
 
-    def drop_all(self, count: int, doomed: list[bytes]) -> None:
-        assert count == len(doomed)
-        for key in doomed:
-            del self.naive[key]
+    def ends(self, covers: Callable[[Entry], bool]) -> None:
+        for key in [key for key, held in self.naive.items() if covers(held)]:
+            self.ended[key] = self.naive.pop(key)
+        self.covers.append(covers)
 
-    @rule(prefix=st.sampled_from([b"", b"a", b"a0", b"b1"]), seq=st.none() | st.integers(0, 10))
-    def drop_prefix(self, prefix: bytes, seq: int | None) -> None:
-        lane = self.lanes[0]
-        doomed = [
-            k
-            for k, e in self.store.entries.items()
-            if k.startswith(prefix) and e.lane is lane and (seq is None or e.as_of < seq)
-        ]
-        self.drop_all(self.store.drop_prefix(lane, prefix, seq), doomed)
+    @rule(prefix=st.sampled_from([b"", b"a", b"a0", b"b1"]), seq=st.integers(0, 10))
+    def end_prefix(self, prefix: bytes, seq: int) -> None:
+        self.store.end_prefix(prefix, seq)
+        self.ends(lambda e: e.key.startswith(prefix) and e.as_of < seq)
 
-    @rule(which=st.integers(0, 1), seq=st.none() | st.integers(0, 10))
-    def drop_lane(self, which: int, seq: int | None) -> None:
-        lane = self.lanes[which]
-        doomed = [
-            k
-            for k, e in self.store.entries.items()
-            if e.lane is lane and (seq is None or e.as_of < seq)
-        ]
-        self.drop_all(self.store.drop_lane(lane, seq), doomed)
+    @rule(seq=st.integers(0, 10))
+    def end_tagged(self, seq: int) -> None:
+        self.store.end_tagged(seq)
+        self.ends(lambda e: bool(e.tags) and e.as_of < seq)
 
-    @rule(which=st.integers(0, 1))
-    def drop_tagged(self, which: int) -> None:
-        lane = self.lanes[which]
-        doomed = [k for k, e in self.store.entries.items() if e.lane is lane and e.tags]
-        self.drop_all(self.store.drop_tagged(lane), doomed)
+    @rule()
+    def drop_all(self) -> None:
+        assert self.store.drop_all() == len(self.naive) + len(self.ended)
+        self.naive.clear()
+        self.ended.clear()
 
     @rule(now=st.integers(95, 112), stale=st.integers(0, 5), limit=st.integers(1, 20))
     def sweep(self, now: int, stale: int, limit: int) -> None:
-        before = dict(self.store.entries)
-        count = self.store.sweep(float(now), float(stale), limit)
+        before, swept = dict(self.store.entries), self.store.swept
+        expired = self.store.sweep(float(now), float(stale), limit)
         left = [e for k, e in before.items() if k not in self.store.entries]
-        assert len(left) == count <= limit
-        assert all(e.deadline_ms + stale <= now for e in left)
-        for gone in left:
-            del self.naive[gone.key]
+        assert sum(e.deadline_ms + stale <= now for e in left) == expired
+        assert len(left) == expired + self.store.swept - swept <= limit
+        for one in left:
+            assert one.deadline_ms + stale <= now or one.key in self.ended
+            self.forget(one.key)
+        self.gone += self.store.swept - swept
 
     @precondition(lambda self: len(self.store) > 0)
     @rule(now=st.integers(95, 112))
-    def sweep_a_whole_round(self, now: int) -> None:
-        """Two rounds from anywhere see everything."""
-        for _ in range(2):
+    def sweep_whole_rounds(self, now: int) -> None:
+        """Three from anywhere see everything, and end every mark."""
+        for _ in range(3):
             self.sweep(now, 0, len(self.store) + 2)
         assert all(e.deadline_ms > now for e in self.store.entries.values())
+        assert self.store.marks is None and not self.ended
 
     @invariant()
     def whole(self) -> None:
@@ -496,16 +611,20 @@ class StoreAgainstDict(RuleBasedStateMachine):
         cells = len(self.store._ghosts)
         assert cells == 0 or cells & (cells - 1) == 0
         assert cells <= 32
+        if self.store.marks is None:
+            self.covers.clear()
 
     @invariant()
     def holds_what_the_dict_holds_but_for_evictions(self) -> None:
-        missing = [k for k in self.naive if k not in self.store.entries]
-        assert len(missing) == self.store.evictions - self.evicted
-        self.evicted = self.store.evictions
+        store = self.store
+        missing = [k for k in (*self.naive, *self.ended) if k not in store.entries]
+        assert len(missing) == store.evictions + store.swept - self.gone
+        self.gone = store.evictions + store.swept
         for key in missing:
-            del self.naive[key]
-        assert self.naive.keys() == self.store.entries.keys()
-        assert all(self.store.entries[k] is e for k, e in self.naive.items())
+            self.forget(key)
+        assert self.naive.keys() | self.ended.keys() == store.entries.keys()
+        assert all(store.held(key) is held for key, held in self.naive.items())
+        assert not any(store.held(key) for key in self.ended)
 
 
 StoreAgainstDict.TestCase.settings = settings(

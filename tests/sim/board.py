@@ -47,7 +47,8 @@ class Act(msgspec.Struct, frozen=True):
 
     node: str
     what: str
-    """`read`, `zero` (a read with B = 0), `token`, `write`, `delete`, `tag` (invalidate it)."""
+    """`read`, `zero` (a read with B = 0), `token`, `write`, `delete`, `tag` (invalidate it),
+    `prefix` (invalidate all that begins with the key)."""
     key: str = "k"
     ack: int = Level.REDIS
     tags: tuple[bytes, ...] = ()
@@ -76,6 +77,8 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     ticks: int = 1
     tick_ms: float = 60.0
     bound_ms: float = 100.0
+    tidy_entries: int = 250
+    """0: what an invalidated prefix covers is never looked for, and only marked."""
     warm: tuple[Act, ...] = ()
     """Done before, in order, with everything delivered."""
     laws: Laws = Laws()
@@ -95,7 +98,7 @@ class Board(World):
         rules = (("l:*", msgspec.structs.replace(policy, linearizable=True)),)
         super().__init__(
             1, policy=policy, rules=rules, laws=setup.laws, server_laws=setup.server_laws,
-            least_delay_ms=0.0, most_delay_ms=0.0,
+            least_delay_ms=0.0, most_delay_ms=0.0, tidy_entries=setup.tidy_entries,
         )  # fmt: skip
         self.rounding_ms = MOMENT_MS / 10  # there is one clock
         self.setup = setup
@@ -266,6 +269,9 @@ class Board(World):
             self._read(host, key, act)
         elif act.what == "tag":
             invalidate = Mutation((), Op.INVALIDATE, tags=act.tags, frees_memory=True)
+            self._write(host, invalidate, act)
+        elif act.what == "prefix":
+            invalidate = Mutation((), Op.INVALIDATE, prefixes=(key,), frees_memory=True)
             self._write(host, invalidate, act)
         elif act.what == "delete":
             argv = (b"DEL", key)

@@ -220,7 +220,9 @@ class Client:
         self.write("invalidate tag", (mutation,), self._value())
 
     def _invalidate_prefix(self) -> None:
-        mutation = Mutation((), Op.INVALIDATE, prefixes=(b"k",), frees_memory=True)
+        several = self.mix.prefixes
+        prefixes = several if len(several) == 1 else (self.random.choice(several),)
+        mutation = Mutation((), Op.INVALIDATE, prefixes=prefixes, frees_memory=True)
         self.write("invalidate prefix", (mutation,), self._value())
 
     def _invalidate_everything(self) -> None:

@@ -105,7 +105,9 @@ class Freezer:
         if isinstance(value, Node):
             self.next_call_id = value.box.next_call_id
         if isinstance(value, L1):
-            return tuple([self(entry) for entry in value.entries.values()])
+            held = tuple([self(entry) for entry in value.entries.values()])
+            hand = None if value._hand is None else value._hand.key
+            return (held, self(value.marks), hand, len(value._aside))
         if isinstance(value, Outbox):
             return self._box(value)
         self.exact = isinstance(value, Lane)

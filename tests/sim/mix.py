@@ -49,6 +49,7 @@ class Mix(msgspec.Struct, frozen=True, kw_only=True):
     """Records too large for a message of the bus: it says where the log is, and no more (W6)."""
     tag_invalidations: float = 1.0
     prefix_invalidations: float = 0.5
+    prefixes: tuple[bytes, ...] = (b"k",)
     everything: float = 0.2
     flushes: float = 0.1
     transactions: float = 2.0

@@ -48,6 +48,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     laws: Laws = Laws()
     server_laws: ServerLaws = ServerLaws()
     l1_max_bytes: int = 1 << 20
+    tidy_entries: int = 1
+    """Looked at, or freed, in one step: what a prefix covers is there for a while after it."""
     trims: bool = True
     stale_if_error_ms: float = 0.0
     drift: float = 0.004
@@ -107,6 +109,7 @@ def by_seed(seed: int) -> Config:
         stale_if_error_ms=random.choice((0.0, 0.0, 300.0)),
         drift=random.choice((0.0, 0.004)),
         linearizable=random.random() < 0.3,
+        tidy_entries=random.choice((1, 1, 250)),
     )
 
 
@@ -133,6 +136,7 @@ def build(config: Config) -> tuple[World, list[Client]]:
         most_delay_ms=config.most_delay_ms,
         slow_share=config.slow_share,
         l1_max_bytes=config.l1_max_bytes,
+        tidy_entries=config.tidy_entries,
         tracing=config.tracing,
         rules=(("l:*", msgspec.structs.replace(policy, linearizable=True)),),
     )
@@ -265,7 +269,7 @@ def _not_quiet(world: World, name: str, keys: list[bytes], config: Config) -> st
         entry = host.hit(key)
         held = world.truth.timeline(key).now(world.now_ms)
         if entry is None:
-            if config.l1_max_bytes > 100_000 and node.l1.entries.get(key) is None and held:
+            if config.l1_max_bytes > 100_000 and node.l1.held(key) is None and held:
                 return f"liveness: {key!r} was read on {name} but is not cached"
         elif entry.value != held:
             return f"eventual: {key!r} is {entry.value!r} on {name}, {held!r} in Redis"
@@ -304,6 +308,7 @@ FLAGS: Final = {
     "slow_share": "--slow",
     "fault_gap_ms": "--gap",
     "l1_max_bytes": "--l1",
+    "tidy_entries": "--tidy",
     "stale_if_error_ms": "--stale",
     "drift": "--drift",
     "linearizable": "--linearizable",

@@ -249,7 +249,7 @@ class Story(Loaders):
         held = [
             f"{key.decode()}={text_of(entry.value)}@{entry.as_of}"
             for key, entry in sorted(node.l1.entries.items())
-            if not entry.covered()
+            if not node.l1.is_ended(entry)
         ]
         self.say(f"{name}: at {where}, verified {age}, holds {' '.join(held) or 'nothing'}")
 

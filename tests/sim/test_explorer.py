@@ -73,6 +73,14 @@ TAGGED = Setup(
     acts=(Act("a", "tag", tags=(b"red",)), Act("b", "zero")),
     ticks=0,
 )
+PREFIX = Setup(
+    name="a prefix whose keys are never looked for",
+    warm=BOTH_HOLD,
+    acts=(Act("a", "write"), Act("a", "prefix", ack=Level.ALL), Act("b", "read")),
+    ticks=0,
+    probes_due=False,
+    tidy_entries=0,
+)
 OWN = Setup(
     name="a node and its own delete",
     warm=(Act("a", "write"),),
@@ -107,7 +115,7 @@ LOST_PHASES = msgspec.structs.replace(
 LOST_WRITERS = msgspec.structs.replace(TWO_WRITERS, name="two writers, one lost message", losses=1)
 COMPLETE = (
     FILL, LATE, ZERO, TAGGED, OWN, TWO_WRITERS, CRASHED_WRITER, CRASHED_READER, PHASES,
-    CRASHED_IN_PHASES, LOST_PHASES, LOST_WRITERS,
+    CRASHED_IN_PHASES, LOST_PHASES, LOST_WRITERS, PREFIX,
 )  # fmt: skip
 """Explored to the end in the normal test run; under `soak` once more with a probe of each node
 under way, which comes at any moment."""
@@ -248,6 +256,7 @@ def explore_all(setups: tuple[Setup, ...], most_states: int) -> list[Found]:
         ("verified_after_applied", LOSS),
         ("probe_after_arrival", ZERO),
         ("tags_cover", TAGGED),
+        ("marks_cover", PREFIX),
         ("own_write_drops", OWN),
         ("two_phases", PHASES),
         ("wait_for_all", ALL),

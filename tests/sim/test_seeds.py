@@ -69,6 +69,21 @@ def test_machines_that_stop_with_all_their_clocks_cannot_break_B_0() -> None:
     assert "bounded" not in totals.checked
 
 
+def test_prefixes_are_looked_for_while_everything_goes_on() -> None:
+    """Marks of one prefix within another, set while entries are looked at, filled, evicted and
+    dropped, and while the bus is lost."""
+    mix = Mix(
+        prefix_invalidations=12.0,
+        prefixes=(b"", b"k", b"k0", b"k1", b"k2", b"n:", b"l:"),
+        everything=1.0,
+        tag_invalidations=2.0,
+        levels=(Level.REDIS, Level.ALL, Level.NONE),
+    )
+    totals = run_many(range(SEEDS, SEEDS + 60), partial(shortened, mix=mix, tidy_entries=1))
+    none_breaks(totals)
+    assert totals.checked["ack=all"] > 500
+
+
 def test_a_seed_does_the_same_in_any_process() -> None:
     seeds = range(2 * CHUNK)
     alone = run_many(seeds, partial(shortened, run_ms=200.0), processes=1)

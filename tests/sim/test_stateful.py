@@ -109,6 +109,12 @@ class Naive(RuleBasedStateMachine):
         self.written += 1
         self._write(name, mutation, b"i%d" % self.written, Level.ALL)
 
+    @rule(name=NAMES, prefix=st.sampled_from((b"", b"x", b"y")))
+    def invalidate_prefix(self, name: str, prefix: bytes) -> None:
+        mutation = Mutation((), Op.INVALIDATE, prefixes=(prefix,), frees_memory=True)
+        self.written += 1
+        self._write(name, mutation, b"p%d" % self.written, Level.ALL)
+
     def _write(self, name: str, mutation: Mutation, mark: bytes, level: int) -> Outcome:
         host, world = self._host(name), self.world
         op = WriteOp(

@@ -57,6 +57,7 @@ class World:
         most_delay_ms: float = 0.5,
         slow_share: float = 0.0,
         l1_max_bytes: int = 1 << 20,
+        tidy_entries: int = 1,
         tracing: bool = False,
     ) -> None:
         self.seed = seed
@@ -64,6 +65,7 @@ class World:
         self.laws = laws or Laws()
         self.namespaces = Namespaces(policy or Policy(max_staleness_ms=200.0), rules)
         self.l1_max_bytes = l1_max_bytes
+        self.tidy_entries = tidy_entries
         self.random = Random(f"network {seed}")
         self.delays = Delays(self.random, least_delay_ms, most_delay_ms, slow_share)
         self.primary = Process(Server(server_laws), "redis-1")
@@ -141,6 +143,7 @@ class World:
             namespaces=self.namespaces,
             version="sim",
             l1_max_bytes=self.l1_max_bytes,
+            tidy_entries=self.tidy_entries,
             follow_from=1,
         )
 
@@ -386,7 +389,7 @@ class World:
             known = host.checked.get(key)
             if known is not None and known[0] is entry and known[1] == index:
                 continue  # this very entry was found right at this very position
-            if entry.covered() or host.local_ms() >= entry.deadline_ms:
+            if node.l1.is_ended(entry) or host.local_ms() >= entry.deadline_ms:
                 continue
             self._check_entry(host, key, entry.value, entry.as_of, index)
             host.checked[key] = (entry, index)
