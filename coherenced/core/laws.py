@@ -3,8 +3,8 @@
 Every switch is on. Only a test can make a `Node` with one off, and then the
 suite must turn red: a law whose absence nobody notices is not tested.
 (`V2`, the fenced probe, `W1`, the atomic script, and what `K5` and `L1` say of deletes that
-find nothing are the server's part: the simulator's modelled Redis and the contract tests hold
-their switches.)
+find nothing and of late claims are the server's and the shell's part: the simulator's modelled
+Redis and the contract tests hold their switches.)
 """
 
 from __future__ import annotations

@@ -15,13 +15,14 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import tenacity
 
 from coherenced.errors import RedisUnreachable
-from coherenced.upstream.connection import Callback, Pipe, dial
-from coherenced.upstream.faults import Unsent
+from coherenced.upstream.connection import Callback, Pipe, dial, pack
+from coherenced.upstream.faults import Lost, Unsent
 from coherenced.upstream.settings import ServerSettings
 
 MOST_WAITING: Final = 10_000
@@ -31,6 +32,8 @@ STEADY_S: Final = 1.0
 
 MOST_WAITING_BYTES: Final = 256 << 20
 """What they may hold together."""
+MOST_EARLIER: Final = 100
+"""Connections that are remembered until the server has ended them."""
 Changed = Callable[[str, bool, str], None]
 """Told once per change: name of the connection, whether it is up, one line why (or where)."""
 
@@ -141,6 +144,8 @@ class Line:
         self._waiting_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
+        self._earlier: deque[tuple[int, bytes]] = deque(maxlen=MOST_EARLIER)
+        """Connections that the server may still hear, as (client id, the server's run id)."""
         self._task = self._loop.create_task(self._keep(), name=f"line-{name}")
 
     def hurry(self) -> None:
@@ -193,6 +198,7 @@ class Line:
         while True:
             pipe = await self._dialler.connect(self._attempt_failed)
             pipe.on_writable = self._flush
+            self._end_earlier(pipe)
             if self._greet is not None:
                 self._greet(pipe)
             self.pipe = pipe
@@ -202,6 +208,24 @@ class Line:
             self.pipe = None
             self._dialler.lost(reason)
             self._await_connection()
+
+    def _end_earlier(self, pipe: Pipe) -> None:
+        """What went out on an earlier connection may still be on its way, and must not be carried
+        out after what goes out on `pipe`: a claim that is late would bring a lease that has ended
+        back to life (L1). This is said first, and again until the server has heard it."""
+        for earlier in list(self._earlier):
+            client_id, run_id = earlier
+            if run_id == pipe.run_id:
+                kill = pack((b"CLIENT", b"KILL", b"ID", client_id))
+                pipe.send(kill, partial(self._ended, earlier))
+            else:
+                self._earlier.remove(earlier)  # of a server process that is no more
+        if pipe.client_id and pipe.run_id:
+            self._earlier.append((pipe.client_id, pipe.run_id))
+
+    def _ended(self, earlier: tuple[int, bytes], reply: Any) -> None:
+        if not isinstance(reply, Lost | Unsent) and earlier in self._earlier:
+            self._earlier.remove(earlier)
 
     def _is_full(self, more_bytes: int) -> bool:
         if len(self._waiting) >= MOST_WAITING:

@@ -36,6 +36,22 @@ LOAD: Final = Load(reads=90, linearizable_keys=3, counters=2, l0=True)
 LOSING: Final = replace(LOAD, counters=0)
 # What expires does so by the clock that is stepped.
 CLOCKED: Final = replace(LOAD, counters=0, expiring=0.0)
+# Few keys, written and deleted again and again while others read them: what is rare with many
+# keys (two deletes of one key while a bus is late) happens every few seconds.
+HOT: Final = replace(
+    LOAD,
+    plain_keys=4,
+    tags=1,
+    keys_per_tag=2,
+    groups=1,
+    linearizable_keys=1,
+    counters=1,
+    reads=100,
+    writes=10,
+    deletes=8,
+    levels=("", "all", "quorum", "none"),
+    think_ms=3.0,
+)
 PAUSE: Final = next(action for action in harm.PROCESSES if action.name == "daemon paused")
 
 
@@ -98,6 +114,7 @@ class Soak(NamedTuple):
 
 SOAKS: Final = {
     "network": Soak(harm.NETWORK + harm.BUS, {}, at_once=2, keeps_lanes=True),
+    "hot": Soak(harm.NETWORK + harm.BUS, {}, HOT, at_once=2, keeps_lanes=True),
     "processes": Soak(harm.PROCESSES + harm.DURABLE, {"durable": True}),
     "server": Soak(harm.SERVER, {}),
     "losses": Soak(harm.LOSSES + harm.BUS, {}, LOSING),

@@ -78,6 +78,8 @@ class Host:
         self.reachable = True
         """False: a partition; nothing new gets through to any server."""
         self.connections: dict[str, Connection] = {}
+        self._made: dict[str, list[Connection]] = {}
+        """Role -> the connections that the server may still hear, the present one last."""
         self.events: list[Event] = []
         self.clients: list[Client] = []
         self.copies = Copies()
@@ -120,6 +122,7 @@ class Host:
         for connection in self.connections.values():
             self.world.close_by_node(connection)
         self.connections.clear()
+        self._made.clear()
         self._open.clear()
         self._inbox.clear()
         self._wake_at_ms = float("inf")
@@ -311,12 +314,21 @@ class Host:
                     world.after(self._refused_ms(), self._give, failed, self.incarnation)
                 return
             self.connections[role] = connection
+            self._made.setdefault(role, []).append(connection)
         if not isinstance(call, QUIET):
             self._open[call.call_id] = connection
             world.after(COMMAND_TIMEOUT_MS, self._timed_out, call.call_id, self.incarnation)
         if isinstance(call, Mutate):
             world.sent_mutations[(self.name, self.incarnation, call.call_id)] = connection
         world.send_up(connection, lambda: world.execute(self, connection, call))
+
+    def end_earlier(self, connection: Connection) -> None:
+        """Something arrives on `connection`; the word that the earlier ones are over came first."""
+        made = self._made.get(connection.role, [])
+        while connection in made and made[0] is not connection:
+            earlier = made.pop(0)
+            if earlier.process is connection.process:
+                earlier.server_open = False
 
     def _refused_ms(self) -> float:
         return REFUSED_MS if self.reachable else CONNECT_TIMEOUT_MS

@@ -90,6 +90,9 @@ class ServerLaws(msgspec.Struct, frozen=True, kw_only=True):
     nodes may still hold what an earlier one has removed."""
     empty_delete_ends_lease: bool = True
     """L1: so is a delete of what somebody is loading."""
+    earlier_connection_ended: bool = True
+    """L1: what a node had sent on an earlier connection is not carried out after what it sends on
+    a later one: a late claim would bring a token back to life that has died meanwhile."""
 
 
 class Executed(NamedTuple):

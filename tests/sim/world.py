@@ -216,6 +216,8 @@ class World:
         """A call has arrived at the server of `connection`."""
         process = connection.process
         server = process.server
+        if server.laws.earlier_connection_ended:
+            host.end_earlier(connection)
         before = server.lineage
         result = server.execute(call, self.now_ms)
         if isinstance(call, Resolve):

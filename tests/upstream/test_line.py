@@ -70,6 +70,31 @@ async def test_a_cut_connection_loses_what_was_sent_and_keeps_what_was_not() -> 
         await line.close()
 
 
+async def test_what_was_sent_before_is_never_carried_out_after_what_is_sent_later() -> None:
+    """The first connection is held up on its way; who sent on it has long gone on with another."""
+    server = shared_server()
+    server.command("DEL", "late")
+    with Proxy(target=server.socket) as proxy:
+        line = Line(settings(proxy.url, command_timeout_ms=100), "test", "a", silent)
+        ask = Asked(line)
+        assert await ask() == b"PONG"
+        held = {connection.number for connection in proxy.connections()}
+        hold = proxy.partition(lambda connection: connection.number in held)
+        assert isinstance(await ask(pack(("SET", "late", "x"))), Lost)
+        # Nor is it forgotten when the next connection breaks before it has said so.
+        with proxy.partition(lambda connection: connection.number not in held):
+            await ask()
+        assert await ask.until_answered() == b"PONG"
+        hold.undo()
+        async with asyncio.timeout(10):
+            while True:
+                await asyncio.sleep(0.005)
+                if not held & {connection.number for connection in proxy.connections()}:
+                    break
+        assert server.command("GET", "late") is None
+        await line.close()
+
+
 async def test_while_it_is_down_requests_are_refused_at_once_with_the_reason() -> None:
     server = Server().start()
     line = Line(settings(server.url), "test", "a", silent)
