@@ -1,6 +1,7 @@
 """A process that holds copies: `python -m coherenced.bench.holder SPEC`.
 
 read    hits as fast as they go, from `begin_s` on; tells how many a second
+time    hits on each of `keys`; tells what one costs, µs, as a list of `rounds`
 watch   reads one key all the time, `pause_s` between; tells each value that is new to it,
         and when it came
 """
@@ -13,6 +14,7 @@ from typing import Any
 
 from coherenced.bench.load import key
 from coherenced.bench.processes import give_up, given_spec, tell
+from coherenced.bench.rounds import look_ups
 from coherenced.client.sync import Client
 
 
@@ -32,6 +34,14 @@ def read(cache: Client, spec: dict[str, Any]) -> None:
     tell(count / (now_s - started_s))
 
 
+def clocked(cache: Client, spec: dict[str, Any]) -> None:
+    for name in map(str.encode, spec["keys"]):
+        while cache.get_entry(name).source != "l0":
+            pass
+        names, rounds = [name] * 1000, range(spec["rounds"])
+        tell([look_ups(cache.get, names, spec["seconds"]) for _ in rounds])
+
+
 def watch(cache: Client, pause_s: float) -> None:
     get, clock, last = cache.get, time.monotonic, object()
     while True:
@@ -48,6 +58,8 @@ def main() -> None:
     with contextlib.suppress(KeyboardInterrupt), Client(spec["socket"]) as cache:
         if spec["do"] == "read":
             read(cache, spec)
+        elif spec["do"] == "time":
+            clocked(cache, spec)
         elif spec["do"] == "watch":
             watch(cache, spec.get("pause_s", 0.0))
         else:

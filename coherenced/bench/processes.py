@@ -41,7 +41,10 @@ def rss_bytes(pid: int) -> int:
 class Program:
     """One program of ours as a process. Start it on the main thread: it dies with its thread."""
 
-    def __init__(self, name: str, spec: Mapping[str, Any], log: Path) -> None:
+    def __init__(
+        self, name: str, spec: Mapping[str, Any], log: Path, environ: Mapping[str, str] = {}
+    ) -> None:
+        """`environ`: beside what every program of ours is given (`plain_environment`)."""
         self._name = name
         self._log = log
         with log.open("ab") as errors:
@@ -50,7 +53,7 @@ class Program:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env=plain_environment(),
+                env=plain_environment(**environ),
                 start_new_session=True,
                 preexec_fn=die_with_parent(os.getpid()),
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -41,6 +42,18 @@ class Duel(NamedTuple):
                 row = compare(full_name, unit, ours, self.peer, theirs, target)
                 rows.append(row if rows else row.noted(note))
         return rows
+
+
+def look_ups(look: Callable[[bytes], object], names: Sequence[bytes], seconds: float) -> float:
+    """Microseconds of one look-up, all of `names` again and again, the loop around it counted."""
+    rounds, clock = 0, time.perf_counter
+    started_s = now_s = clock()
+    while now_s - started_s < seconds:
+        for name in names:
+            look(name)
+        rounds += 1
+        now_s = clock()
+    return (now_s - started_s) / (rounds * len(names)) * 1e6
 
 
 def duel(rounds: int, ours: Callable[[], Sample], peer: str, theirs: Callable[[], Sample]) -> Duel:

@@ -90,7 +90,7 @@ def _value(value: float, unit: str) -> str:
     if unit == "bytes":
         return size(value)
     if unit == "µs":
-        return f"{value:.1f} µs"
+        return f"{value:.2f} µs" if value < 10 else f"{value:.1f} µs"
     if unit == "percent":
         return f"{value:.1f} %"
     if unit == "ratio":

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from msgspec import structs
 
 import coherenced
+from coherenced.client.hits import NATIVE
 from coherenced.errors import CoherencedError, Unreachable
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def versions() -> Iterator[Finding]:
             yield Finding(package, version(package))
         except PackageNotFoundError:
             yield Finding(package, "missing", f"pip install {package}")
+    yield Finding("hits in clients", "compiled" if NATIVE else "in Python")
 
 
 def clock() -> Finding:

@@ -3,6 +3,8 @@
 address   where the daemon's socket is
 values    Python objects to bytes and back
 replies   error replies to the error tree, versions, results
+l0        decoded objects in this process (`copies`), proved from the daemon's shared page
+hits      the short way to one: compiled (`_hits.c`), else in Python (`pure`)
 core      every method, once: arguments -> `Request` (bytes out, how to read the replies)
 leases    the right to load a key, as requests
 freshness how long a loaded value is fresh; `LoadPolicy`

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
+from coherenced.client.hits import Kept
 from coherenced.client.replies import Version
 from coherenced.page.layout import GENERATION_AT, TAGS_AT, key_slot
 from coherenced.page.reader import PageReader
@@ -26,47 +26,28 @@ class Note:
         self.tags_seen = words[TAGS_AT]
 
 
-class Copy:
-    """One kept object. What it was kept under does not change; `until_s` and `hits` do."""
+class Copy(Kept):
+    """One kept object, with what is looked at when it must be proved anew, and told of it."""
 
     __slots__ = (
         "born_ns",
         "bound_ns",
-        "count",
         "deadline_ns",
         "expires_ns",
-        "found",
-        "fresh",
-        "generation",
-        "hits",
         "seen_hits",
         "size",
-        "slot",
         "stale_ns",
-        "tags",
-        "until_s",
-        "value",
         "version",
-        "words",
     )
 
-    def __init__(self, note: Note, deadline_ns: int, bound_ns: int) -> None:
-        self.words = note.page.words
-        self.slot = note.slot
-        self.count = note.count
-        self.generation = note.generation
+    def __init__(
+        self, note: Note, deadline_ns: int, bound_ns: int, tags: tuple[tuple[int, int], ...]
+    ) -> None:
+        """`tags`: (slot, counter) of each."""
+        key, lane = (note.slot, note.count), (GENERATION_AT, note.generation)
+        super().__init__(note.page.words, (key, lane, *tags))
         self.deadline_ns = deadline_ns
         self.bound_ns = bound_ns
-        self.until_s = 0.0
-        """The end of what has been proved: its deadline, or a bound after the verified-at that
-        was last read. Proofs that move back move the lane's counter too, so a hit before this
-        time needs to look at the counters only."""
-        self.tags: tuple[tuple[int, int], ...] = ()
-        """(slot, counter) of each tag."""
-        self.found = False
-        self.value: Any = None
-        self.fresh: Callable[[], Any] | None = None
-        """Makes what a caller is given; None: that is `value` itself."""
         self.version = Version()
         self.expires_ns: int | None = None
         """When Redis lets it expire, whatever the deadline."""
@@ -75,17 +56,7 @@ class Copy:
         self.stale_ns: int | None = None
         """From when on it is stale; None: as long as it is there, it is not."""
         self.size = 0
-        self.hits = 0
         self.seen_hits = 0
-
-    def holds(self) -> bool:
-        """P1: none of its counters has moved."""
-        words = self.words
-        return (
-            words[self.slot] == self.count
-            and words[GENERATION_AT] == self.generation
-            and all(words[slot] == count for slot, count in self.tags)
-        )
 
     def given(self, default: Any) -> Any:
         """What a caller gets."""

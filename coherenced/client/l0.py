@@ -7,7 +7,7 @@ worthless. Law by law: P1 to P5 in core/PROTOCOL.md.
 
     note    the counters of a key, before the question
     keep    the answer, under those counters, for as long as the daemon said
-    find    the copy, iff it may be served now (the shells' `get` has the same, inlined)
+    find    the copy, iff it may be served now (`hits` has what is left of it after a proof)
 
 Bounded in entries and in bytes; past either bound the copy that was stored first and not used
 since makes room. A copy counts COPY_BYTES, its key, and RAW_FACTOR times its stored bytes, since
@@ -30,6 +30,8 @@ from typing import Any, Final, Literal
 
 from coherenced.client.arguments import number
 from coherenced.client.copies import Copy, Note
+from coherenced.client.hits import NATIVE
+from coherenced.client.pure import BOOTTIME as BOOTTIME
 from coherenced.client.replies import Entry, Version
 from coherenced.errors import UsageError
 from coherenced.page.layout import (
@@ -53,7 +55,6 @@ CHANCES: Final = 32
 
 Values = Literal["copy", "shared"]
 
-BOOTTIME: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 _clock_s: Final = time.clock_gettime
 _clock_ns: Final = time.clock_gettime_ns
 
@@ -180,14 +181,15 @@ class L0:
             self.discard(note.key)
             return
         bound_ns = bound_ms * 1_000_000 if self._bound_ns is None else self._bound_ns
-        copy = Copy(note, int((note.asked_s + keep_ms / 1e3) * 1e9), bound_ns)
-        words, slots = copy.words, note.page.slots
+        tags: tuple[tuple[int, int], ...] = ()
         if len(terms) > 2:
+            words, slots = note.page.words, note.page.slots
             tag_slots = [tag_slot(tag, slots) for tag in terms[2:]]
-            copy.tags = tuple((slot, words[slot]) for slot in tag_slots)
+            tags = tuple((slot, words[slot]) for slot in tag_slots)
             if words[TAGS_AT] != note.tags_seen:
                 self.discard(note.key)  # P4: perhaps it was one of these
                 return
+        copy = Copy(note, int((note.asked_s + keep_ms / 1e3) * 1e9), bound_ns, tags)
         copy.version = entry.version
         if entry.expires_in_ms is not None:
             copy.expires_ns = int(note.asked_s * 1e9 + entry.expires_in_ms * 1e6)
@@ -314,6 +316,7 @@ class L0:
             hits = self._past_hits + sum(copy.hits for copy in self.copies.values())
             return {
                 "on": self.page is not None,
+                "native": NATIVE,
                 "because": "" if self.page is not None else self.because,
                 "hits": hits,
                 "misses": self.misses,

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack
 
 from coherenced.client.address import parse_address
 from coherenced.client.arguments import Key, number
@@ -15,7 +15,8 @@ from coherenced.client.copies import Copy
 from coherenced.client.core import Calls, K, documented
 from coherenced.client.faults import Lost, TimedOut, indeterminate, silent
 from coherenced.client.freshness import USUAL, LoadOptions, LoadPolicy
-from coherenced.client.l0 import BOOTTIME, L0, MAX_BYTES, MAX_ENTRIES, Values
+from coherenced.client.hits import hits_first
+from coherenced.client.l0 import L0, MAX_BYTES, MAX_ENTRIES, Values
 from coherenced.client.loading import Tags
 from coherenced.client.patterns import NOWHERE, Patterns, draw
 from coherenced.client.replies import Entry, Invalidation, Version
@@ -25,7 +26,6 @@ from coherenced.client.transport import Pool
 from coherenced.client.values import ABSENT, MSGPACK, RAW, Serializer, serializer_of
 from coherenced.client.warming import Progress, Warmed
 from coherenced.errors import DaemonUnreachable, Unreachable, UsageError
-from coherenced.page.layout import GENERATION_AT
 
 if TYPE_CHECKING:
     from coherenced.client.direct import Direct
@@ -33,10 +33,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-
-_clock_s: Final = time.clock_gettime
-_BOOTTIME: Final = BOOTTIME
-_GENERATION_AT: Final = GENERATION_AT
 
 
 @documented(Calls, Patterns)
@@ -123,6 +119,7 @@ class Client:
 
     # -- the methods, described in client/core.py -------------------------------
 
+    @hits_first
     def get(
         self,
         key: Key,
@@ -131,25 +128,6 @@ class Client:
         max_staleness_ms: float | None = None,
         min_version: str | None = None,
     ) -> Any:
-        if max_staleness_ms is None and min_version is None:
-            # L0.find, shortened to what is left to see while its last proof lasts.
-            try:
-                copy = self._hot[key]
-            except (KeyError, TypeError):
-                pass
-            else:
-                words = copy.words
-                if (
-                    _clock_s(_BOOTTIME) < copy.until_s
-                    and words[copy.slot] == copy.count
-                    and words[_GENERATION_AT] == copy.generation
-                    and (not copy.tags or copy.holds())
-                ):
-                    copy.hits += 1
-                    fresh = copy.fresh
-                    if fresh is not None:
-                        return fresh()
-                    return copy.value if copy.found else default
         return self._run(
             self._calls.get(
                 key, default, max_staleness_ms=max_staleness_ms, min_version=min_version

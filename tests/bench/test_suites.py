@@ -13,6 +13,7 @@ import pytest
 
 from coherenced.bench.model import Context
 from coherenced.bench.suites import SUITES, eviction, lookup, run
+from coherenced.client.hits import NATIVE
 
 ROWS = {
     "resp": ["GET, 50 connections", "GET, 50 connections, pipelined by 16: CPU each"],
@@ -100,6 +101,13 @@ def test_its_rows_are_there(told: Any, suite: str) -> None:
             ratio = row["ours"]["value"] / row["theirs"]["value"]
             assert row["ratio"]["value"] == pytest.approx(ratio)  # of one round
             assert row["peer"]
+
+
+def test_hits_are_measured_in_both_forms(told: Any) -> None:
+    rows = {row["name"]: row for row in told["suites"]["lookup"]}
+    for what in ("256 bytes", "a small dict, copied"):
+        assert (f"in Python: a hit on {what}" in rows) is NATIVE
+        assert ("in Python" in rows[f"a hit on {what}"]["note"]) is not NATIVE
 
 
 def test_one_upstream_read_for_many_misses(told: Any) -> None:

@@ -37,7 +37,16 @@ def test_all_is_well(coherenced: Call, a: Daemon, cluster: Cluster) -> None:
     done = coherenced("doctor", "--socket", a.socket)
     assert done.code == 0, done.text
     assert done.text.endswith("\nall is well\n")
-    for what in ("python", "uvloop", "clock", "RESP socket", "daemon", "HTTP", "redis memory"):
+    for what in (
+        "python",
+        "uvloop",
+        "hits in clients",
+        "clock",
+        "RESP socket",
+        "daemon",
+        "HTTP",
+        "redis memory",
+    ):
         assert any(line.startswith(f"ok  {what}") for line in done.text.splitlines())
     # The server is the one that the daemon uses, though nothing here is configured.
     assert str(cluster.server.socket) in done.text

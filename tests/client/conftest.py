@@ -11,10 +11,38 @@ import pytest
 import uvloop
 
 from coherenced import AsyncClient, Client
+from coherenced.page.reader import PageReader
+from tests.client import forms
 from tests.client.fake_daemon import FakeDaemon
+from tests.client.forms import Form
 from tests.client.nodes import nodes
+from tests.client.rig import MINE, Rig
 
 __all__ = ["nodes"]
+
+
+@pytest.fixture(params=forms.FORMS)
+def form(request: pytest.FixtureRequest) -> Form:
+    """The client with hits compiled, and with hits in Python."""
+    found = forms.form(request.param)
+    if found is None:
+        pytest.skip(f"hits are not compiled here ({forms.HOW_TO_BUILD})")
+    return found
+
+
+@pytest.fixture
+def rig(tmp_path: Path, form: Form) -> Rig:
+    return Rig(tmp_path, form)
+
+
+@pytest.fixture
+def client(rig: Rig) -> Iterator[Any]:
+    """A client of nobody: what it answers, it has answered by itself."""
+    with rig.form.Client(rig.path.parent / "no.sock") as client:
+        assert client._l0 is not None
+        client._l0.use(PageReader(str(rig.path), MINE.decode()))
+        rig.l0 = client._l0
+        yield client
 
 
 @pytest.fixture

@@ -4,72 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from coherenced import Client
-from coherenced.client import l0 as l0_module
-from coherenced.client.l0 import L0
 from coherenced.client.replies import Entry, Version
 from coherenced.client.values import MSGPACK
 from coherenced.errors import UsageError
 from coherenced.page.layout import MIN_SLOTS, key_slot
 from coherenced.page.reader import PageReader
 from coherenced.page.writer import PageWriter
-
-MINE = b"00000000000000aa"
-EPOCH = "00000000000000e1"
-BOUND_MS = 10_000
-
-
-class Rig:
-    """A daemon's page, and an L0 that reads it."""
-
-    def __init__(self, directory: Path, **options: Any) -> None:
-        self.path = directory / "page.shm"
-        self.page = PageWriter(self.path, MINE, MIN_SLOTS, BOUND_MS)
-        self.prove()
-        self.l0 = L0(MSGPACK.loads, **options)
-        self.l0.use(PageReader(str(self.path), MINE.decode()))
-
-    def prove(self, age_ms: float = 0.0, applied: int = 10) -> None:
-        self.page.publish(now_ms() - age_ms, EPOCH.encode(), applied)
-
-    def keep(self, key: str | bytes, value: Any, **terms: Any) -> None:
-        note = self.l0.note(key, key.encode() if isinstance(key, str) else key)
-        assert note is not None
-        self.answer(note, value, **terms)
-
-    def answer(
-        self,
-        note: Any,
-        value: Any,
-        *,
-        ms: int = 60_000,
-        bound_ms: int = BOUND_MS,
-        tags: tuple[bytes, ...] = (),
-        seq: int = 10,
-    ) -> None:
-        stored = None if value is None else MSGPACK.dumps(value)
-        version = Version(f"{EPOCH}:{seq}")
-        entry = Entry(value, value is not None, version, "l1", 0.0, False)
-        self.l0.keep(note, stored, entry, [ms, bound_ms, *tags])
-
-    def has(self, key: str | bytes, *terms: Any) -> bool:
-        return self.l0.find(key, *terms) is not None
-
-
-def now_ms() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME) * 1e3
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Rig:
-    return Rig(tmp_path)
-
+from tests.client.forms import Form
+from tests.client.rig import BOUND_MS, EPOCH, MINE, Rig, is_asked, now_ms
 
 # -- what may be served --------------------------------------------------------------------------
 
@@ -220,14 +167,14 @@ def test_a_file_that_lost_its_name_is_left(rig: Rig) -> None:
     ],
 )
 def test_a_page_that_cannot_be_used_leaves_l0_off_for_a_while(
-    document: object, why: str, monkeypatch: pytest.MonkeyPatch
+    document: object, why: str, monkeypatch: pytest.MonkeyPatch, form: Form
 ) -> None:
-    l0 = L0(MSGPACK.loads)
+    l0 = form.l0.L0(MSGPACK.loads)
     assert l0.wants_page()
     l0.open(document)
     assert why in l0.stats()["because"]
     assert not l0.wants_page()
-    monkeypatch.setattr(l0_module, "_clock_s", lambda clock: now_ms() / 1e3 + 2.0)
+    monkeypatch.setattr(form.l0, "_clock_s", lambda clock: now_ms() / 1e3 + 2.0)
     assert l0.wants_page()
 
 
@@ -241,8 +188,8 @@ def test_the_page_is_looked_for_beside_the_socket_too(rig: Rig) -> None:
 # -- bounds --------------------------------------------------------------------------------------
 
 
-def test_it_is_bounded_in_entries_and_spares_what_is_used(tmp_path: Path) -> None:
-    rig = Rig(tmp_path, max_entries=10)
+def test_it_is_bounded_in_entries_and_spares_what_is_used(tmp_path: Path, form: Form) -> None:
+    rig = Rig(tmp_path, form, max_entries=10)
     rig.keep("used", 0)
     for number in range(1000):
         assert rig.has("used")
@@ -254,8 +201,8 @@ def test_it_is_bounded_in_entries_and_spares_what_is_used(tmp_path: Path) -> Non
     assert stats["bytes"] == sum(copy.size for copy in rig.l0.copies.values())
 
 
-def test_it_is_bounded_in_bytes(tmp_path: Path) -> None:
-    rig = Rig(tmp_path, max_bytes=10_000)
+def test_it_is_bounded_in_bytes(tmp_path: Path, form: Form) -> None:
+    rig = Rig(tmp_path, form, max_bytes=10_000)
     for number in range(100):
         rig.keep(f"k{number}", "x" * 500)
         assert rig.l0.bytes_used <= 10_000
@@ -265,8 +212,8 @@ def test_it_is_bounded_in_bytes(tmp_path: Path) -> None:
     assert rig.l0.bytes_used == sum(copy.size for copy in rig.l0.copies.values())
 
 
-def test_when_all_are_used_one_goes_all_the_same(tmp_path: Path) -> None:
-    rig = Rig(tmp_path, max_entries=100)
+def test_when_all_are_used_one_goes_all_the_same(tmp_path: Path, form: Form) -> None:
+    rig = Rig(tmp_path, form, max_entries=100)
     for number in range(300):
         rig.keep(f"k{number}", number)
         assert rig.has(f"k{number}")
@@ -274,9 +221,9 @@ def test_when_all_are_used_one_goes_all_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"max_entries": 0}, {"max_bytes": 0}, {"values": "some"}])
-def test_bad_bounds_are_refused(wrong: dict[str, Any]) -> None:
+def test_bad_bounds_are_refused(wrong: dict[str, Any], form: Form) -> None:
     with pytest.raises(UsageError, match="l0_"):
-        L0(MSGPACK.loads, **wrong)
+        form.l0.L0(MSGPACK.loads, **wrong)
 
 
 # -- what callers are given ------------------------------------------------------------------------
@@ -318,8 +265,8 @@ def test_what_cannot_be_changed_is_shared(rig: Rig, value: Any) -> None:
     assert copy.given(None) is copy.given(None)
 
 
-def test_shared_values_are_shared_when_asked_for(tmp_path: Path) -> None:
-    rig = Rig(tmp_path, values="shared")
+def test_shared_values_are_shared_when_asked_for(tmp_path: Path, form: Form) -> None:
+    rig = Rig(tmp_path, form, values="shared")
     rig.keep("k", {"a": [1]})
     copy = rig.l0.find("k")
     assert copy is not None
@@ -329,28 +276,7 @@ def test_shared_values_are_shared_when_asked_for(tmp_path: Path) -> None:
 # -- the short path of the clients ---------------------------------------------------------------
 
 
-@pytest.fixture
-def client(rig: Rig) -> Iterator[Client]:
-    """A client of nobody: what it answers, it has answered by itself."""
-    with Client(rig.path.parent / "no.sock") as client:
-        assert client._l0 is not None
-        client._l0.use(PageReader(str(rig.path), MINE.decode()))
-        rig.l0 = client._l0
-        yield client
-
-
-def is_asked(client: Client, key: str, **terms: Any) -> bool:
-    """Whether the daemon would be asked (there is none)."""
-    from coherenced.errors import DaemonUnreachable
-
-    try:
-        client.get(key, **terms)
-    except DaemonUnreachable:
-        return True
-    return False
-
-
-def test_get_needs_nobody_while_the_copy_holds(rig: Rig, client: Client) -> None:
+def test_get_needs_nobody_while_the_copy_holds(rig: Rig, client: Any) -> None:
     rig.keep("k", {"a": 1})
     rig.keep("gone", None)
     rig.keep("tagged", "v", tags=(b"t",))
@@ -368,7 +294,7 @@ def test_get_needs_nobody_while_the_copy_holds(rig: Rig, client: Client) -> None
     assert is_asked(client, "gone")
 
 
-def test_get_asks_when_the_proof_is_over_or_taken_back(rig: Rig, client: Client) -> None:
+def test_get_asks_when_the_proof_is_over_or_taken_back(rig: Rig, client: Any) -> None:
     rig.page.publish(now_ms(), EPOCH.encode(), 10)
     rig.keep("k", "v", bound_ms=80)
     assert client.get("k") == client.get("k") == "v"
@@ -380,7 +306,7 @@ def test_get_asks_when_the_proof_is_over_or_taken_back(rig: Rig, client: Client)
     assert is_asked(client, "k")
 
 
-def test_terms_of_a_call_are_kept(rig: Rig, client: Client) -> None:
+def test_terms_of_a_call_are_kept(rig: Rig, client: Any) -> None:
     rig.keep("k", "v")
     assert client.get("k", max_staleness_ms=5000) == "v"
     assert client.get("k", min_version=f"{EPOCH}:10") == "v"
@@ -388,15 +314,15 @@ def test_terms_of_a_call_are_kept(rig: Rig, client: Client) -> None:
     assert is_asked(client, "k", min_version=f"{EPOCH}:11")
 
 
-def test_strange_keys_are_refused_as_ever(rig: Rig, client: Client) -> None:
+def test_strange_keys_are_refused_as_ever(rig: Rig, client: Any) -> None:
     rig.keep("1", "v")
     for key in (1, None, [], {}, 1.5):
         with pytest.raises(UsageError, match="a key is str or bytes"):
-            client.get(key)  # type: ignore[arg-type]
+            client.get(key)
 
 
 def test_a_closed_client_answers_nothing(rig: Rig) -> None:
-    client = Client(rig.path.parent / "no.sock")
+    client = rig.form.Client(rig.path.parent / "no.sock")
     assert client._l0 is not None
     client._l0.use(PageReader(str(rig.path), MINE.decode()))
     rig.l0 = client._l0
@@ -406,7 +332,7 @@ def test_a_closed_client_answers_nothing(rig: Rig) -> None:
         client.get("k")
 
 
-def test_threads_never_see_what_was_over_before_they_asked(rig: Rig, client: Client) -> None:
+def test_threads_never_see_what_was_over_before_they_asked(rig: Rig, client: Any) -> None:
     """A writer that counts as the daemon does, and readers: none begins after and sees before."""
     done, wrong = threading.Event(), []
     newest = [0]

@@ -6,6 +6,9 @@ program would use instead: they prove nothing, but for redis-py's client-side ca
 told of changes; and what a read costs that asks Redis itself. Then the same by 1, 2 and 4
 processes at once, and how long after one process has written the others see it. Last, the
 look-up of the daemon's own L1, beside a dict.
+
+A hit is compiled where the package was built so (`client.hits`); the rows say when it is not. What
+it costs in Python is measured too, by a process of its own, since a process has but one form.
 """
 
 from __future__ import annotations
@@ -25,7 +28,17 @@ from coherenced.bench.model import Context, Row, Target, at_most, missing
 from coherenced.bench.peers import asking, tracking
 from coherenced.bench.processes import Program
 from coherenced.bench.rig import LASTING, Rig
-from coherenced.bench.rounds import Sample, Wanted, alone, compare, contest, duel, latencies
+from coherenced.bench.rounds import (
+    Sample,
+    Wanted,
+    alone,
+    compare,
+    contest,
+    duel,
+    latencies,
+    look_ups,
+)
+from coherenced.client.hits import NATIVE, OFF
 from coherenced.client.sync import Client
 from coherenced.errors import CommandError
 from coherenced.lab.daemon import Daemon
@@ -39,6 +52,11 @@ SEEN: Final = 200
 """Writes whose way to another process is timed."""
 PAUSE_S: Final = 0.0001
 """Between two reads of one of several who watch."""
+PURE: Final = {OFF: "1"}
+"""In the environment of a process whose hits are to be in Python."""
+FORM: Final = {} if NATIVE else PURE
+"""For processes that are to do as this one does."""
+NOTE: Final = "" if NATIVE else "in Python: hits are not compiled"
 LEAD_S: Final = 1.5
 """How long processes may take to start before they begin together."""
 
@@ -54,6 +72,7 @@ def run(context: Context) -> list[Row]:
         with Client(daemon.socket) as cache:
             rows = _beside(context, rig, cache, names)
             rows += _objects(context, cache)
+            rows += _in_python(context, rig, daemon, cache)
         rows += _several(context, rig, daemon)
         rows += _seen(context, rig, daemon)
     return rows + _core(context, names)
@@ -65,15 +84,7 @@ def fill_server(rig: Rig) -> None:
 
 
 def _turn(look: Look, names: list[bytes], seconds: float) -> Sample:
-    """Microseconds of one look-up, the loop around it counted."""
-    rounds, clock = 0, time.perf_counter
-    started_s = now_s = clock()
-    while now_s - started_s < seconds:
-        for name in names:
-            look(name)
-        rounds += 1
-        now_s = clock()
-    return {"each": (now_s - started_s) / (rounds * len(names)) * 1e6}
+    return {"each": look_ups(look, names, seconds)}
 
 
 def _beside(context: Context, rig: Rig, cache: Client, names: list[bytes]) -> list[Row]:
@@ -99,7 +110,7 @@ def _beside(context: Context, rig: Rig, cache: Client, names: list[bytes]) -> li
     rows: list[Row] = []
     for found in contest(context.rounds, partial(_turn, cache.get, names, seconds), turns):
         wanted = Wanted("each", "", "µs", TARGETS.get(found.peer))
-        rows += found.rows(_titled(found.peer), [wanted])
+        rows += found.rows(_titled(found.peer), [wanted], NOTE)
     return rows + absent
 
 
@@ -132,9 +143,28 @@ def _objects(context: Context, cache: Client) -> list[Row]:
         while cache.get_entry(name).source != "l0":
             pass
         names = [name] * 1000
-        samples = [_turn(cache.get, names, seconds)["each"] for _ in range(context.rounds)]
-        rows.append(alone(what, "µs", samples, target))
+        samples = [look_ups(cache.get, names, seconds) for _ in range(context.rounds)]
+        rows.append(alone(what, "µs", samples, target).noted(NOTE))
     return rows
+
+
+def _in_python(context: Context, rig: Rig, daemon: Daemon, cache: Client) -> list[Row]:
+    """The same hits where there was no compiler, if there was one here."""
+    if not NATIVE:
+        return []
+    values = {"256 bytes": VALUE, "a small dict, copied": SMALL}
+    context.say("hits in Python")
+    for what, value in values.items():
+        cache.set(what, value)
+    spec = {
+        "do": "time",
+        "socket": str(daemon.socket),
+        "keys": [*values],
+        "seconds": context.seconds / (4 * context.rounds),
+        "rounds": context.rounds,
+    }
+    with Program("holder", spec, rig.log, PURE) as holder:
+        return [alone(f"in Python: a hit on {what}", "µs", holder.hear()) for what in values]
 
 
 # -- several processes -----------------------------------------------------------------------------
@@ -163,7 +193,7 @@ def _together(rig: Rig, daemon: Daemon, count: int, seconds: float) -> float:
         "seconds": seconds,
         "begin_s": time.monotonic() + LEAD_S,
     }
-    readers = [Program("holder", spec, rig.log) for _ in range(count)]
+    readers = [Program("holder", spec, rig.log, FORM) for _ in range(count)]
     try:
         return float(sum(reader.hear() for reader in readers))
     finally:
@@ -195,7 +225,8 @@ def _until_seen(
     samples: dict[str, list[float]] = {"p50": [], "p99": []}
     with Client(daemon.socket, l0=False) as cache, ExitStack() as last:
         cache.set("seen", 0)
-        watchers = [last.enter_context(Program("holder", spec, rig.log)) for _ in range(readers)]
+        holders = (Program("holder", spec, rig.log, FORM) for _ in range(readers))
+        watchers = [last.enter_context(holder) for holder in holders]
         number = max(watcher.hear()["value"] for watcher in watchers)
         for _ in range(context.rounds):
             took_ms = []

@@ -1,0 +1,128 @@
+"""Compiling the hits: what comes of it, and that an installation never fails by it."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+import sysconfig
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from coherenced.client import build_hits
+from coherenced.client.build_hits import BuildHook, CannotBuild
+from tests.arch.readme import ROOT
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What is built here is not put where the package would find it."""
+    built = tmp_path / build_hits.BUILT.name
+    monkeypatch.setattr(build_hits, "BUILT", built)
+    monkeypatch.delenv("CC", raising=False)
+    return built
+
+
+@pytest.fixture
+def compiler() -> None:
+    try:
+        build_hits.compiler()
+    except CannotBuild as why:
+        pytest.skip(f"hits cannot be compiled here: {why}")
+
+
+def hook(root: Path) -> tuple[Any, list[str], dict[str, Any]]:
+    """As hatchling sets one up: it, what it says, and what it is given to change."""
+    said: list[str] = []
+    app = SimpleNamespace(display_warning=said.append)
+    return SimpleNamespace(root=str(root), app=app), said, {"artifacts": []}
+
+
+@pytest.mark.usefixtures("compiler")
+def test_it_is_built_without_a_warning_and_can_be_used(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere.write_text("of another source")
+    monkeypatch.setenv("CFLAGS", "-Werror")
+    mine, said, data = hook(elsewhere.parent)
+    BuildHook.initialize(mine, "editable", data)
+    assert not said
+    assert data == {"artifacts": [elsewhere.name], "pure_python": False, "infer_tag": True}
+    assert [path.name for path in elsewhere.parent.iterdir()] == [elsewhere.name]
+    spec = importlib.util.spec_from_file_location("coherenced.client._hits", elsewhere)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert build_hits.source_number() == module.SOURCE
+    assert module.look({}, "k", 1, 2) == 2
+
+
+def broken(monkeypatch: pytest.MonkeyPatch, how: str, tmp_path: Path) -> str:
+    """Break something; what will be said of it."""
+    if how == "compiler":
+        monkeypatch.setenv("CC", "/nowhere/cc --fast")
+        return "there is no compiler (/nowhere/cc)"
+    if how == "no compiler at all":
+        monkeypatch.setenv("PATH", str(tmp_path))
+        return "there is no compiler"
+    if how == "fails":
+        monkeypatch.setenv("CC", "false")
+        return "false failed (1)"
+    if how == "source":
+        (tmp_path / "wrong.c").write_text("#error no such thing\n")
+        monkeypatch.setattr(build_hits, "SOURCE", tmp_path / "wrong.c")
+        return "no such thing"
+    if how == "headers":
+        monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+        return "there is no Python.h in"
+    if how == "interpreter":
+        monkeypatch.setattr(sys, "implementation", SimpleNamespace(name="pypy"))
+        return "CPython"
+    if how == "lock":
+        monkeypatch.setattr(sysconfig, "get_config_var", lambda name: name == "Py_GIL_DISABLED")
+        return "global interpreter lock"
+    monkeypatch.setattr(build_hits, "BUILT", tmp_path / "not" / "there" / "x.so")
+    return ""
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        *("compiler", "no compiler at all", "fails", "source", "headers", "interpreter", "lock"),
+        "place",
+    ],
+)
+def test_what_cannot_be_built_is_left_out_in_one_line(
+    how: str,
+    elsewhere: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if how == "source" and shutil.which("cc") is None:
+        pytest.skip("there is no compiler to refuse it")
+    elsewhere.write_text("of another source")
+    why = broken(monkeypatch, how, tmp_path)
+    if how in ("fails", "source", "place"):  # else nothing is missing but what this test takes away
+        monkeypatch.setattr(build_hits, "compiler", lambda: ["false" if how == "fails" else "cc"])
+    mine, said, data = hook(tmp_path)
+    BuildHook.initialize(mine, "standard", data)
+    assert data == {"artifacts": []}
+    (line,) = said
+    assert why in line and "optional" in line and "\n" not in line
+    assert build_hits.main() == 1
+    assert why in capsys.readouterr().err
+    assert not build_hits.BUILT.exists()
+
+
+def test_the_build_finds_its_hook_and_its_source() -> None:
+    document = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wheel = document["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert ROOT / wheel["hooks"]["custom"]["path"] == Path(build_hits.__file__)
+    for left_out in wheel["exclude"]:
+        assert (ROOT / left_out.lstrip("/")).exists()
+    assert build_hits.SOURCE.is_file()
