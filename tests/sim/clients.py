@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
+from typing import Final
 
 import msgspec
 
@@ -29,6 +30,10 @@ from tests.sim.history import ReadOp, WriteOp
 from tests.sim.host import Host
 from tests.sim.mix import COUNTER, TAGS, Mix, set_mutation
 from tests.sim.world import FILLER, World
+
+
+LEASES_MS: Final = (20, 300)
+"""For how long clients want a lease."""
 
 
 class Client:
@@ -262,7 +267,7 @@ class Client:
         bound_ms = world.namespaces.for_key(key).max_staleness_ms
         op = ReadOp(self.name, host.name, host.incarnation, (key,), bound_ms, world.now_ms)
         world.history.unanswered += 1
-        lease_ms = self.random.choice((20, 300))
+        lease_ms = self.random.choice(LEASES_MS)
         refresh_ms = self.random.choice((None, None, 200.0))
         wait_ms = self.random.choice((0.0, 30.0))
 
@@ -287,21 +292,23 @@ class Client:
                 elif self.random.random() < 0.2:
                     self._give_back(key, outcome.token)
                 else:
-                    self._fill(key, outcome.token, granted_ms, lease_ms)
+                    self._fill(key, outcome.token, granted_ms)
 
             world.after(loading_ms, loaded)
 
         request = Lease(key, lease_ms=lease_ms, wait_ms=wait_ms, refresh_ms=refresh_ms)
         host.submit(request, self._once(op, done))
 
-    def _fill(self, key: bytes, token: bytes, granted_ms: float, lease_ms: int) -> None:
+    def _fill(self, key: bytes, token: bytes, granted_ms: float) -> None:
         host, world, value = self.host, self.world, self._value()
         keys = (key,)
         op = WriteOp(
             self.name, host.name, host.incarnation, keys, value, "fill", Level.REDIS, world.now_ms
         )
         op.tags = tuple(self.random.sample(TAGS, self.random.choice((0, 0, 1))))
-        op.granted_ms, op.lapses_ms = granted_ms, granted_ms + lease_ms
+        # A claim is for the time of whoever is first in line; if that one has gone when it is
+        # granted, the token is given to the next, who may have asked for less.
+        op.granted_ms, op.lapses_ms = granted_ms, granted_ms + max(LEASES_MS)
         world.history.unanswered += 1
 
         def done(outcome: Outcome) -> None:
