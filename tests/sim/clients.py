@@ -31,7 +31,6 @@ from tests.sim.host import Host
 from tests.sim.mix import COUNTER, TAGS, Mix, set_mutation
 from tests.sim.world import FILLER, World
 
-
 LEASES_MS: Final = (20, 300)
 """For how long clients want a lease."""
 
