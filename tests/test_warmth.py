@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from coherenced import Client
-from coherenced.core.entry import Entry
+from coherenced.core.entry import Entry, bulk_of
 from coherenced.core.l1 import L1
 from coherenced.core.lane import Lane
 from coherenced.core.requests import Outcome, Read, ReadResult
@@ -58,7 +58,7 @@ class Node:
 
 
 def entry(key: bytes, value: bytes | None = b"v") -> Entry:
-    return Entry(key, value, Lane(0), 1, 1e12, 1e12)
+    return Entry(key, bulk_of(value), Lane(0), 1, 1e12, 1e12)
 
 
 def warmth(path: Path, l1: L1, *, most: int = 100, pace: int = 0) -> tuple[Warmth, list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 
 from coherenced.core.calls import Probe, Probed, Subscribed
-from coherenced.core.entry import Entry
+from coherenced.core.entry import Entry, bulk_of
 from coherenced.core.inputs import Start
 from coherenced.core.model import FOREVER, Lineage, Message, Op, Record
 from coherenced.core.node import Node, Settings
@@ -37,7 +37,7 @@ def joined_node(l1_max_bytes: int = 1 << 30) -> Node:
 
 def entry(node: Node, key: bytes, value: bytes) -> Entry:
     """An entry that the node may serve for ever."""
-    return Entry(key, value, node.lane, 0, FOREVER, 1e12)
+    return Entry(key, bulk_of(value), node.lane, 0, FOREVER, 1e12)
 
 
 def messages(node: Node, names: list[bytes], framing: int) -> list[Message]:

@@ -8,7 +8,7 @@ lengthen its pauses, and in return a ring is taken apart by hand.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 import msgspec
 
@@ -27,15 +27,29 @@ IN_MAIN: Final = -1
 
 NIL_BULK: Final = b"$-1\r\n"
 
+_HEADS: Final = tuple([b"$%d\r\n" % length for length in range(1024)])
+"""How the bulk strings of most lengths begin."""
+
 UNLINKED: Final = cast("Entry", None)
 
 
+def bulk_of(value: bytes | None) -> bytes:
+    """The RESP bulk string; NIL_BULK means "not there" (F4)."""
+    if value is None:
+        return NIL_BULK
+    length = len(value)
+    head = _HEADS[length] if length < len(_HEADS) else b"$%d\r\n" % length
+    # Not formatted in one go: that reserves a quarter more and gives it back, which leaves
+    # a hole behind each long value that only short ones would fit into.
+    return b"".join((head, value, b"\r\n"))
+
+
 class Entry(msgspec.Struct, gc=False, eq=False):
-    """One cached key. Made from its value; what is kept is the reply to a GET as it is sent."""
+    """One cached key. What is kept of its value is the reply to a GET as it is sent."""
 
     key: bytes
     bulk: bytes
-    """The RESP bulk string; NIL_BULK means "not there" (F4)."""
+    """`bulk_of` the value."""
     lane: Lane
     as_of: int
     """F1: the lane's sequence at which the value was read or written."""
@@ -53,28 +67,6 @@ class Entry(msgspec.Struct, gc=False, eq=False):
     prev: Entry = UNLINKED
     """`prev` and `next` are set only while the entry is in a ring: no cycle outlives it."""
     next: Entry = UNLINKED
-
-    if TYPE_CHECKING:
-
-        def __init__(
-            self,
-            key: bytes,
-            value: bytes | None,
-            lane: Lane,
-            as_of: int,
-            deadline_ms: float,
-            bound_ms: float,
-            tags: tuple[bytes, ...] = (),
-            expires_ms: float = FOREVER,
-        ) -> None: ...
-
-    def __post_init__(self) -> None:
-        value = cast("bytes | None", self.bulk)
-        # Not formatted in one go: that reserves a quarter more and gives it back, which leaves
-        # a hole behind each long value that only short ones would fit into.
-        self.bulk = (
-            NIL_BULK if value is None else b"".join((b"$%d\r\n" % len(value), value, b"\r\n"))
-        )
 
     def __repr__(self) -> str:
         return f"Entry({self.key!r}, as_of={self.as_of}, {len(self.bulk)} bytes)"
@@ -121,7 +113,7 @@ _NOWHERE: Final = Lane(-1)
 
 def new_ring() -> Entry:
     """An empty ring: an entry that is no key's, linked to itself."""
-    ring = Entry(b"", None, _NOWHERE, 0, 0.0, 0.0)
+    ring = Entry(b"", NIL_BULK, _NOWHERE, 0, 0.0, 0.0)
     ring.prev = ring.next = ring
     return ring
 

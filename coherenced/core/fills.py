@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from coherenced.core.entry import Entry
+from coherenced.core.entry import Entry, bulk_of
 from coherenced.core.l1 import L1
 from coherenced.core.lane import Lane, Verdict
 from coherenced.core.laws import Laws
@@ -74,7 +74,9 @@ class Fills:
         if got.error is None and not (got.pending and self._laws.pending_not_cached):
             may = self._tickets.may_store(ticket, lineage, got.labels)
             if may and deadline_ms > now_ms:
-                entry = Entry(key, value, lane, seq, deadline_ms, bound_ms, got.labels, expires_ms)
+                entry = Entry(
+                    key, bulk_of(value), lane, seq, deadline_ms, bound_ms, got.labels, expires_ms
+                )
                 stored = self._l1.put(entry)
                 self.stored += stored
                 if seq > lane.proved_seq:

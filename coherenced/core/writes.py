@@ -36,7 +36,7 @@ from coherenced.core.batches import (
 )
 from coherenced.core.calls import Failed, Failure, Logged, Mutate, Mutated, Resolve
 from coherenced.core.catchup import Catchup
-from coherenced.core.entry import Entry
+from coherenced.core.entry import Entry, bulk_of
 from coherenced.core.fills import Fills
 from coherenced.core.flights import Flights
 from coherenced.core.l1 import L1
@@ -338,7 +338,14 @@ class Writes:
             if deadline_ms > now_ms:
                 bound_ms = policy.hit_bound_ms
                 entry = Entry(
-                    key, value, lane, seq, deadline_ms, bound_ms, labels, sent_ms + ttl_ms
+                    key,
+                    bulk_of(value),
+                    lane,
+                    seq,
+                    deadline_ms,
+                    bound_ms,
+                    labels,
+                    sent_ms + ttl_ms,
                 )
                 self._l1.put(entry)
                 if seq > lane.proved_seq:

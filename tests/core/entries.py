@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coherenced.core.entry import ENTRY_BYTES, TAG_BYTES, Entry
+from coherenced.core.entry import ENTRY_BYTES, TAG_BYTES, Entry, bulk_of
 from coherenced.core.lane import Lane
 
 LANE = Lane(0)
@@ -17,7 +17,7 @@ def entry(
     tags: tuple[bytes, ...] = (),
     lane: Lane = LANE,
 ) -> Entry:
-    return Entry(key, value, lane, as_of, deadline_ms, 1000.0, tags)
+    return Entry(key, bulk_of(value), lane, as_of, deadline_ms, 1000.0, tags)
 
 
 def formula(key: bytes, value: bytes | None, tags: tuple[bytes, ...] = ()) -> int:

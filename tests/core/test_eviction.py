@@ -14,13 +14,13 @@ from itertools import accumulate
 
 import pytest
 
-from coherenced.core.entry import MAX_FREQUENCY, Entry
+from coherenced.core.entry import MAX_FREQUENCY, Entry, bulk_of
 from coherenced.core.l1 import L1
 from coherenced.core.lane import Lane
 
 LANE = Lane(0)
-VALUE = b"v" * 100
-SIZE = Entry(b"%08d" % 0, VALUE, LANE, 1, 1e18, 1.0).size
+BULK = bulk_of(b"v" * 100)
+SIZE = Entry(b"%08d" % 0, BULK, LANE, 1, 1e18, 1.0).size
 
 PEERS = ("LRU", "LFU", "ARC", "S3FIFO", "Sieve", "WTinyLFU")
 
@@ -82,7 +82,7 @@ def ours(trace: Iterable[int], cache: int) -> float:
         key = b"%08d" % number
         held = entries.get(key)
         if held is None:
-            store.put(Entry(key, VALUE, LANE, 1, 1e18, 1.0))
+            store.put(Entry(key, BULK, LANE, 1, 1e18, 1.0))
         else:
             hits += 1
             if held.frequency < MAX_FREQUENCY:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coherenced.core.entry import Entry
+from coherenced.core.entry import Entry, bulk_of
 from coherenced.core.ghosts import Ghosts
 from coherenced.core.l1 import L1
 from coherenced.core.lane import Lane
@@ -56,5 +56,5 @@ def test_the_empty_key_is_a_key_like_any_other() -> None:
     ghosts.remember(b"", 16)
     assert ghosts.forget(b"", 16)
     store = L1(100_000, 100)
-    assert store.put(Entry(b"", b"v", Lane(0), 1, 1e9, 1000.0))
+    assert store.put(Entry(b"", bulk_of(b"v"), Lane(0), 1, 1e9, 1000.0))
     assert store.remove(b"")

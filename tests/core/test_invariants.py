@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from coherenced.core.entry import Entry
+from coherenced.core.entry import Entry, bulk_of
 from coherenced.core.invariants import check
 from coherenced.core.model import EVERYTHING, NEVER
 from coherenced.core.node import Node
@@ -21,7 +21,7 @@ def healthy() -> Driver:
 
 
 def stored(node: Node, key: bytes, as_of: int) -> None:
-    node.l1.put(Entry(key, b"v", node.lane, as_of, 1e9, 1000.0))
+    node.l1.put(Entry(key, bulk_of(b"v"), node.lane, as_of, 1e9, 1000.0))
 
 
 def test_a_healthy_node_breaks_nothing() -> None:

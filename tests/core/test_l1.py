@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from coherenced.core.entry import ENTRY_BYTES, MAX_FREQUENCY, Entry
+from coherenced.core.entry import ENTRY_BYTES, MAX_FREQUENCY, Entry, bulk_of
 from coherenced.core.ghosts import GHOST_BYTES
 from coherenced.core.l1 import HIT_LOOKS, L1, MOST_RETURN_LOOKS, SECOND_CHANCES
 from coherenced.core.lane import Lane
@@ -70,7 +70,7 @@ def test_a_store_that_is_let_go_takes_its_entries_along() -> None:
 
 GROW = """
 import os
-from coherenced.core.entry import Entry
+from coherenced.core.entry import Entry, bulk_of
 from coherenced.core.l1 import L1
 from coherenced.core.lane import Lane
 
@@ -82,7 +82,7 @@ store, lane = L1(24 << 20, 1 << 20), Lane(0)
 before = resident()
 for i in range(150_000):  # three times what it holds: every key, value, deadline distinct
     key, value = b"key:%016d" % i, b"x%099d" % i
-    store.put(Entry(key, value, lane, i + 1000, i * 1.5 + 0.25, 1000.0))
+    store.put(Entry(key, bulk_of(value), lane, i + 1000, i * 1.5 + 0.25, 1000.0))
 print((resident() - before) / store.bytes_used, flush=True)
 os._exit(0)
 """
@@ -105,7 +105,7 @@ before = resident()
 for i in range(120_000):  # of three times as many keys as there is room for, in any order
     key = b"key:%016d" % draw(30_000)
     if key not in store.entries:
-        store.put(Entry(key, bytes(2000), lane, i + 1000, i * 1.5 + 0.25, 1000.0))
+        store.put(Entry(key, bulk_of(bytes(2000)), lane, i + 1000, i * 1.5 + 0.25, 1000.0))
     if not i % 20:
         store.remove(b"key:%016d" % draw(30_000))
 print((resident() - before) / store.bytes_used, flush=True)
@@ -521,7 +521,7 @@ class StoreAgainstDict(RuleBasedStateMachine):
         self, key: bytes, value: bytes | None, as_of: int, ttl: int, tags: tuple[bytes, ...]
     ) -> None:
         lane = self.lanes[key[0] == ord("b")]
-        new = Entry(key, value, lane, as_of, 100.0 + ttl, 1.0, tags)
+        new = Entry(key, bulk_of(value), lane, as_of, 100.0 + ttl, 1.0, tags)
         if any(covers(new) for covers in self.covers):
             return  # the fence around storing lets no such value through
         old = self.store.entries.get(key)

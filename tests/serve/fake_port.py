@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from coherenced.core.entry import Entry
+from coherenced.core.entry import Entry, bulk_of
 from coherenced.core.lane import Lane
 from coherenced.core.model import EVERYTHING, FOREVER, Mutation, Op, Record, ReplyError, Version
 from coherenced.core.requests import (
@@ -183,7 +183,7 @@ class FakePort:
         """Put an entry straight into L1, current now, for 60 s; Redis keeps it for `left_ms`."""
         deadline_ms, ends_ms = self.clock_ms + 60_000.0, self.clock_ms + left_ms
         at = self.lane.applied
-        entry = Entry(key, value, self.lane, at, deadline_ms, 1000.0, labels, ends_ms)
+        entry = Entry(key, bulk_of(value), self.lane, at, deadline_ms, 1000.0, labels, ends_ms)
         self.l1[key] = entry
         return entry
 

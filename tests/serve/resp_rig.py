@@ -9,7 +9,7 @@ from typing import Any
 import hiredis
 import msgspec
 
-from coherenced.core.entry import Entry
+from coherenced.core.entry import Entry, bulk_of
 from coherenced.core.lane import Lane
 from coherenced.core.model import FOREVER, Mutation, Op, Reply, ReplyError, Version
 from coherenced.core.requests import (
@@ -140,7 +140,7 @@ class RespPort:
     ) -> Entry:
         """Put an entry into L1; Redis keeps it for `left_ms`."""
         until_ms, ends_ms = self.clock_ms + 60_000.0, self.clock_ms + left_ms
-        entry = Entry(key, value, self.lane, self.seq, until_ms, 1000.0, labels, ends_ms)
+        entry = Entry(key, bulk_of(value), self.lane, self.seq, until_ms, 1000.0, labels, ends_ms)
         self.l1[key] = entry
         return entry
 
