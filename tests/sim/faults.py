@@ -41,6 +41,9 @@ class Fault(msgspec.Struct, frozen=True):
 
 STOPPED_CLOCKS: Final = "freeze"
 """A machine stopped with all its clocks is beyond every promise but B = 0: never by chance."""
+LATE_REQUESTS: Final = "late requests"
+"""What was sent on a connection arrives long after the node has hung up and gone on with another.
+Not by chance, so that the seeds stay what they are: a test of its own has it."""
 KINDS: Final[dict[str, tuple[float, float, float]]] = {
     # kind: (weight, shortest, longest duration in ms)
     "lose bus messages": (6, 0, 0),
@@ -178,6 +181,13 @@ class Nemesis:
         connection = self.world.hosts[fault.host].connections.get(fault.role)
         if connection is not None:
             self.world.cut(connection, drain=drain, notice=notice)
+
+    def late_requests(self, fault: Fault) -> None:
+        connection = self.world.hosts[fault.host].connections.get(fault.role)
+        if connection is not None and not connection.stuck:
+            connection.stuck = True
+            self.world.after(1.0, self.world._node_learns, connection)
+            self.world.after(1.0 + fault.for_ms / 10, connection.unstick)
 
     def stuck(self, fault: Fault) -> None:
         connection = self.world.hosts[fault.host].connections.get(fault.role)
@@ -380,6 +390,7 @@ ACTIONS: Final[dict[str, Callable[[Nemesis, Fault], None]]] = {
     "partition": Nemesis.partition,
     "pause": Nemesis.pause,
     STOPPED_CLOCKS: Nemesis.freeze,
+    LATE_REQUESTS: Nemesis.late_requests,
     "crash": Nemesis.crash,
     "leave": Nemesis.leave,
     "restart server": Nemesis.restart,

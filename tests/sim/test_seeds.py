@@ -15,9 +15,10 @@ from coherenced.core import invariants
 from coherenced.core.invariants import Watch
 from coherenced.core.laws import Laws
 from coherenced.core.requests import Level
-from tests.sim.faults import ACTIONS, KINDS, ROWS, STOPPED_CLOCKS
+from tests.sim.faults import ACTIONS, KINDS, LATE_REQUESTS, ROWS, STOPPED_CLOCKS
 from tests.sim.many import CHUNK, Totals, run_many
 from tests.sim.mix import Mix
+from tests.sim.redis_model import ServerLaws
 from tests.sim.run import Config, Failure, Report, by_seed, command, run, shrink
 
 SEEDS = 2_200
@@ -56,7 +57,7 @@ def test_every_row_of_the_table_of_faults_is_among_the_faults() -> None:
     assert told[0] == "fault"
     assert [row for row in told[1:] if row.strip("- ")] == list(ROWS)
     assert {kind for kinds in ROWS.values() for kind in kinds} == set(KINDS)
-    assert set(ACTIONS) == {*KINDS, STOPPED_CLOCKS}
+    assert set(ACTIONS) == {*KINDS, STOPPED_CLOCKS, LATE_REQUESTS}
 
 
 def test_machines_that_stop_with_all_their_clocks_cannot_break_B_0() -> None:
@@ -82,6 +83,23 @@ def test_prefixes_are_looked_for_while_everything_goes_on() -> None:
     totals = run_many(range(SEEDS, SEEDS + 60), partial(shortened, mix=mix, tidy_entries=1))
     none_breaks(totals)
     assert totals.checked["ack=all"] > 500
+
+
+def test_requests_that_outlive_their_connection_are_not_carried_out_late() -> None:
+    """Many claims of one key, and deletes of it (the law's own story is `late_claim`)."""
+    none = dict.fromkeys(ONLY_COUNTS, 0.0)
+    mix = Mix(**{**none, "think_ms": 2.0, "loads": 60.0, "deletes": 14.0, "sets": 4.0})  # type: ignore[arg-type]
+    changes: dict[str, object] = {
+        "kinds": (LATE_REQUESTS, "slow"), "fault_gap_ms": 6.0, "run_ms": 800.0, "nodes": 2,
+        "clients": 6, "keys": 1, "most_delay_ms": 8.0, "slow_share": 0.0, "linearizable": False,
+        "mix": mix,
+    }  # fmt: skip
+    totals = run_many(range(30), partial(shortened, **changes), processes=1)
+    none_breaks(totals)
+    assert totals.checked["fill"] > 30
+    law = ServerLaws(earlier_connection_ended=False)
+    with pytest.raises(Failure, match="lease: fill k0"):
+        run(shortened(4, **changes, server_laws=law))
 
 
 def test_a_seed_does_the_same_in_any_process() -> None:
