@@ -124,5 +124,5 @@ def test_the_build_finds_its_hook_and_its_source() -> None:
     wheel = document["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert ROOT / wheel["hooks"]["custom"]["path"] == Path(build_hits.__file__)
     for left_out in wheel["exclude"]:
-        assert (ROOT / left_out.lstrip("/")).exists()
+        assert left_out == "*.so" or (ROOT / left_out.lstrip("/")).exists()
     assert build_hits.SOURCE.is_file()
