@@ -7,10 +7,12 @@ the core). What is counted is in `census`.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
-from random import sample
+from random import random
 from typing import TYPE_CHECKING, Any, Final
 
+from coherenced.core.l1 import L1
 from coherenced.core.life import OWN
 from coherenced.core.model import Version
 from coherenced.core.requests import (
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 AUDIT_PIECE: Final = 64
 """Keys compared in one round trip of an audit: as many as one fetch reads."""
+LOOKS: Final = 2_000
+"""Entries looked at in one go by whoever goes through all of them: less than a millisecond."""
 
 
 def explain(host: Host, key: bytes) -> dict[str, Any]:
@@ -155,30 +159,42 @@ def _describe_members(host: Host, result: MembersResult) -> dict[str, Any]:
     }
 
 
+async def some_keys(l1: L1, count: int) -> list[bytes]:
+    """So many of the keys held, by chance; looked through in pieces, so that nobody waits."""
+    chosen: dict[bytes, None] = {}
+    left = len(l1)
+    for piece in l1.pieces(LOOKS):
+        for entry in piece:
+            if random() * left < count - len(chosen):
+                chosen[entry.key] = None
+            left -= 1
+        if len(chosen) >= count:
+            break
+        await asyncio.sleep(0)
+    return list(chosen)
+
+
 def audit(
-    host: Host, keys: Sequence[bytes] | int, done: Callable[[dict[str, Any] | Fault], None]
+    host: Host, keys: Sequence[bytes], done: Callable[[dict[str, Any] | Fault], None]
 ) -> None:
-    """Compare these keys, or so many of those held, with Redis: piece after piece."""
-    if isinstance(keys, int):
-        held = list(host.node.l1.entries)
-        keys = held if keys >= len(held) else sample(held, keys)
-    pieces = [tuple(keys[at : at + AUDIT_PIECE]) for at in range(0, len(keys), AUDIT_PIECE)]
+    """Compare these keys with Redis: piece after piece."""
     found: list[AuditResult] = []
 
     def step(outcome: Outcome) -> None:
         if isinstance(outcome, AuditResult):
             found.append(outcome)
-            if len(found) < len(pieces):
-                host.submit(Audit(pieces[len(found)]), step)
-            else:
-                done(_describe_audit(host.node.settings.name, len(keys), found))
+            go_on()
         elif isinstance(outcome, Fault):
             done(outcome)
 
-    if pieces:
-        host.submit(Audit(pieces[0]), step)
-    else:
-        done(_describe_audit(host.node.settings.name, 0, found))
+    def go_on() -> None:
+        at = len(found) * AUDIT_PIECE
+        if at < len(keys):
+            host.submit(Audit(tuple(keys[at : at + AUDIT_PIECE])), step)
+        else:
+            done(_describe_audit(host.node.settings.name, len(keys), found))
+
+    go_on()
 
 
 def _describe_audit(node: str, asked: int, found: list[AuditResult]) -> dict[str, Any]:

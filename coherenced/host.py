@@ -322,7 +322,11 @@ class Host:
     def audit(
         self, keys: Sequence[bytes] | int, done: Callable[[dict[str, Any] | Fault], None]
     ) -> None:
-        explain.audit(self, keys, done)
+        if isinstance(keys, int):
+            chosen = explain.some_keys(self.node.l1, keys)
+            self._in_background(chosen, lambda some: explain.audit(self, some, done))
+        else:
+            explain.audit(self, keys, done)
 
     def node_names(self) -> dict[str, str]:
         """Of the nodes on the roster, and this one: incarnation -> name."""

@@ -18,11 +18,13 @@ import contextlib
 import hashlib
 import os
 import struct
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import Final, Protocol
 
-from coherenced.core.entry import NIL_BULK
+from coherenced.core.entry import NIL_BULK, Entry
 from coherenced.core.l1 import L1
 from coherenced.core.requests import Outcome, Read
 
@@ -31,8 +33,10 @@ DIGEST_BYTES: Final = 32
 MAX_FILE_BYTES: Final = 64 * 1024 * 1024
 SAVE_EVERY_S: Final = 300.0
 KEYS_PER_READ: Final = 100
-ENTRIES_PER_SLICE: Final = 10_000
-"""Looked through at once: about 2 ms."""
+ENTRIES_PER_SLICE: Final = 2_000
+"""Looked through at once: less than a millisecond."""
+NAMES_PER_PART: Final = 2_000
+"""Written at once: the same."""
 FULL_ENOUGH: Final = 0.9
 """Share of the L1 beyond which reloading would push out what is being used."""
 READ_PATIENCE_S: Final = 10.0
@@ -74,11 +78,16 @@ class Warmth:
         await self.reload(reader)
         while True:
             await asyncio.sleep(SAVE_EVERY_S)
-            self._write(await self.hottest())
+            for _ in self._writing(await self.hottest()):
+                await asyncio.sleep(0)
 
     def save(self) -> None:
         """At the end of the daemon's life, when nothing else has to go on."""
-        self._write(self._with_unread(_names(self._buckets(self._l1.entries), self._max_keys)))
+        buckets = self._buckets()
+        for piece in self._l1.pieces(ENTRIES_PER_SLICE):
+            _sort(piece, buckets)
+        for _ in self._writing(self._with_unread(_names(buckets, self._max_keys))):
+            pass
 
     def _with_unread(self, names: list[bytes]) -> list[bytes]:
         return list(dict.fromkeys([*names, *self._unread]))[: self._max_keys]
@@ -87,32 +96,24 @@ class Warmth:
 
     async def hottest(self) -> list[bytes]:
         """The keys to save, hottest first; looked through in slices, so that nobody waits."""
-        keys = list(self._l1.entries)
-        buckets: list[list[bytes]] = [[] for _ in range(8)]
-        for start in range(0, len(keys), ENTRIES_PER_SLICE):
-            some = self._buckets(keys[start : start + ENTRIES_PER_SLICE])
-            for bucket, more in zip(buckets, some, strict=True):
-                bucket += more
+        buckets = self._buckets()
+        for piece in self._l1.pieces(ENTRIES_PER_SLICE):
+            _sort(piece, buckets)
             await asyncio.sleep(0)
         return _names(buckets, self._max_keys)
 
-    def _buckets(self, keys: Iterable[bytes]) -> list[list[bytes]]:
-        """By heat, as the eviction sees it: lately used or not, in the main queue or on trial."""
-        buckets: list[list[bytes]] = [[] for _ in range(8)]
-        held = self._l1.held
-        for key in keys:
-            entry = held(key)
-            if entry is not None and entry.bulk is not NIL_BULK:
-                buckets[min(entry.frequency, 3) * 2 + entry.in_main].append(key)
-        return buckets
+    def _buckets(self) -> list[deque[bytes]]:
+        return [deque(maxlen=self._max_keys) for _ in range(8)]
 
-    def _write(self, names: list[bytes]) -> None:
-        """Beside the old file, then in its place: there is always a whole one."""
+    def _writing(self, names: list[bytes]) -> Iterator[None]:
+        """Beside the old file, then in its place: there is always a whole one. In slices."""
         beside = self.path.with_name(f"{self.path.name}.new")
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
             with os.fdopen(os.open(beside, flags, 0o600), "wb") as file:
-                file.write(packed(names))
+                for part in _parts(names):
+                    file.write(part)
+                    yield
             beside.replace(self.path)
         except OSError as error:
             self._report("warm_not_saved", {"path": str(self.path), "reason": error.strerror or ""})
@@ -169,23 +170,40 @@ class Warmth:
         return unpacked(data)[: self._max_keys]
 
 
-def _names(buckets: list[list[bytes]], limit: int) -> list[bytes]:
+def _sort(entries: Iterable[Entry], buckets: list[deque[bytes]]) -> None:
+    """By heat, as the eviction sees it: lately used or not, in the main queue or on trial."""
+    for entry in entries:
+        if entry.bulk is not NIL_BULK:
+            buckets[min(entry.frequency, 3) * 2 + entry.in_main].append(entry.key)
+
+
+def _names(buckets: list[deque[bytes]], limit: int) -> list[bytes]:
     """The hottest `limit` of them, within the file's bound; of equal heat the newest first."""
-    names: list[bytes] = []
-    left_bytes = MAX_FILE_BYTES - len(MAGIC) - DIGEST_BYTES
-    for bucket in reversed(buckets):
-        for key in reversed(bucket):
-            left_bytes -= _length.size + len(key)
-            if len(names) == limit or left_bytes < 0:
-                return names
-            names.append(key)
+    hottest = chain.from_iterable(reversed(bucket) for bucket in reversed(buckets))
+    names = list(dict.fromkeys(islice(hottest, limit)))
+    ends = list(accumulate(map(len, names)))
+    most_bytes = MAX_FILE_BYTES - len(MAGIC) - DIGEST_BYTES
+    if ends and ends[-1] + _length.size * len(names) > most_bytes:
+        fits = (end + _length.size * count <= most_bytes for count, end in enumerate(ends, 1))
+        del names[sum(fits) :]
     return names
+
+
+def _parts(names: list[bytes]) -> Iterator[bytes]:
+    """The file's content, piece by piece."""
+    digest = hashlib.sha256(MAGIC)
+    yield MAGIC
+    for start in range(0, len(names), NAMES_PER_PART):
+        some = names[start : start + NAMES_PER_PART]
+        part = b"".join([_length.pack(len(name)) + name for name in some])
+        digest.update(part)
+        yield part
+    yield digest.digest()
 
 
 def packed(names: Iterable[bytes]) -> bytes:
     """The file's content."""
-    body = b"".join([MAGIC, *(_length.pack(len(name)) + name for name in names)])
-    return body + hashlib.sha256(body).digest()
+    return b"".join(_parts(list(names)))
 
 
 def unpacked(data: bytes) -> list[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from pathlib import Path
@@ -14,7 +15,15 @@ from coherenced.core.entry import Entry, bulk_of
 from coherenced.core.l1 import L1
 from coherenced.core.lane import Lane
 from coherenced.core.requests import Outcome, Read, ReadResult
-from coherenced.warmth import Damaged, Warmth, packed, unpacked
+from coherenced.warmth import (
+    ENTRIES_PER_SLICE,
+    MAGIC,
+    NAMES_PER_PART,
+    Damaged,
+    Warmth,
+    packed,
+    unpacked,
+)
 from tests.cluster.daemons import Cluster
 from tests.servers import wait_until
 
@@ -87,6 +96,41 @@ async def test_the_hottest_are_saved_first_and_what_is_absent_is_not(tmp_path: P
     await again.reload(node)
     assert node.asked == [name for name in names if name != b"k7"]
     assert told == ["warmed"]
+
+
+async def test_what_a_prefix_has_ended_is_not_saved_and_others_have_their_turn(
+    tmp_path: Path,
+) -> None:
+    l1 = L1(1 << 24, 1 << 16)
+    for number in range(10_000):
+        l1.put(entry(b"%d:%d" % (number % 2, number)))
+    l1.end_prefix(b"1:", 2)
+    one, _ = warmth(tmp_path / "warm", l1, most=20_000)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    beside = asyncio.ensure_future(others())
+    names = await one.hottest()
+    beside.cancel()
+    assert len(names) == 5_000 and all(name.startswith(b"0:") for name in names)
+    assert turns >= 10_000 // ENTRIES_PER_SLICE
+    assert len(list(one._writing(names))) == 1 + -(-5_000 // NAMES_PER_PART) + 1
+    assert unpacked((tmp_path / "warm").read_bytes()) == names
+
+
+def test_the_file_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    l1 = L1(1 << 20, 1 << 16)
+    for number in range(10):
+        l1.put(entry(b"k%d" % number))
+    monkeypatch.setattr("coherenced.warmth.MAX_FILE_BYTES", len(MAGIC) + 3 * (4 + 2) + 32)
+    one, _ = warmth(tmp_path / "warm", l1)
+    one.save()
+    assert unpacked((tmp_path / "warm").read_bytes()) == [b"k9", b"k8", b"k7"]
 
 
 async def test_it_reloads_at_its_pace_and_not_into_a_full_cache(tmp_path: Path) -> None:

@@ -42,8 +42,10 @@ time. Until then it is counted; whoever needs room has what is put aside first.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
+from coherenced.core.aside import Aside
 from coherenced.core.entry import (
     ENTRY_BYTES,
     HOLES_SHIFT,
@@ -68,9 +70,20 @@ GHOST_SHARE: Final = 0.9
 """For how many evictions a ghost is of any worth, as a share of the entries there are."""
 SECOND_CHANCES: Final = 100
 """Entries that one eviction may spare because they were used: it must end soon."""
+DISCARD_LOOKS: Final = 3
+"""How many looks it is worth to forget an entry that a mark covers."""
 EVICTION_LOOKS: Final = 16
 """While marks are set, entries that an eviction looks at before it takes one that is alive: so the
 walk gets on faster than evictions move entries ahead of it."""
+
+
+class _Reader:
+    """Where somebody is who goes through the store by pieces; UNLINKED: there is no more."""
+
+    __slots__ = ("at",)
+
+    def __init__(self, at: Entry) -> None:
+        self.at = at
 
 
 class L1:
@@ -83,6 +96,7 @@ class L1:
         "_laws",
         "_main",
         "_max_bulk_bytes",
+        "_readers",
         "_small",
         "_small_bytes",
         "bytes_used",
@@ -111,8 +125,8 @@ class L1:
         self.untidy = False
         """Whether marks are set or entries put aside: `sweep` has more to do than what expires."""
         self._laws = laws or Laws()
-        self._aside: list[tuple[dict[bytes, Entry], tuple[Entry, Entry]]] = []
-        """What was dropped whole, and has not been taken apart: an index and its rings."""
+        self._aside = Aside()
+        self._readers: list[_Reader] = []
         self._max_bulk_bytes = len(b"$%d\r\n\r\n" % max_value_bytes) + max_value_bytes
         self._small = new_ring()
         self._main = new_ring()
@@ -211,7 +225,9 @@ class L1:
         entries = self.entries
         self.marks = self._hand = None
         if entries:
-            self._aside.append((entries, (self._small, self._main)))
+            self._aside.put(entries, (self._small, self._main))
+            for reader in self._readers:
+                reader.at = UNLINKED
             self.entries = {}
             self.untidy = True
             self._small_bytes = 0
@@ -219,17 +235,18 @@ class L1:
         return len(entries)
 
     def sweep(self, now_ms: float, keep_stale_ms: float, limit: int) -> int:
-        """Visit the next `limit` entries and forget those that have expired or been ended by a
-        mark; of those put aside take `limit` apart. How many had expired.
+        """Look at the next `limit` entries, and forget those that have expired or are covered by a
+        mark (the latter count for DISCARD_LOOKS); of those put aside free half as many. How many
+        had expired.
 
         `keep_stale_ms`: how long past its deadline an entry is kept because
         stale-if-error may still serve it.
         """
-        for _ in range(limit):
+        for _ in range(limit + 1 >> 1):
             if not self._aside:
                 break
-            self._take_apart()
-        expired = self._look(now_ms, keep_stale_ms, min(limit, len(self.entries) + 2))
+            self.bytes_used -= self._aside.free_one()
+        expired = self._look(now_ms, keep_stale_ms, limit)
         self.expirations += expired
         self.untidy = self.marks is not None or bool(self._aside)
         return expired
@@ -240,7 +257,10 @@ class L1:
         began."""
         expired = 0
         hand, marks = self._hand, self.marks
-        for _ in range(limit):
+        visits = len(self.entries) + 2
+        while limit > 0 and visits > 0:
+            limit -= 1
+            visits -= 1
             if hand is None or hand is self._small:
                 hand = self._small.next if hand is None else self._main.next
                 if hand is self._small:
@@ -259,25 +279,40 @@ class L1:
                 self._hand = None
                 self._discard(hand)
                 self.swept += 1
+                limit -= DISCARD_LOOKS - 1
             hand = following
         self._hand = hand
         if not self._laws.marks_stay:
             self.marks = None
         return expired
 
-    def _take_apart(self) -> None:
-        """One entry of those put aside."""
-        entries, rings = self._aside[-1]
-        _, entry = entries.popitem()
-        following, preceding = entry.next, entry.prev
-        preceding.next = following
-        following.prev = preceding
-        entry.prev = entry.next = UNLINKED
-        self.bytes_used -= entry.size
-        if not entries:
-            for ring in rings:
-                ring.prev = ring.next = UNLINKED
-            self._aside.pop()
+    def pieces(self, limit: int) -> Iterator[list[Entry]]:
+        """All that is held, in pieces that were found by `limit` looks each; between two of them
+        the store may change. What was there when the first was asked for, and stays, is in one of
+        them, or in two: it was moved. The walk ends when everything is dropped."""
+        reader = _Reader(self._small.next)
+        self._readers.append(reader)
+        try:
+            left = 2 * len(self.entries) + limit
+            while left > 0 and reader.at is not UNLINKED and reader.at is not self._main:
+                left -= limit
+                yield self._piece(reader, limit)
+        finally:
+            self._readers.remove(reader)
+
+    def _piece(self, reader: _Reader, limit: int) -> list[Entry]:
+        found = []
+        at = reader.at
+        for _ in range(limit):
+            if at is self._small:
+                at = self._main.next
+            if at is self._main:
+                break
+            if not self.is_ended(at):
+                found.append(at)
+            at = at.next
+        reader.at = at
+        return found
 
     # -- the rings ---------------------------------------------------------------
 
@@ -285,6 +320,8 @@ class L1:
         following = entry.next
         if entry is self._hand:
             self._hand = following
+        if self._readers:
+            self._step_aside(entry)
         entry.prev.next = following
         following.prev = entry.prev
 
@@ -292,6 +329,8 @@ class L1:
         following, preceding, key = entry.next, entry.prev, entry.key
         if entry is self._hand:
             self._hand = following
+        if self._readers:
+            self._step_aside(entry)
         preceding.next = following
         following.prev = preceding
         entry.prev = entry.next = UNLINKED
@@ -304,6 +343,11 @@ class L1:
         if entry.looks >= 0:
             self._small_bytes -= size
 
+    def _step_aside(self, entry: Entry) -> None:
+        for reader in self._readers:
+            if reader.at is entry:
+                reader.at = entry.next
+
     def _looks_of_return(self, key: bytes) -> int:
         """What it is worth that `key` was evicted a while ago and is asked for again."""
         window = self._ghost_window()
@@ -313,7 +357,7 @@ class L1:
     def _evict(self, newcomer: Entry) -> None:
         """Make room. What has just been put stays in any case: it is there for a reader."""
         while self._aside and self.bytes_used > self.max_bytes:
-            self._take_apart()
+            self.bytes_used -= self._aside.free_one()
         if self.marks is not None and self.bytes_used > self.max_bytes:
             self._look(NEVER, 0.0, EVICTION_LOOKS)
         small, main = self._small, self._main
@@ -387,14 +431,13 @@ class L1:
 
     def measured_bytes(self) -> int:
         """`bytes_used` counted anew, for the invariant check."""
-        indexes = [self.entries, *(entries for entries, _ in self._aside)]
-        sizes = sum(entry.size for entries in indexes for entry in entries.values())
-        return sizes + GHOST_BYTES * len(self._ghosts)
+        sizes = sum(entry.size for entry in self.entries.values())
+        return sizes + self._aside.measured_bytes() + GHOST_BYTES * len(self._ghosts)
 
     def __del__(self) -> None:
         # The collector does not see entries: their rings would outlive the store.
         while self._aside:
-            self._take_apart()
+            self._aside.free_one()
         for ring in (self._small, self._main):
             entry = ring.next
             ring.prev = ring.next = UNLINKED

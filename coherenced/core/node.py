@@ -99,7 +99,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_waiting: int = 100_000
     follow_from: int = 8
     """So many writes must have gathered to leave while a batch of others is still in flight."""
-    tidy_entries: int = 250
+    tidy_entries: int = 400
     """T1, A5: so many entries are looked at in one step, at most, for what an invalidated prefix
     covers, or freed of what was dropped whole."""
     gathers: bool = False

@@ -40,8 +40,8 @@ def check(store: L1) -> None:
     assert {id(e) for e in small + main} == {id(e) for e in store.entries.values()}
     assert all(store.entries[e.key] is e for e in small + main)
     assert not any(e.in_main for e in small) and all(e.in_main for e in main)
-    indexes = [store.entries, *(entries for entries, _ in store._aside)]
-    counted = sum(formula(e.key, e.value, e.tags) for held in indexes for e in held.values())
+    aside = [e for entries, _ in store._aside._dropped for e in entries.values()]
+    counted = sum(formula(e.key, e.value, e.tags) for e in (*store.entries.values(), *aside))
     assert store.bytes_used == counted + GHOST_BYTES * len(store._ghosts) == store.measured_bytes()
     assert store.bytes_used <= store.max_bytes
     assert store._small_bytes == sum(e.size for e in small)
@@ -261,7 +261,7 @@ def test_A5_what_is_dropped_is_gone_at_once_and_its_memory_comes_back_by_pieces(
     assert store.bytes_used == used
     store.put(entry(b"new"))
     check(store)
-    store.sweep(0.0, 0.0, 20)
+    store.sweep(0.0, 0.0, 40)
     assert store.untidy and store.bytes_used == used - 20 * formula(b"00", b"v") + formula(
         b"new", b"v"
     )
@@ -326,6 +326,40 @@ def test_a_store_that_is_let_go_with_entries_put_aside_takes_them_along() -> Non
     del lane, store
     gc.collect()
     assert gone() is None
+
+
+def test_it_is_read_by_pieces_while_it_changes() -> None:
+    store = full(60)
+    for i in range(58):
+        store.put(entry(b"%02d" % i, as_of=5))
+    for used in store.entries.values():
+        used.frequency = MAX_FREQUENCY
+    there = dict(store.entries)
+    seen: set[bytes] = set()
+    for place, piece in enumerate(store.pieces(5)):
+        assert len(piece) <= 5
+        seen |= {one.key for one in piece}
+        store.put(entry(b"new%02d" % place, as_of=6))
+        store.remove(b"%02d" % (place * 3))
+        check(store)
+    assert seen >= {key for key, one in there.items() if store.entries.get(key) is one}
+    assert store._readers == []
+
+
+def test_who_reads_by_pieces_is_not_shown_what_was_ended_and_ends_with_a_drop() -> None:
+    store = L1(100_000, 100)
+    for i in range(20):
+        store.put(entry(b"%d" % (i % 2) + b"%d" % i, as_of=5))
+    store.end_prefix(b"0", 6)
+    assert {one.key[:1] for piece in store.pieces(3) for one in piece} == {b"1"}
+    reading = store.pieces(3)
+    next(reading)
+    store.drop_all()
+    store.put(entry(b"later"))
+    assert list(reading) == []
+    assert list(L1(100, 100).pieces(3)) == [[]] and not store._readers
+    next(store.pieces(1))
+    assert store._readers == [], "whoever lets it go has ended it"
 
 
 def test_only_tagged_entries_are_ended_by_end_tagged() -> None:

@@ -1,0 +1,54 @@
+"""What people ask of a node: which keys an audit picks, and why a key is answered from where."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+from coherenced.core.l1 import L1
+from coherenced.explain import LOOKS, explain, some_keys
+from tests.core.driver import Driver, record
+from tests.core.entries import entry
+
+
+def store(count: int) -> L1:
+    l1 = L1(1 << 24, 1 << 16)
+    for number in range(count):
+        l1.put(entry(b"k%d" % number))
+    return l1
+
+
+@pytest.mark.parametrize(("held", "asked"), [(0, 5), (5, 5), (5, 9), (900, 1), (900, 400)])
+async def test_so_many_of_the_keys_are_picked(held: int, asked: int) -> None:
+    picked = await some_keys(store(held), asked)
+    assert len(picked) == len(set(picked)) == min(held, asked)
+
+
+async def test_they_are_picked_from_everywhere_and_others_have_their_turn() -> None:
+    l1 = store(3 * LOOKS)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    beside = asyncio.ensure_future(others())
+    picked = await some_keys(l1, 300)
+    beside.cancel()
+    assert turns >= 2
+    thirds = [int(key[1:]) // LOOKS for key in picked]
+    assert all(50 < thirds.count(third) < 150 for third in range(3))
+
+
+def test_what_a_prefix_has_ended_is_said_to_be_asked_for() -> None:
+    d = Driver(tidy_entries=1)
+    for key in (b"user:1", b"user:2"):
+        d.hold(key)
+    d.deliver(record(11, prefixes=(b"user:",)))
+    host = SimpleNamespace(node=d.node, now_ms=lambda: d.now_ms, origins=None)
+    told = explain(host, b"user:2")  # type: ignore[arg-type]
+    assert told["cached"] and told["answered_from"] == "l2" and "a prefix of it" in told["because"]
