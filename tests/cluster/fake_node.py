@@ -133,6 +133,9 @@ class FakeNode:
     def _mget(self, rest: list[str]) -> Any:
         return [self._read(key) for key in rest]
 
+    def _coh_mget(self, rest: list[str]) -> Any:
+        return self._mget([key for key in rest if key != "SNAPSHOT"])
+
     def _coh_get(self, rest: list[str]) -> Any:
         return [self._read(rest[0]), f"{EPOCH}:{self._store.seq}", "l2", 0, 0]
 

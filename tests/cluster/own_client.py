@@ -87,6 +87,12 @@ def _mget(client: Client, words: Words) -> Any:
     return [found.get(key) for key in words]
 
 
+def _snapshot(client: Client, words: Words) -> Any:
+    keys = words[:-1]  # the last one is SNAPSHOT
+    found = client.get_many(keys, snapshot=True)
+    return [found.get(key) for key in keys]
+
+
 def _mset(client: Client, words: Words) -> Any:
     pairs = zip(words[::2], words[1::2], strict=True)
     client.set_many({key: str(value).encode() for key, value in pairs})
@@ -115,6 +121,7 @@ _VERBS: dict[str, Callable[[Client, Words], Any]] = {
     "SET": _set,
     "COH.SET": _set,
     "MGET": _mget,
+    "COH.MGET": _snapshot,
     "MSET": _mset,
     "DEL": _delete,
     "COH.DEL": _delete,

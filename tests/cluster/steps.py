@@ -167,6 +167,10 @@ class Chooser:
         keys = [self.hot_key() for _ in range(self.random.randint(2, 5))]
         if self.load.groups and self.random.random() < 0.6:
             keys = self.load.group(self.random.randrange(self.load.groups))
+            if self.random.random() < 0.5:
+                details = {"snapshot": True}
+                argv = ("COH.MGET", *keys, "SNAPSHOT")
+                return Step(Kind.MGET, argv, tuple(keys), (), details, self._many_answers)
         keys = list(dict.fromkeys(keys))
         return Step(Kind.MGET, ("MGET", *keys), tuple(keys), understand=self._many_answers)
 

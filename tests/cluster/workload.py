@@ -212,7 +212,7 @@ class HoldingSession(Session):
 
     def _read(self, client: Client, step: Step) -> Any:
         if step.kind == Kind.MGET:
-            found = client.get_many(step.keys)
+            found = client.get_many(step.keys, snapshot=step.details.get("snapshot", False))
             return [found.get(key) for key in step.keys]
         if step.argv[0] == "GET":
             return client.get(step.keys[0])
