@@ -1,13 +1,13 @@
 """What Redis has just told of a key becomes an answer, and if the fence allows an entry of L1.
 
-`store` is the only place where something fetched gets into L1 (F1 its deadline, F2 the fence);
+`keep` is the only place where something fetched gets into L1 (F1 its deadline, F2 the fence);
 `shown` is its other half: whatever Redis has told somebody, nothing older is shown afterwards.
-`value_of` makes an answer of what is held already.
+`told` makes an answer of what has just been fetched, `value_of` of what is held already.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from coherenced.core.entry import Entry, bulk_of
 from coherenced.core.l1 import L1
@@ -44,61 +44,79 @@ class Fills:
         self._tickets = tickets
         self._page = page
 
-    def store(
+    def keep(
         self,
-        key: bytes,
-        got: Fetched,
+        tickets: Sequence[Ticket],
+        found: Sequence[Fetched],
         lineage: Lineage,
-        ticket: Ticket,
         sent_ms: float,
         absent_ms: float | None = None,
-    ) -> Value:
-        """What Redis has just told of `key`, as an answer; kept in L1 if the fence allows (F2).
+    ) -> list[Entry]:
+        """What Redis has just told of the keys of these tickets; in L1 if the fence allows (F2).
 
         `absent_ms`: for so long a loader has found that there is no such thing (L1).
         """
-        self.fetched += 1
-        policy, lane, now_ms = self.namespaces.for_key(key), self.lane, self._box.now_ms
-        value, bound_ms = got.value, policy.hit_bound_ms
-        if value is not None and got.ttl_ms < 0:
-            deadline_ms, expires_ms = sent_ms + policy.max_age_ms, FOREVER
-        else:
-            deadline_ms = self._deadline(got, policy, sent_ms)
-            ttl_ms = got.ttl_ms if value is not None else absent_ms or -1
-            expires_ms = FOREVER if ttl_ms < 0 else sent_ms + ttl_ms
-            if expires_ms < deadline_ms:
-                deadline_ms = expires_ms
-        seq = lineage.seq
-        stored = False
-        keep_ms = 0.0
-        if got.error is None and not (got.pending and self._laws.pending_not_cached):
-            may = self._tickets.may_store(ticket, lineage, got.labels)
-            if may and deadline_ms > now_ms:
-                entry = Entry(
-                    key, bulk_of(value), lane, seq, deadline_ms, bound_ms, got.labels, expires_ms
-                )
-                stored = self._l1.put(entry)
-                self.stored += stored
+        self.fetched += len(tickets)
+        lane, now_ms, seq = self.lane, self._box.now_ms, lineage.seq
+        may_store, put = self._tickets.may_store, self._l1.put
+        is_current = seq == lane.applied and lineage.tag == lane.tag
+        policy, is_uniform = self.namespaces.default, self.namespaces.uniform
+        bound_ms, until_ms = policy.hit_bound_ms, sent_ms + policy.max_age_ms
+        entries = []
+        for ticket, got in zip(tickets, found, strict=True):
+            key, value, labels = ticket.key, got.value, got.labels
+            if not is_uniform:
+                policy = self.namespaces.for_key(key)
+                bound_ms, until_ms = policy.hit_bound_ms, sent_ms + policy.max_age_ms
+            deadline_ms, expires_ms = until_ms, FOREVER  # as `_times` says of most values
+            if got.ttl_ms >= 0 or value is None:
+                deadline_ms, expires_ms = self._times(got, policy, sent_ms, absent_ms)
+            bulk = bulk_of(value)
+            entry = Entry(key, bulk, lane, seq, deadline_ms, bound_ms, labels, expires_ms)
+            entries.append(entry)
+            stored = (
+                got.error is None
+                and not (got.pending and self._laws.pending_not_cached)
+                and may_store(ticket, lineage, labels)
+                and deadline_ms > now_ms
+                and put(entry)
+            )
+            if stored:
+                self.stored += 1
                 if seq > lane.proved_seq:
                     lane.lend(entry, sent_ms)
-                # Seen from ahead of the position, it is news: the page is about to say so.
-                if stored and seq <= lane.applied and bound_ms > 0:
-                    keep_ms = entry.deadline_ms - now_ms
-        if not stored or seq != lane.applied or lineage.tag != lane.tag:
-            self.shown((key,), lineage, stored=stored)
-        if value is None:
-            self.negative += 1
-        left_ms = None if expires_ms == FOREVER else max(0.0, expires_ms - now_ms)
+            if not (stored and is_current):
+                self.shown((key,), lineage, stored=stored)
+            if value is None:
+                self.negative += 1
+        return entries
+
+    def told(
+        self,
+        entry: Entry,
+        got: Fetched,
+        lineage: Lineage,
+        sent_ms: float,
+        absent_ms: float | None = None,
+    ) -> Value:
+        """What `keep` has just made an entry of, as an answer."""
+        key, labels, now_ms = entry.key, got.labels, self._box.now_ms
+        # The entry's own deadline may be a nearer one, for the time being (`Lane.lend`).
+        deadline_ms, _ = self._times(got, self.namespaces.for_key(key), sent_ms, absent_ms)
+        left_ms, keep_ms = entry.left_ms(now_ms), 0.0
+        # Seen from ahead of the position, it is news: the page is about to say so.
+        if entry.as_of <= self.lane.applied and self._l1.entries.get(key) is entry:
+            keep_ms = self._keep_ms(entry)
         return Value(
-            value,
-            version_of((lineage.epoch, seq)),
+            got.value,
+            version_of((lineage.epoch, entry.as_of)),
             Source.L2,
-            (age_ms(got.labels, left_ms) or 0.0) if got.labels else 0.0,
+            (age_ms(labels, left_ms) or 0.0) if labels else 0.0,
             ttl_ms=deadline_ms - now_ms,
             error=got.error,
-            labels=got.labels,
+            labels=labels,
             keep_ms=keep_ms,
-            bound_ms=bound_ms,
+            bound_ms=entry.bound_ms,
             expires_in_ms=left_ms,
         )
 
@@ -123,13 +141,20 @@ class Fills:
             if verdict is Verdict.AHEAD:
                 self._tickets.hit(key, lineage.seq)
 
-    def _deadline(self, got: Fetched, policy: Policy, sent_ms: float) -> float:
-        """F1: counted from before the request was sent."""
-        if not self._laws.entry_deadline:
-            return sent_ms + policy.max_age_ms
-        if got.value is None:
-            return sent_ms + min(policy.negative_max_age_ms, policy.max_age_ms)
-        return sent_ms + min(policy.fresh_until(got.ttl_ms, got.labels), policy.max_age_ms)
+    def _times(
+        self, got: Fetched, policy: Policy, sent_ms: float, absent_ms: float | None
+    ) -> tuple[float, float]:
+        """Until when L1 may answer from it (F1), and when Redis's own time to live ends; both
+        counted from before the request was sent."""
+        ttl_ms = absent_ms or -1 if got.value is None else got.ttl_ms
+        expires_ms = FOREVER if ttl_ms < 0 else sent_ms + ttl_ms
+        age_ms = policy.max_age_ms
+        if self._laws.entry_deadline:
+            if got.value is None:
+                age_ms = min(policy.negative_max_age_ms, age_ms)
+            elif ttl_ms >= 0:
+                age_ms = min(policy.fresh_until(ttl_ms, got.labels), age_ms)
+        return min(sent_ms + age_ms, expires_ms), expires_ms
 
     def value_of(self, entry: Entry, *, stale: bool = False) -> Value:
         lane, now_ms = self.lane, self._box.now_ms

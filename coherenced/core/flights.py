@@ -11,7 +11,7 @@ known here: it is handed to `reads`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -35,19 +35,15 @@ FETCH_TRIES: Final = 2
 
 
 class Gather(msgspec.Struct, gc=False, eq=False):
-    """One read request: its answers as they come."""
+    """A read request of several keys: its answers as they come."""
 
-    request_id: int
     left: int
     values: list[Value | None]
 
 
-class Want(msgspec.Struct, gc=False, eq=False):
-    """One key of one read request."""
+class Terms(msgspec.Struct, gc=False, eq=False, frozen=True):
+    """On what terms a key is wanted; wants of one moment share them."""
 
-    gather: Gather
-    index: int
-    key: bytes
     policy: Policy
     bound_ms: float
     """K2: never above the bound that this node has published; writers fence it by that."""
@@ -57,15 +53,27 @@ class Want(msgspec.Struct, gc=False, eq=False):
     min_version: Version | None
     skip_l1: bool
     stale_ms: float
+    as_sent: bool
+    """The reply as it is sent will do for an answer, see `Get`."""
 
 
-class Flight(msgspec.Struct, gc=False, eq=False):
-    """One fetch of one key, and who waits for it."""
+class Want(msgspec.Struct, gc=False, eq=False):
+    """One key of one read request."""
 
+    request_id: int
     key: bytes
-    wants: list[Want] = []
-    ticket: Ticket | None = None
+    terms: Terms
+    gather: Gather | None = None
+    """None: the request is about this key alone."""
+    index: int = 0
+
+
+class Flight(Ticket, gc=False, eq=False):
+    """One fetch of one key, and who waits for it. Open as a ticket while it is under way."""
+
+    wants: list[Want] = msgspec.field(default_factory=list)
     sent_ms: float | None = None
+    """None: it is not under way."""
     tries: int = 0
 
 
@@ -144,31 +152,30 @@ class Flights:
 
     def join(self, want: Want) -> None:
         """Wait for the key's fetch with others, or start one."""
-        flight = self._flights.get(want.key)
-        if flight is None or not self._joinable(flight, want):
-            flight = Flight(want.key)
-            self._flights[want.key] = flight
-            self.enqueue(flight)
-        else:
+        key = want.key
+        flight = self._flights.get(key)
+        if flight is not None and self._joinable(flight, want.terms):
             self.coalesced += 1
-        flight.wants.append(want)
+            flight.wants.append(want)
+        else:
+            self._flights[key] = flight = Flight(key, wants=[want])
+            self.queue.append(flight)
 
-    def _joinable(self, flight: Flight, want: Want) -> bool:
+    def _joinable(self, flight: Flight, terms: Terms) -> bool:
         """F3: a fetch already sent is shared only with those it is surely fresh enough for."""
         if flight.sent_ms is None:
             return True
-        if want.policy.linearizable:
+        if terms.policy.linearizable:
             return False  # K6: what was asked before may be older than what somebody has seen
         if not self._laws.join_only_fresh_flights:
             return True
-        ticket = flight.ticket
-        if ticket is None or ticket.void or ticket.hit_seq:
+        if flight.void or flight.hit_seq:
             return False
-        if ticket.generation != self.lane.generation or want.skip_l1:
+        if flight.generation != self.lane.generation or terms.skip_l1:
             return False
-        if want.min_version is not None and want.min_version.seq > ticket.asked_applied:
+        if terms.min_version is not None and terms.min_version.seq > flight.asked_applied:
             return False
-        return want.bound_ms > 0 and want.arrived_ms - flight.sent_ms <= want.bound_ms
+        return terms.bound_ms > 0 and terms.arrived_ms - flight.sent_ms <= terms.bound_ms
 
     def enqueue(self, item: Item) -> None:
         """It leaves with the next `flush` that has room for it."""
@@ -178,12 +185,14 @@ class Flights:
         """Have it sent at the end of this step, or when what it must wait for is over."""
         self.enqueue(errand)
 
-    def end(self, flight: Flight) -> None:
-        """It has been answered, or given up: the next one who wants the key starts another."""
-        if flight.ticket is not None:
-            self._tickets.close(flight.ticket)
-        if self._flights.get(flight.key) is flight:
-            del self._flights[flight.key]
+    def end(self, flights: Sequence[Flight]) -> None:
+        """They have been answered, or given up: the next one who wants the key starts another."""
+        self._tickets.close(*flights)
+        current = self._flights
+        for flight in flights:
+            key = flight.key
+            if current.get(key) is flight:
+                del current[key]
 
     # -- what waits for a write of this node (W5) ----------------------------------------
 
@@ -239,12 +248,12 @@ class Flights:
                 item = self.queue.popleft()
                 if self._unsettled and self._park(item):
                     continue
-                if isinstance(item, Bundle):
-                    batch.extend(item.flights)  # never split: one script shows one moment
-                elif isinstance(item, Errand):
-                    item.send()
-                else:
+                if isinstance(item, Asked):
                     batch.append(item)
+                elif isinstance(item, Bundle):
+                    batch.extend(item.flights)  # never split: one script shows one moment
+                else:
+                    item.send()
             if batch:
                 self.refill.fetching(len(batch), self._box.now_ms)
                 self._send(batch)
@@ -259,13 +268,15 @@ class Flights:
         sent_ms = self._box.now_ms
         reliance, generation = self.lane.reliance, self.lane.generation
         items: list[bytes | Query] = []
+        flights: list[Flight] = []
         for item in batch:
             if isinstance(item, Flight):
                 item.sent_ms = sent_ms
-                item.ticket = self._tickets.open(item.key)
+                flights.append(item)
                 items.append(item.key)
             else:
                 items.append(item.query)
+        self._tickets.admit(*flights)
 
         def answered(answer: FetchedAll | Failed) -> None:
             self._open -= 1
@@ -299,9 +310,8 @@ class Flights:
                 self._given_up(item, answer.detail)
                 continue
             if isinstance(item, Flight):
-                if item.ticket is not None:
-                    self._tickets.close(item.ticket)
-                item.ticket = item.sent_ms = None
+                self._tickets.close(item)
+                item.sent_ms = None
             self.queue.append(item)
 
 

@@ -218,9 +218,9 @@ class Leases:
     ) -> None:
         state = answer.state
         known_absent_ms = answer.left_ms if state == Claims.NOTHING else None
-        value = self._fills.store(
-            line.key, answer.found, answer.lineage, ticket, sent_ms, known_absent_ms
-        )
+        found, lineage = answer.found, answer.lineage
+        (entry,) = self._fills.keep((ticket,), (found,), lineage, sent_ms, known_absent_ms)
+        value = self._fills.told(entry, found, lineage, sent_ms, known_absent_ms)
         token = call.token if state == Claims.GRANTED else b""
         for waiter in list(line.waiters.values()):
             outcome = self._outcome(waiter, value, call, state, token, answer.lineage, sent_ms)

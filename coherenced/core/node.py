@@ -63,6 +63,7 @@ from coherenced.core.requests import (
     Fault,
     FaultKind,
     Fill,
+    Get,
     Lease,
     MembersResult,
     Read,
@@ -322,6 +323,8 @@ class Node:
                 "replies (ack=redis) before sending more, or raise limits.max_waiting_requests"
             )
             self.box.settle(given.request_id, Fault(FaultKind.OVERLOADED, text))
+        elif isinstance(request, Get):
+            self.reads.get(given.request_id, request)
         elif isinstance(request, Read):
             self.reads.read(given.request_id, request)
         elif isinstance(request, Write):

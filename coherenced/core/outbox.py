@@ -45,28 +45,24 @@ class Outbox:
     `now_ms` is set by `Node.step` from its argument; nothing in the core reads a clock.
     """
 
-    __slots__ = ("_handlers", "_internal", "_next_call_id", "effects", "now_ms", "timers")
+    __slots__ = ("_handlers", "_internal", "effects", "next_call_id", "now_ms", "timers")
 
     def __init__(self) -> None:
         self.now_ms: float = NEVER
         self.effects: list[Effect] = []
         self.timers = Timers()
-        self._next_call_id = 1
+        self.next_call_id = 1
+        """The id that the next call will get: a call with at least this id is sent after now."""
         self._handlers: dict[int, Handler] = {}
         self._internal: dict[int, Callable[[Outcome], None]] = {}
-
-    @property
-    def next_call_id(self) -> int:
-        """The id that the next call will get: a call with at least this id is sent after now."""
-        return self._next_call_id
 
     @property
     def calls_open(self) -> int:
         return len(self._handlers)
 
     def new_call_id(self, handler: Handler) -> int:
-        call_id = self._next_call_id
-        self._next_call_id += 1
+        call_id = self.next_call_id
+        self.next_call_id = call_id + 1
         self._handlers[call_id] = handler
         return call_id
 
@@ -84,8 +80,8 @@ class Outbox:
 
     def internal(self, done: Callable[[Outcome], None]) -> int:
         """A request id for a request of the core's own: its outcome goes to `done`."""
-        request_id = -self._next_call_id
-        self._next_call_id += 1
+        request_id = -self.next_call_id
+        self.next_call_id += 1
         self._internal[request_id] = done
         return request_id
 

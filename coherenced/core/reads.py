@@ -12,7 +12,7 @@ How fetches are shared and sent is told in `flights`, what becomes of a fetched 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from coherenced.core.calls import FetchedAll
@@ -27,6 +27,7 @@ from coherenced.core.flights import (
     Flights,
     Gather,
     Question,
+    Terms,
     Want,
 )
 from coherenced.core.l1 import L1
@@ -34,13 +35,16 @@ from coherenced.core.lane import Lane
 from coherenced.core.laws import Laws
 from coherenced.core.model import FOREVER, Fetched, Lineage, Reply, ReplyError, Version
 from coherenced.core.outbox import Outbox
-from coherenced.core.policy import Namespaces
+from coherenced.core.policy import Namespaces, Policy
 from coherenced.core.refill import Refill
-from coherenced.core.requests import Ask, AskResult, Fault, FaultKind, Read, ReadResult, Value
+from coherenced.core.requests import Ask, AskResult, Fault, FaultKind, Get, Read, ReadResult, Value
 from coherenced.core.tickets import Tickets
 
 PROOF_WAIT_MS: Final = 250.0
 """How long a read waits for the lane to catch up before it asks Redis for the value instead."""
+
+_PLAIN: Final = Read(())
+_KEYS_ONLY: Final = {Flight, Fetched}
 
 
 class Reads:
@@ -81,11 +85,9 @@ class Reads:
         self._probes = catchup.probes
         self._fills = fills
         self._unproved: list[Want] = []
-        # Bound once: they are called for each key that is missing, or served after a proof.
         self._join = self.flights.join
-        self._end = self.flights.end
-        self._store = fills.store
-        self._value_of = fills.value_of
+        self._get_terms = self._terms(namespaces.default, _PLAIN, as_sent=True)
+        """Those of the latest `Get`."""
 
     # -- requests -------------------------------------------------------------------
 
@@ -94,34 +96,12 @@ class Reads:
         if not keys:
             self._box.settle(request_id, ReadResult(()))
             return
-        gather = Gather(request_id, len(keys), [None] * len(keys))
         self.waiting += 1
-        box = self._box
-        least = box.next_call_id if self._laws.probe_after_arrival else 0
+        gather = Gather(len(keys), [None] * len(keys)) if len(keys) > 1 else None
         wants = []
         for index, key in enumerate(keys):
-            policy = self.namespaces.for_key(key)
-            bound_ms, stale_ms = read.max_staleness_ms, read.stale_if_error_ms
-            if stale_ms is None:
-                strict = policy.must_be_current(bound_ms) or read.is_particular
-                stale_ms = 0.0 if strict else policy.stale_if_error_ms
-            if bound_ms is None:
-                bound_ms = policy.max_staleness_ms
-            elif bound_ms > self.namespaces.largest_bound_ms:
-                bound_ms = self.namespaces.largest_bound_ms
-            want = Want(
-                gather,
-                index,
-                key,
-                policy,
-                bound_ms,
-                box.now_ms,
-                least,
-                read.min_version,
-                read.skip_l1,
-                stale_ms,
-            )
-            wants.append(want)
+            terms = self._terms(self.namespaces.for_key(key), read)
+            wants.append(Want(request_id, key, terms, gather, index))
         if read.snapshot and self._laws.snapshot:
             self._look_at_once(wants)
             return
@@ -131,13 +111,47 @@ class Reads:
         if read.uncounted:
             self.hits, self.misses = hits, misses
 
+    def get(self, request_id: int, get: Get) -> None:
+        """`read`, of one key and nothing else said. What comes at once shares its terms."""
+        box, terms, policy = self._box, self._get_terms, self.namespaces.for_key(get.key)
+        if (
+            terms.min_call_id != box.next_call_id
+            or terms.arrived_ms != box.now_ms
+            or terms.policy is not policy
+        ):
+            self._get_terms = terms = self._terms(policy, _PLAIN, as_sent=True)
+        self.waiting += 1
+        self._look(Want(request_id, get.key, terms))
+
+    def _terms(self, policy: Policy, read: Read, *, as_sent: bool = False) -> Terms:
+        """On what terms a key of this policy is wanted by a request that has just arrived."""
+        bound_ms, stale_ms = read.max_staleness_ms, read.stale_if_error_ms
+        if stale_ms is None:
+            strict = policy.must_be_current(bound_ms) or read.is_particular
+            stale_ms = 0.0 if strict else policy.stale_if_error_ms
+        if bound_ms is None:
+            bound_ms = policy.max_staleness_ms
+        elif bound_ms > self.namespaces.largest_bound_ms:
+            bound_ms = self.namespaces.largest_bound_ms
+        return Terms(
+            policy,
+            bound_ms,
+            self._box.now_ms,
+            self._box.next_call_id if self._laws.probe_after_arrival else 0,
+            read.min_version,
+            read.skip_l1,
+            stale_ms,
+            as_sent,
+        )
+
     def _look_at_once(self, wants: list[Want]) -> None:
         """S2: all that is held is current at `applied`: if all keys are held, it is one moment."""
         lane, now_ms = self.lane, self._box.now_ms
         entries: list[Entry] = []
         for want in wants:
-            entry = None if want.skip_l1 else self._usable(want)
-            proved = now_ms - lane.verified_at_ms <= want.bound_ms and want.bound_ms > 0
+            terms = want.terms
+            entry = None if terms.skip_l1 else self._usable(want)
+            proved = now_ms - lane.verified_at_ms <= terms.bound_ms and terms.bound_ms > 0
             if entry is None or not proved or entry.as_of > lane.applied:
                 break
             entries.append(entry)
@@ -148,8 +162,7 @@ class Reads:
         self.misses += len(wants)
         flights = []
         for want in wants:
-            flight = Flight(want.key)
-            flight.wants.append(want)
+            flight = Flight(want.key, wants=[want])
             flight.tries = FETCH_TRIES  # sent again alone it would show another moment
             flights.append(flight)
         self.flights.enqueue(Bundle(flights))
@@ -178,13 +191,15 @@ class Reads:
         return entry
 
     def _look(self, want: Want) -> None:
-        entry = None if want.skip_l1 else self._usable(want)
+        terms, entry = want.terms, None
+        if want.key in self._l1.entries and not terms.skip_l1:
+            entry = self._usable(want)
         if entry is None:
             self.misses += 1
             self._join(want)
             return
-        age_ms = want.arrived_ms - self.lane.verified_at_ms
-        bound_ms = want.bound_ms
+        age_ms = terms.arrived_ms - self.lane.verified_at_ms
+        bound_ms = terms.bound_ms
         if not self._laws.staleness_bound:
             bound_ms = float("inf")
         if (bound_ms > 0 and self._box.now_ms - self.lane.verified_at_ms <= bound_ms) or (
@@ -209,7 +224,7 @@ class Reads:
 
     def _new_enough(self, want: Want, entry: Entry) -> bool:
         """S1: not older than the session's token."""
-        token, lane = want.min_version, self.lane
+        token, lane = want.terms.min_version, self.lane
         if token is None or not self._laws.min_version:
             return True
         return token.epoch == lane.epoch and max(lane.applied, entry.as_of) >= token.seq
@@ -223,7 +238,7 @@ class Reads:
         proved = self.lane.proved_call_id
         waiting, self._unproved = self._unproved, []
         for want in waiting:
-            if want.min_call_id > proved:
+            if want.terms.min_call_id > proved:
                 self._unproved.append(want)
                 continue
             entry = self._usable(want)
@@ -238,7 +253,7 @@ class Reads:
         for that; if that fails too, they get a stale value or an error (V6)."""
         waiting, self._unproved = self._unproved, []
         for want in waiting:
-            if want.min_call_id > call_id:
+            if want.terms.min_call_id > call_id:
                 self._unproved.append(want)
             else:
                 self.misses += 1
@@ -254,40 +269,58 @@ class Reads:
         limit_ms = self._box.now_ms - PROOF_WAIT_MS
         waiting, self._unproved = self._unproved, []
         for want in waiting:
-            if want.arrived_ms <= limit_ms:
+            if want.terms.arrived_ms <= limit_ms:
                 self._join(want)
             else:
                 self._unproved.append(want)
         if self._unproved:
-            next_ms = self._unproved[0].arrived_ms + PROOF_WAIT_MS
+            next_ms = self._unproved[0].terms.arrived_ms + PROOF_WAIT_MS
             self._box.timers.at(max(next_ms, self._box.now_ms + 1.0), self._give_up_proof)
 
     # -- what was fetched -------------------------------------------------------------
 
     def _on_fetched(self, batch: list[Asked], answer: FetchedAll, sent_ms: float) -> None:
-        for item, result in zip(batch, answer.results, strict=True):
+        lineage, results = answer.lineage, answer.results
+        if {*map(type, batch), *map(type, results)} == _KEYS_ONLY:
+            self._land(batch, results, lineage, sent_ms)  # type: ignore[arg-type]
+            return
+        for item, result in zip(batch, results, strict=True):
             if isinstance(item, Question):
                 self.waiting -= 1
-                self._fills.shown(item.query.keys, answer.lineage)
+                self._fills.shown(item.query.keys, lineage)
                 reply = result.error if isinstance(result, Fetched) else result
                 self._box.settle(item.request_id, AskResult(reply))
             elif isinstance(result, Fetched):
-                self._land(item, result, answer.lineage, sent_ms)
+                self._land((item,), (result,), lineage, sent_ms)
             else:
-                self._land(item, Fetched(None, error=_as_error(result)), answer.lineage, sent_ms)
+                found = Fetched(None, error=_as_error(result))
+                self._land((item,), (found,), lineage, sent_ms)
 
-    def _land(self, flight: Flight, got: Fetched, lineage: Lineage, sent_ms: float) -> None:
-        """A fetched value: store it if the fence allows (F2), give it to all who waited."""
-        self._end(flight)
-        assert flight.ticket is not None
-        value = self._store(flight.key, got, lineage, flight.ticket, sent_ms)
-        for want in flight.wants:
-            token = want.min_version
-            wrong = None if token is None else self._session_fault(token, lineage)
-            if wrong is None:
-                self._give(want, value)
-            else:
-                self._fault(want, wrong)
+    def _land(
+        self,
+        flights: Sequence[Flight],
+        found: Sequence[Fetched],
+        lineage: Lineage,
+        sent_ms: float,
+    ) -> None:
+        """Fetched values: store them if the fence allows (F2), give them to all who waited."""
+        self.flights.end(flights)
+        fills, settle = self._fills, self._box.settle
+        entries = fills.keep(flights, found, lineage, sent_ms)
+        for flight, got, entry in zip(flights, found, entries, strict=True):
+            value: Value | None = None
+            for want in flight.wants:
+                terms = want.terms
+                token = terms.min_version
+                wrong = None if token is None else self._session_fault(token, lineage)
+                if wrong is not None:
+                    self._fault(want, wrong)
+                elif terms.as_sent and got.error is None:
+                    self.waiting -= 1
+                    settle(want.request_id, entry.bulk)
+                else:
+                    value = value or fills.told(entry, got, lineage, sent_ms)
+                    self._give(want, value)
 
     def _session_fault(self, token: Version, lineage: Lineage) -> Fault | None:
         """S1: even Redis may be unable to keep a session's promise; then the reader is told."""
@@ -311,23 +344,22 @@ class Reads:
             self.waiting -= 1
             self._box.settle(item.request_id, Fault(FaultKind.UNAVAILABLE, detail))
             return
-        self._end(item)
+        self.flights.end((item,))
         for want in item.wants:
             self._fall_back(want, detail)
 
     def _fall_back(self, want: Want, detail: str) -> None:
         """V6: past the bound, with Redis out of reach."""
-        entry = None if want.skip_l1 else self._l1.held(want.key)
-        now_ms = self._box.now_ms
+        terms, now_ms = want.terms, self._box.now_ms
+        entry = None if terms.skip_l1 else self._l1.held(want.key)
         if entry is not None and not self._new_enough(want, entry):
             entry = None
-        if entry is not None and want.stale_ms > 0:
+        if entry is not None and terms.stale_ms > 0:
             age_ms = now_ms - self.lane.verified_at_ms
             old_ms = now_ms - entry.deadline_ms
-            if age_ms <= want.bound_ms + want.stale_ms and old_ms < want.stale_ms:
+            if age_ms <= terms.bound_ms + terms.stale_ms and old_ms < terms.stale_ms:
                 self.stale_served += 1
-                value = self._value_of(entry, stale=True)
-                self._give(want, value)
+                self._give(want, self._fills.value_of(entry, stale=True))
                 return
         self._fault(want, Fault(FaultKind.UNAVAILABLE, detail))
 
@@ -337,10 +369,18 @@ class Reads:
         self.hits += 1
         if entry.frequency < MAX_FREQUENCY:
             entry.frequency += 1
-        self._give(want, self._value_of(entry))
+        if want.terms.as_sent:
+            self.waiting -= 1
+            self._box.settle(want.request_id, entry.bulk)
+        else:
+            self._give(want, self._fills.value_of(entry))
 
     def _give(self, want: Want, value: Value) -> None:
         gather = want.gather
+        if gather is None:
+            self.waiting -= 1
+            self._box.settle(want.request_id, ReadResult((value,)))
+            return
         if gather.left <= 0:
             return  # the request has already failed as a whole
         gather.values[want.index] = value
@@ -348,15 +388,16 @@ class Reads:
         if gather.left == 0:
             self.waiting -= 1
             done = tuple(gather.values)
-            self._box.settle(gather.request_id, ReadResult(done))  # type: ignore[arg-type]
+            self._box.settle(want.request_id, ReadResult(done))  # type: ignore[arg-type]
 
     def _fault(self, want: Want, fault: Fault) -> None:
         gather = want.gather
-        if gather.left <= 0:
-            return
-        gather.left = 0
+        if gather is not None:
+            if gather.left <= 0:
+                return
+            gather.left = 0
         self.waiting -= 1
-        self._box.settle(gather.request_id, fault)
+        self._box.settle(want.request_id, fault)
 
 
 def _as_error(reply: Fetched | Reply) -> ReplyError:

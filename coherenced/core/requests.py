@@ -81,6 +81,15 @@ class Read(msgspec.Struct, frozen=True, gc=False):
         return self.max_age_ms is not None or self.min_fresh_ms is not None
 
 
+class Get(msgspec.Struct, frozen=True, gc=False):
+    """What `Read((key,))` asks, by a client that wants to know no more than the value.
+
+    -> the reply as it is sent (`entry.bulk_of`), or whatever else a Read may be answered with.
+    """
+
+    key: bytes
+
+
 class Ask(msgspec.Struct, frozen=True, gc=False):
     """Ask Redis a read command that L1 does not answer. -> AskResult."""
 
@@ -150,7 +159,7 @@ class Audit(msgspec.Struct, frozen=True, gc=False):
     keys: tuple[bytes, ...]
 
 
-Request = Read | Ask | Write | AskMembers | Lease | Fill | Release | Audit
+Request = Get | Read | Ask | Write | AskMembers | Lease | Fill | Release | Audit
 
 # -- outcomes -------------------------------------------------------------------
 
@@ -278,4 +287,6 @@ class AuditResult(msgspec.Struct, frozen=True, gc=False):
     diverged: tuple[Divergence, ...] = ()
 
 
-Outcome = ReadResult | AskResult | WriteResult | MembersResult | LeaseResult | AuditResult | Fault
+Outcome = (
+    bytes | ReadResult | AskResult | WriteResult | MembersResult | LeaseResult | AuditResult | Fault
+)

@@ -21,8 +21,9 @@ from coherenced.core.model import Lineage
 
 class Ticket(msgspec.Struct, gc=False, eq=False):
     key: bytes
-    generation: int
-    asked_applied: int
+    generation: int = -1
+    """Until it is opened: one that never was."""
+    asked_applied: int = 0
     """F2: what this node had applied when it asked; a value older than that is not stored."""
     hit_seq: int = 0
     """F2: the newest record that covered the key since the ticket was opened."""
@@ -45,22 +46,35 @@ class Tickets:
         return sum(len(tickets) for tickets in self.by_key.values())
 
     def open(self, key: bytes) -> Ticket:
-        lane = self._lane
-        ticket = Ticket(key, lane.generation, lane.reliance)
-        others = self.by_key.get(key)
-        if others is None:
-            self.by_key[key] = [ticket]
-        else:
-            others.append(ticket)
+        ticket = Ticket(key)
+        self.admit(ticket)
         return ticket
 
-    def close(self, ticket: Ticket) -> None:
-        tickets = self.by_key.get(ticket.key)
-        if tickets is None:
-            return
-        tickets.remove(ticket)
-        if not tickets:
-            del self.by_key[ticket.key]
+    def admit(self, *tickets: Ticket) -> None:
+        """Open these, whatever has become of them before."""
+        lane, by_key = self._lane, self.by_key
+        generation, reliance = lane.generation, lane.reliance
+        for ticket in tickets:
+            ticket.generation = generation
+            ticket.asked_applied = reliance
+            ticket.hit_seq = 0
+            ticket.void = False
+            key = ticket.key
+            if key in by_key:
+                by_key[key].append(ticket)
+            else:
+                by_key[key] = [ticket]
+
+    def close(self, *tickets: Ticket) -> None:
+        by_key = self.by_key
+        for ticket in tickets:
+            others = by_key.get(ticket.key)
+            if others is None:
+                continue
+            if len(others) > 1:
+                others.remove(ticket)
+            else:
+                del by_key[ticket.key]
 
     def hit(self, key: bytes, seq: int) -> None:
         """A4: a record covers `key`."""

@@ -27,6 +27,7 @@ from coherenced.core.life import age_ms, life_of
 from coherenced.core.model import Version
 from coherenced.core.policy import Namespaces
 from coherenced.core.requests import (
+    Get,
     Lease,
     LeaseResult,
     Outcome,
@@ -166,11 +167,23 @@ class Origins:
             if not any(origins):
                 return done
             return partial(self._complete, request, origins, done)
+        if isinstance(request, Get):
+            return self._guard_get(request, done)
         if isinstance(request, Write):
             return self._guard_write(request, done)
         if isinstance(request, Lease):
             return self._guard_lease(request, done)
         return done
+
+    def _guard_get(self, get: Get, done: Done) -> Done | None:
+        """What has an origin is a read like any other."""
+        if self.origin_of(get.key) is None:
+            return done
+        read = Read((get.key,))
+        told = self.guard(read, done)
+        assert told is not None
+        self._submit(read, told)
+        return None
 
     def _guard_lease(self, lease: Lease, done: Done) -> Done | None:
         """A key has one home: what has an origin is loaded from there, and by nobody else. Whoever

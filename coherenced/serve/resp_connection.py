@@ -27,8 +27,8 @@ from coherenced.core.model import FOREVER
 from coherenced.core.requests import (
     Fault,
     FaultKind,
+    Get,
     Outcome,
-    Read,
     ReadResult,
     Request,
     WriteResult,
@@ -132,7 +132,7 @@ class RespConnection(ReplyFlow):
         if self.quick and not self._slots and not self._paused and reader.idle:
             if PLAIN_GETS.get(data[_HEAD]) == len(data):
                 key = data[_KEY]
-                if self._lone_hit(key) or self._lone_miss(key):
+                if self._lone_get(key):
                     return
             elif (told := plain_set(data)) is not None:
                 if self._lone_set(*told):
@@ -197,36 +197,36 @@ class RespConnection(ReplyFlow):
 
     # -- the hot loop -----------------------------------------------------------------
 
-    def _lone_hit(self, key: bytes) -> bool:
-        """Answer the one GET that a chunk is, if it hits."""
+    def _lone_get(self, key: bytes) -> bool:
+        """Answer the one GET that a chunk is, if it hits, or ask the node; False: it goes the
+        general way."""
         now_ms = self._now_ms()
         entry = self._hit(key, now_ms)
-        if entry is None:
-            return False
-        bulk = entry.bulk
-        self._transport.write(resp.NIL3 if self.resp3 and bulk == resp.NIL2 else bulk)
         front = self.front
-        front.requests = requests = front.requests + 1
-        if requests >= front.sample_at:
-            front.sample(now_ms)
-        return True
-
-    def _lone_miss(self, key: bytes) -> bool:
-        """Ask the node for the one GET that a chunk is; False: it goes the general way."""
-        front = self.front
+        if entry is not None:
+            bulk = entry.bulk
+            self._transport.write(resp.NIL3 if self.resp3 and bulk == resp.NIL2 else bulk)
+            front.requests = requests = front.requests + 1
+            if requests >= front.sample_at:
+                front.sample(now_ms)
+            return True
         if not is_usable(key, front.settings.bounds):
             return False
         front.requests += 1
-        front.port.submit(Read((key,)), partial(self._read, self.open(Access.READ)))
+        self.open(Access.READ)
+        front.port.submit(Get(key), self._got)
         return True
 
-    def _read(self, slot: Slot, outcome: Outcome) -> None:
-        if outcome.__class__ is ReadResult:
-            (found,) = outcome.values
-            if (value := found.value) is not None:
-                self.fill(slot, b"$%d\r\n%b\r\n" % (len(value), value))
-                return
-        self._answered(slot, _GET, self.resp3, outcome)
+    def _got(self, outcome: Outcome) -> None:
+        """The node's answer to a lone GET: nothing was under way before it, so its slot is the
+        first until it is filled."""
+        if self.lost:
+            return
+        slot = self._slots[0]
+        if outcome.__class__ is bytes:
+            self.fill(slot, resp.NIL3 if self.resp3 and outcome == resp.NIL2 else outcome)
+        else:
+            self._answered(slot, _GET, self.resp3, outcome)
 
     def _lone_set(self, key: bytes, value: bytes) -> bool:
         """Have the node carry out the one SET that a chunk is; False: it goes the general way."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import pytest
 
 from coherenced.core import calls
+from coherenced.core.entry import bulk_of
 from coherenced.core.flights import FETCH_BATCH, FETCHES_OPEN
 from coherenced.core.laws import Laws
-from coherenced.core.model import Query
+from coherenced.core.model import Fetched, Query, ReplyError
 from coherenced.core.policy import Policy
 from coherenced.core.reads import PROOF_WAIT_MS
-from coherenced.core.requests import AskResult, FaultKind, ReadResult, Source
+from coherenced.core.requests import AskResult, FaultKind, Get, ReadResult, Source
 from tests.core.driver import (
+    COVERING_K,
     OTHER_EPOCH,
     Driver,
     delete,
@@ -454,3 +457,80 @@ def test_every_request_is_counted_while_it_waits_and_not_longer() -> None:
         d.fetched(fetch, *(b"v" if isinstance(i, bytes) else 1 for i in fetch.items))
     assert d.node.waiting == 0
     assert len(d.node.tickets) == 0
+
+
+# -- Get: the same as a Read of its key -------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_get_is_answered_as_a_read_of_its_key_and_leaves_the_same_behind(seed: int) -> None:
+    """Two nodes live through the same; where one is asked a Get, the other is asked a Read."""
+    random = Random(seed)
+    rules = (("z*", Policy(max_staleness_ms=0)), ("l*", Policy(linearizable=True)))
+    policy = Policy(
+        max_age_ms=900, negative_max_age_ms=300, stale_if_error_ms=random.choice((0, 400))
+    )
+    given: dict[str, Any] = {"policy": policy, "rules": rules[: random.randint(0, 2)]}
+    gets, reads = Driver(**given), Driver(**given)
+    pairs: list[tuple[int, int]] = []
+    head = 10
+    for _ in range(150):
+        key = random.choice((b"a", b"b", b"z", b"l"))
+        what = random.random()
+        at = max(0, head + random.choice((-1, 0, 0, 0, 0, 0, 0, 1)))
+        found = Fetched(
+            random.choice((None, b"", b"v%d" % random.randint(0, 9))),
+            random.choice((-1, -1, 50, 5000)),
+            random.choice(((), (), (b"t",))),
+            pending=random.random() < 0.1,
+            error=ReplyError("WRONGTYPE x") if random.random() < 0.1 else None,
+        )
+        lost = random.choice((calls.Failure.LOST, calls.Failure.UNREACHABLE))
+        covering = random.choice(COVERING_K)
+        wait_ms = random.choice((1.0, 60.0, 400.0))
+        if what < 0.4:
+            pairs.append((gets.submit(Get(key)), reads.read(key)))
+            continue
+        if 0.55 <= what < 0.65:
+            head += 1
+        for d in (gets, reads):
+            if what < 0.5:
+                d.read(key, b"b", max_staleness_ms=0 if what < 0.45 else None)
+            elif what < 0.55:
+                d.sleep(wait_ms)
+            elif what < 0.65:
+                covered = {"keys": (key,)} if what < 0.6 else dict(covering)
+                d.deliver(record(head, *covered.pop("keys", ()), **covered))  # type: ignore[arg-type]
+            elif what < 0.7:
+                d.prove(head)
+            elif d.has(calls.Fetch):
+                fetch = d.take(calls.Fetch)
+                if what < 0.75:
+                    d.failed(fetch, lost)
+                else:
+                    d.fetched(fetch, *[found] * len(fetch.items), at=at)
+    assert [told(gets, mine) for mine, _ in pairs] == [told(reads, other) for _, other in pairs]
+    assert any(isinstance(gets.outcomes.get(mine), bytes) for mine, _ in pairs)
+    assert gets.open == reads.open and gets.node.waiting == reads.node.waiting
+    assert left_behind(gets) == left_behind(reads)
+
+
+def told(d: Driver, request: int) -> object:
+    """What a client sees of the answer to a GET."""
+    outcome = d.outcomes.get(request)
+    if isinstance(outcome, ReadResult):
+        (value,) = outcome.values
+        return value.error or bulk_of(value.value)
+    return outcome
+
+
+def left_behind(d: Driver) -> object:
+    node = d.node
+    held = {
+        key: (e.bulk, e.as_of, e.deadline_ms, e.bound_ms, e.tags, e.expires_ms, e.frequency)
+        for key, e in node.l1.entries.items()
+    }
+    reads, fills, flights = node.reads, node.fills, node.flights
+    counted = (reads.hits, reads.misses, reads.stale_served, reads.proofs_waited, fills.fetched)
+    more = (fills.stored, fills.negative, flights.fetches, flights.coalesced, node.tickets.refused)
+    return held, counted, more, len(node.tickets), node.lane.verified_at_ms

@@ -11,7 +11,16 @@ import pytest
 
 from coherenced.core.model import ReplyError
 from coherenced.core.policy import Policy
-from coherenced.core.requests import Fault, FaultKind, Lease, LeaseResult, Read, ReadResult, Source
+from coherenced.core.requests import (
+    Fault,
+    FaultKind,
+    Get,
+    Lease,
+    LeaseResult,
+    Read,
+    ReadResult,
+    Source,
+)
 from coherenced.origin.layer import Origins
 from coherenced.origin.rules import Rules
 from tests.origin.fake_node import Clock, FakeRedis, Scripted, node, read
@@ -71,6 +80,16 @@ async def test_keys_without_an_origin_are_nobodys_business_here(rig: Rig) -> Non
     for wishes in ({"snapshot": True}, {"skip_l1": True}):
         assert (await read(layer, KEY, **wishes)).value is None
     assert len(origin.asked) == 2
+
+
+async def test_a_get_is_a_read_where_there_is_an_origin(rig: Rig) -> None:
+    layer, origin = rig.node()
+    origin.rows[KEY] = b"Ada"
+    answers: list[Any] = []
+    assert layer.guard(Get(b"other"), answers.append) == answers.append
+    assert layer.guard(Get(KEY), answers.append) is None
+    await settle(lambda: answers)
+    assert answers[0].values[0].value == b"Ada" and len(origin.asked) == 1
 
 
 async def test_many_readers_on_three_nodes_are_one_load(rig: Rig) -> None:

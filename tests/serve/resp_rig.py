@@ -16,6 +16,7 @@ from coherenced.core.requests import (
     Ask,
     AskResult,
     Fault,
+    Get,
     Outcome,
     Read,
     ReadResult,
@@ -147,6 +148,9 @@ class RespPort:
     # -- executing --------------------------------------------------------------------
 
     def _outcome(self, request: Request) -> Outcome:
+        if isinstance(request, Get):
+            value = self._value(request.key)
+            return bulk_of(value.value) if value.error is None else ReadResult((value,))
         if isinstance(request, Read):
             return ReadResult(tuple(self._value(key) for key in request.keys))
         if isinstance(request, Ask):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coherenced.core.requests import Ask, Fault, FaultKind, Read, Write
+from coherenced.core.requests import Ask, Fault, FaultKind, Get, Read, Write
 from coherenced.serve.resp import RespFront
 from coherenced.serve.resp_connection import TURN_BYTES
 from coherenced.serve.resp_settings import RespSettings
@@ -708,7 +708,7 @@ def test_a_lone_get_that_misses(client: Client, protocol: int) -> None:
     client.port.l1.clear()
     client.feed(packed((b"GET", key)))
     assert client.raw() == b"$1\r\nv\r\n"
-    assert client.port.requests[-1] == Read((key,))
+    assert client.port.requests[-1] == Get(key)
     client.feed(packed((b"GET", b"coh:" + key)))
     assert client.raw().startswith(b"-ERR keys that start with coh:")
     client.port.hold()

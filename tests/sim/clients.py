@@ -16,6 +16,7 @@ from coherenced.core.model import Mutation, Op, Version
 from coherenced.core.requests import (
     Fault,
     Fill,
+    Get,
     Lease,
     LeaseResult,
     Level,
@@ -23,6 +24,7 @@ from coherenced.core.requests import (
     Read,
     ReadResult,
     Release,
+    Request,
     Write,
     WriteResult,
 )
@@ -150,7 +152,9 @@ class Client:
         op.snapshot = snapshot
         op.stale_ms = world.namespaces.longest_stale_ms
         world.history.unanswered += 1
-        request = Read(keys, max_staleness_ms=bound_ms, min_version=token, snapshot=snapshot)
+        request: Request = Read(
+            keys, max_staleness_ms=bound_ms, min_version=token, snapshot=snapshot
+        )
         plain = bound_ms is None and token is None and not snapshot and len(keys) == 1
         if plain and self.random.random() < 0.5 and not host.paused:
             entry = host.hit(keys[0])  # a client of another language
@@ -158,8 +162,13 @@ class Client:
                 world.history.end_hit(op, entry.value, world.now_ms)
                 self._again()
                 return
+            request = Get(keys[0])
 
         def done(outcome: Outcome) -> None:
+            if isinstance(outcome, bytes):
+                world.history.end_get(op, outcome, world.now_ms)
+                self._again()
+                return
             assert isinstance(outcome, ReadResult | Fault)
             world.history.end_read(op, outcome, world.now_ms)
             if isinstance(outcome, ReadResult):

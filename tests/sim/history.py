@@ -21,6 +21,7 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from typing import Final
 
+from coherenced.core.entry import NIL_BULK
 from coherenced.core.model import ReplyError
 from coherenced.core.requests import Fault, FaultKind, Level, ReadResult, WriteResult
 from tests.sim.truth import Truth
@@ -169,6 +170,11 @@ class History:
         op.outcome = "done"
         self.reads.append(op)
         self.check_read(op, op.keys[0], value)
+
+    def end_get(self, op: ReadOp, bulk: bytes, now_ms: float) -> None:
+        """The reply to a GET, as it is sent."""
+        self.end_hit(op, None if bulk == NIL_BULK else bulk[bulk.index(b"\n") + 1 : -2], now_ms)
+        op.source = "get"
 
     def check_read(self, op: ReadOp, key: bytes, value: bytes | None) -> None:
         if self._is_foreign(op, key):
