@@ -7,6 +7,7 @@ or the log's where the reply was lost) can be said without knowing anything else
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Final
 
 import msgspec
@@ -29,6 +30,9 @@ from coherenced.core.tickets import Ticket
 BATCH_MUTATIONS: Final = 32
 """Mutations in one script, so that their records fit one message of the bus (W6: 4 KB). Only a
 transaction is longer: it is one script however long it is allowed to be, and read from the log."""
+
+_REDIS: Final = Level.REDIS
+_NONE: Final = Level.NONE
 
 NO_VALUE: Final = ReplyError("ERR the write is committed, but its reply was lost")
 
@@ -58,6 +62,7 @@ class Batch:
         "call_id",
         "chain",
         "generation",
+        "is_plain",
         "keys",
         "lost",
         "mutations",
@@ -77,8 +82,10 @@ class Batch:
         self.want_ack: list[bool] = []
         self.tags: tuple[bytes, ...] = ()
         self.tickets: dict[int, Ticket] = {}
-        self.keys: set[bytes] | None = set()
-        """What it changes; None: not a batch that others may be in flight beside."""
+        self.keys: set[bytes] = set()
+        """Those of its plain writes."""
+        self.is_plain = True
+        """Whether it is nothing but plain writes, so that others may be in flight beside it."""
         self.lost: str | None = None
         """W3: why its reply will not come."""
         self.told = False
@@ -90,33 +97,39 @@ class Batch:
         self.sent_ms = sent_ms
         self.started_ms = sent_ms
 
-    def has_room(self, write: Write) -> bool:
-        """A transaction that WATCHes goes alone; any other write may be the first."""
-        size = len(self.mutations)
-        if not size:
-            return True
-        return size + len(write.mutations) <= BATCH_MUTATIONS and not write.watch_id
+    def take(self, queue: deque[Pending], before: Batch | None = None) -> None:
+        """The first of the queue: as many as fit, and may be in flight beside `before` (W4)."""
+        keys, mutations, want_ack = self.keys, self.mutations, self.want_ack
+        while queue:
+            pending = queue[0]
+            if before is not None and not before.is_apart_from(pending):
+                break
+            write, key = pending.write, pending.key
+            if mutations and (
+                len(mutations) + len(write.mutations) > BATCH_MUTATIONS or write.watch_id
+            ):
+                break  # a transaction that WATCHes goes alone; any other write may be the first
+            queue.popleft()
+            pending.first = len(mutations)
+            self.pending.append(pending)
+            mutations += write.mutations
+            if key is not None:
+                keys.add(key)
+                want_ack.append(_asks(pending.level))
+                continue
+            self.is_plain = False
+            if write.replicas and not _asks(pending.level):
+                # An empty delete waits like another (K5): replicas may lack the one before it.
+                want_ack += [m.op == Op.DELETE for m in write.mutations]
+            else:
+                want_ack += (_asks(pending.level),) * len(write.mutations)
+            if write.watch_id:
+                break
 
     def is_apart_from(self, pending: Pending) -> bool:
         """W4: whether `pending` may be in flight beside this batch: another key's plain write."""
-        keys, key = self.keys, pending.key
-        return keys is not None and key is not None and key not in keys
-
-    def add(self, pending: Pending) -> None:
-        mutations = pending.write.mutations
-        if pending.key is None:
-            self.keys = None
-        elif self.keys is not None:
-            self.keys.add(pending.key)
-        pending.first = len(self.mutations)
-        self.pending.append(pending)
-        self.mutations += mutations
-        asks = pending.level != Level.REDIS and pending.level != Level.NONE
-        if pending.write.replicas and not asks:
-            # An empty delete waits like another (K5): replicas may lack the one before it.
-            self.want_ack += [m.op == Op.DELETE for m in mutations]
-        else:
-            self.want_ack += (asks,) * len(mutations)
+        key = pending.key
+        return self.is_plain and key is not None and key not in self.keys
 
     def is_followed_by(self, answer: Logged) -> bool:
         """W3: whether the log shows all since this was sent: what is absent was not applied."""
@@ -129,6 +142,10 @@ class Batch:
         if chain.seq == 0:
             return first.seq == 1 and first.prev == chain.tag
         return first.seq == chain.seq and first.tag == chain.tag
+
+
+def _asks(level: int) -> bool:
+    return level != _REDIS and level != _NONE
 
 
 def records_of(batch: Batch, answer: Mutated, writer: bytes) -> list[Record]:

@@ -11,7 +11,7 @@ pace of its probes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from coherenced.core.calls import (
@@ -52,7 +52,7 @@ class Catchup:
         beat_every_ms: float,
         own_bound_ms: Callable[[], float],
         largest_bound_ms: Callable[[], float],
-        apply: Callable[[Lane, Record], None],
+        apply: Callable[[Lane, Sequence[Record]], None],
         drop: Callable[[Lane], None],
         proved: Callable[[Lane], None],
         quarantined: Callable[[Lane], None],
@@ -139,15 +139,12 @@ class Catchup:
         if lane.recent.get(message.seq) == message.tag and message.seq <= lane.applied:
             self.duplicates += len(message.records)  # A6: mostly what this node has written itself
             return
-        for record in message.records:
-            # The common case is kept short: the next record of the chain.
-            if record.seq == lane.applied + 1 and record.prev == lane.tag:
-                if self.streaming or lane.relied:
-                    self._step(record)
-                else:
-                    lane.advance(record)
-                    self._apply(lane, record)
-            else:
+        records = message.records
+        if records and not self.streaming and lane.is_followed_by(records):
+            lane.advance_along(records)  # the common case is kept short
+            self._apply(lane, records)
+        else:
+            for record in records:
                 self._odd(message.epoch, record)
         if message.seq > lane.head:
             lane.head = message.seq
@@ -159,7 +156,7 @@ class Catchup:
     def _step(self, record: Record) -> None:
         lane = self.lane
         as_relied_on = lane.advance(record)
-        self._apply(lane, record)
+        self._apply(lane, (record,))
         if not as_relied_on:
             self._contradicted()
         if self.streaming and lane.epoch is not None:
@@ -186,22 +183,27 @@ class Catchup:
             # A fork, a forged message, or too far back to tell: only the log can say which.
             self._read_log()
 
+    def follows_own(self, epoch: bytes, records: list[Record]) -> bool:
+        """Move along what this node's own mutation reply told, if it is what comes next, as mostly
+        it is: the caller applies it. False: nothing was done, it is for `own_records`."""
+        lane = self.lane
+        if not records or epoch != lane.epoch or self.streaming:
+            return False
+        if not lane.is_followed_by(records):
+            return False
+        lane.advance_along(records)
+        return True
+
     def own_records(self, epoch: bytes, records: list[Record]) -> list[Record]:
         """Apply what this node's own mutation reply told; return those that are not next yet."""
         lane = self.lane
-        early = []
+        early: list[Record] = []
+        if epoch != lane.epoch:
+            return early
         for record in records:
-            if (
-                record.seq == lane.applied + 1
-                and record.prev == lane.tag
-                and epoch == lane.epoch
-                and not (self.streaming or lane.relied)
-            ):
-                lane.advance(record)  # the common case, as in `on_delivered`
-                self._apply(lane, record)
-            elif lane.judge_record(epoch, record, self._laws) is Verdict.NEXT:
+            if lane.judge_record(epoch, record, self._laws) is Verdict.NEXT:
                 self._step(record)
-            elif epoch == lane.epoch and record.seq > lane.applied:
+            elif record.seq > lane.applied:
                 early.append(record)
         return early
 

@@ -7,6 +7,7 @@ came over the bus, from the log, or is this node's own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from coherenced.core.l1 import L1
@@ -31,25 +32,35 @@ class Covers:
         self._lines = leases.lines
         self._page = page
 
-    def cover(self, lane: Lane, record: Record) -> None:
-        """Drop and void whatever `record` covers, and is older."""
-        self.records += 1
-        seq = record.seq
-        self._page.touch(record.keys)
-        entries, asked = self._l1.entries, self._tickets.by_key
-        for key in record.keys:
-            # Most keys of most records are neither held nor asked for here: two look-ups.
-            if key in entries and self._l1.drop(key, seq):
-                self.dropped += 1
-            if key in asked:
-                self._tickets.hit(key, seq)
-        if record.flags & EVERYTHING or record.prefixes or record.tags:
-            self._cover_many(lane, record)
-        if self._lines:
+    def cover(self, lane: Lane, records: Sequence[Record]) -> None:
+        """Drop and void whatever `records` cover, and is older."""
+        self.records += len(records)
+        if len(records) == 1:
+            self._page.touch(records[0].keys)
+        else:
+            self._page.touch([key for record in records for key in record.keys])
+        l1, asked = self._l1, self._tickets.by_key
+        for record in records:
+            seq, entries = record.seq, l1.entries
             for key in record.keys:
-                self._leases.on_covered(key, seq)
-            if record.everything or record.prefixes:
-                self._leases.on_wide((b"",) if record.everything else record.prefixes, seq)
+                # Most keys of most records are neither held nor asked for here: two look-ups.
+                entry = entries.get(key)
+                if entry is not None and entry.as_of < seq:
+                    l1.discard(entry)
+                    self.dropped += 1
+                if key in asked:
+                    self._tickets.hit(key, seq)
+            if record.flags & EVERYTHING or record.prefixes or record.tags:
+                self._cover_many(lane, record)
+            if self._lines:
+                self._wake(record)
+
+    def _wake(self, record: Record) -> None:
+        """L1: whoever waits in line for one of its keys."""
+        for key in record.keys:
+            self._leases.on_covered(key, record.seq)
+        if record.everything or record.prefixes:
+            self._leases.on_wide((b"",) if record.everything else record.prefixes, record.seq)
 
     def _cover_many(self, lane: Lane, record: Record) -> None:
         """T1: what covers keys that it does not list."""

@@ -162,10 +162,14 @@ class L1:
         if old is not None:
             if old.lane is entry.lane and old.as_of > entry.as_of:
                 return False  # A6: what is already newer stays
+            # A new value is no use: it takes the place of the old one.
             entry.frequency = old.frequency
             entry.looks = old.looks
-            following = old.next  # a new value is no use: it takes the place of the old one
-            self._discard(old)
+            following, last = old.next, old.prev
+            old.prev = old.next = UNLINKED
+            if old is self._hand:
+                self._hand = entry
+            more_bytes = size - old.size
         else:
             following = self._small
             if self.evictions:
@@ -174,11 +178,12 @@ class L1:
                 # Until something had to be evicted there is nothing to protect from newcomers.
                 entry.looks = IN_MAIN
                 following = self._main
+            last = following.prev
+            more_bytes = size
         self.entries[key] = entry
-        self.bytes_used += size
+        self.bytes_used += more_bytes
         if entry.looks >= 0:
-            self._small_bytes += size
-        last = following.prev
+            self._small_bytes += more_bytes
         last.next = entry
         entry.prev = last
         entry.next = following
@@ -192,15 +197,7 @@ class L1:
         entry = self.entries.get(key)
         if entry is None:
             return False
-        self._discard(entry)
-        return True
-
-    def drop(self, key: bytes, seq: int) -> bool:
-        """A4: forget `key` if what is held is older than record `seq`."""
-        entry = self.entries.get(key)
-        if entry is None or entry.as_of >= seq:
-            return False
-        self._discard(entry)
+        self.discard(entry)
         return True
 
     def end_prefix(self, prefix: bytes, seq: int) -> None:
@@ -273,11 +270,11 @@ class L1:
             following = hand.next
             if now_ms >= hand.deadline_ms + keep_stale_ms:
                 self._hand = None
-                self._discard(hand)
+                self.discard(hand)
                 expired += 1
             elif marks is not None and marks.cover(hand):
                 self._hand = None
-                self._discard(hand)
+                self.discard(hand)
                 self.swept += 1
                 limit -= DISCARD_LOOKS - 1
             hand = following
@@ -325,7 +322,8 @@ class L1:
         entry.prev.next = following
         following.prev = entry.prev
 
-    def _discard(self, entry: Entry) -> None:
+    def discard(self, entry: Entry) -> None:
+        """Forget one of `entries`."""
         following, preceding, key = entry.next, entry.prev, entry.key
         if entry is self._hand:
             self._hand = following
@@ -421,7 +419,7 @@ class L1:
     def _evict_one(self, entry: Entry) -> None:
         window = self._ghost_window()
         from_small = entry.looks >= 0
-        self._discard(entry)
+        self.discard(entry)
         self.evictions += 1
         if from_small:
             ghosts = self._ghosts

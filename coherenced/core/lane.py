@@ -13,6 +13,7 @@ this node has seen every invalidation up to the time the probe was sent:
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from enum import Enum
 from typing import Final, Protocol
 
@@ -198,6 +199,29 @@ class Lane:
         if seq > self.head:
             self.head = seq
         return not self.relied or self.relied.pop(seq, record.tag) == record.tag
+
+    def is_followed_by(self, records: Sequence[Record]) -> bool:
+        """Whether each of them is NEXT after the one before it, and nothing is relied on."""
+        seq, tag = self.applied, self.tag
+        for record in records:
+            seq += 1
+            if record.seq != seq or record.prev != tag:
+                return False
+            tag = record.tag
+        return not self.relied
+
+    def advance_along(self, records: Sequence[Record]) -> None:
+        """`advance` for those by which this position `is_followed_by`; at least one."""
+        recent = self.recent
+        for record in records:
+            seq = record.seq
+            recent[seq] = record.tag
+            recent.pop(seq - RECENT_TAGS, None)
+        self.history.extend(records)
+        last = records[-1]
+        self.applied, self.tag = last.seq, last.tag
+        if last.seq > self.head:
+            self.head = last.seq
 
     def offer_proof(self, call_id: int, sent_ms: float, lineage: Lineage) -> None:
         """V1: remember that the log stood at `lineage` some time after `sent_ms`."""

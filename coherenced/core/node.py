@@ -43,6 +43,7 @@ from coherenced.core.lane import Lane
 from coherenced.core.laws import Laws
 from coherenced.core.leases import Leases
 from coherenced.core.model import (
+    WANT_ACK,
     Acknowledgement,
     Member,
     Message,
@@ -67,6 +68,7 @@ from coherenced.core.requests import (
     Lease,
     MembersResult,
     Read,
+    Release,
     Write,
 )
 from coherenced.core.roster import Members, Roster
@@ -208,6 +210,17 @@ class Node:
         self.phases = TwoPhase(self.box, self.laws, self.writes.write, namespaces, new_id)
         self.audits = Audits(self.lane, self.box, self.l1, new_id, self._forget)
         self._two_phased = any(policy.linearizable for policy in namespaces.all())
+        self._takers: dict[type, Callable[[int, Any], None]] = {
+            Get: self.reads.get,
+            Read: self.reads.read,
+            Write: self._write if self._two_phased else self.writes.write,
+            Ask: self.reads.ask,
+            AskMembers: self._members,
+            Audit: self.audits.start,
+            Lease: self.leases.lease,
+            Fill: self.leases.fill,
+            Release: self.leases.release,
+        }
 
     # -- the short path ---------------------------------------------------------------
 
@@ -284,10 +297,9 @@ class Node:
                     self._acknowledge_unseen(message)
                 self.catchup.on_delivered(given.connection, message)  # type: ignore[union-attr]
         elif kind is Submit:
-            self._submit(given)  # type: ignore[arg-type]
+            self._submit((given,))  # type: ignore[arg-type]
         elif kind is Flush:
-            for submitted in given.submits:  # type: ignore[union-attr]
-                self._submit(submitted)
+            self._submit(given.submits)  # type: ignore[union-attr]
         elif kind is not Tick:
             self._other(given)
         self._after()
@@ -313,34 +325,25 @@ class Node:
         reads = self.reads.waiting + self.audits.waiting + self.leases.waiting
         return reads + self.writes.waiting + self.phases.waiting
 
-    def _submit(self, given: Submit) -> None:
-        request = given.request
-        if self.stopped:
-            self.box.settle(given.request_id, Fault(FaultKind.STOPPING, "the daemon is stopping"))
-        elif self.waiting >= self.settings.max_waiting:
-            text = (
-                f"{self.waiting} requests are waiting for Redis already: try again later, wait for "
-                "replies (ack=redis) before sending more, or raise limits.max_waiting_requests"
-            )
-            self.box.settle(given.request_id, Fault(FaultKind.OVERLOADED, text))
-        elif isinstance(request, Get):
-            self.reads.get(given.request_id, request)
-        elif isinstance(request, Read):
-            self.reads.read(given.request_id, request)
-        elif isinstance(request, Write):
-            self._write(given.request_id, request)
-        elif isinstance(request, Ask):
-            self.reads.ask(given.request_id, request)
-        elif isinstance(request, AskMembers):
-            self._members(given.request_id)
-        elif isinstance(request, Audit):
-            self.audits.start(given.request_id, request)
-        elif isinstance(request, Lease):
-            self.leases.lease(given.request_id, request)
-        elif isinstance(request, Fill):
-            self.leases.fill(given.request_id, request)
-        else:
-            self.leases.release(given.request_id, request)
+    def _submit(self, submits: Sequence[Submit]) -> None:
+        takers, room = self._takers, 0
+        for given in submits:
+            request_id, request = given.request_id, given.request
+            if room <= 0:
+                room = self.settings.max_waiting - self.waiting
+            if self.stopped:
+                fault = Fault(FaultKind.STOPPING, "the daemon is stopping")
+                self.box.settle(request_id, fault)
+            elif room <= 0:
+                text = (
+                    f"{self.waiting} requests are waiting for Redis already: try again later, wait "
+                    "for replies (ack=redis) before sending more, or raise "
+                    "limits.max_waiting_requests"
+                )
+                self.box.settle(request_id, Fault(FaultKind.OVERLOADED, text))
+            else:
+                room -= 1
+                takers[request.__class__](request_id, request)
 
     def _write(self, request_id: int, write: Write) -> None:
         if self._two_phased:
@@ -355,7 +358,7 @@ class Node:
                 return
         self.writes.write(request_id, write)
 
-    def _members(self, request_id: int) -> None:
+    def _members(self, request_id: int, _: AskMembers) -> None:
         def read(members: Members | None) -> None:
             if members is None:
                 fault = Fault(FaultKind.UNAVAILABLE, "the roster could not be read from Redis")
@@ -451,11 +454,12 @@ class Node:
 
     # -- applying records ---------------------------------------------------------------
 
-    def _apply(self, lane: Lane, record: Record) -> None:
-        """A4: the lane has moved onto `record`; drop and void what it covers, in one step."""
-        self._cover(lane, record)
-        if record.flags & 1 and record.writer != self.settings.incarnation:
-            self._ack_writers[record.writer] = None
+    def _apply(self, lane: Lane, records: Sequence[Record]) -> None:
+        """A4: the lane has moved along `records`; drop and void what they cover, in one step."""
+        self._cover(lane, records)
+        for record in records:
+            if record.flags & WANT_ACK and record.writer != self.settings.incarnation:
+                self._ack_writers[record.writer] = None
 
     def _forget(self, key: bytes) -> None:
         """This node's copy of one key is not to be used any more."""

@@ -76,6 +76,16 @@ class Tickets:
             else:
                 del by_key[ticket.key]
 
+    def redeem(self, ticket: Ticket, as_of: Lineage, tags: Collection[bytes]) -> bool:
+        """`close` it, and tell whether what it was opened for `may_store`."""
+        others = self.by_key.get(ticket.key)
+        if others is not None:
+            if len(others) == 1 and others[0] is ticket:
+                del self.by_key[ticket.key]
+            else:
+                self.close(ticket)
+        return self.may_store(ticket, as_of, tags)
+
     def hit(self, key: bytes, seq: int) -> None:
         """A4: a record covers `key`."""
         for ticket in self.by_key.get(key, ()):

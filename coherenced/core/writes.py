@@ -14,7 +14,7 @@ batch's tags are in the log, or they are not.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -63,6 +63,7 @@ from coherenced.core.tickets import Tickets
 
 BATCHES_OPEN: Final = 2
 """Batches in flight at once."""
+_REDIS: Final = Level.REDIS
 RESOLVE_RETRY_MS: Final = 100.0
 RESOLVE_PATIENCE_MS: Final = 2_000.0
 """How long callers wait for the truth about a lost reply before they are told *indeterminate*."""
@@ -84,7 +85,7 @@ class Writes:
         namespaces: Namespaces,
         incarnation: bytes,
         new_tag: Callable[[], bytes],
-        cover: Callable[[Lane, Record], None],
+        cover: Callable[[Lane, Sequence[Record]], None],
         page: Page,
         follow_from: int,
     ) -> None:
@@ -211,16 +212,8 @@ class Writes:
     def flush(self) -> None:
         """Send what may be sent; called at the end of every step."""
         while self.sendable:
-            before = self._flying[0] if self._flying else None
             batch = Batch(self._lane, self._box.now_ms)
-            queue = self.queue
-            while queue and batch.has_room(queue[0].write):
-                if before is not None and not before.is_apart_from(queue[0]):
-                    break  # W4
-                pending = queue.popleft()
-                batch.add(pending)
-                if pending.write.watch_id:
-                    break
+            batch.take(self.queue, self._flying[0] if self._flying else None)
             self._send(batch)
 
     def _send(self, batch: Batch) -> None:
@@ -283,73 +276,77 @@ class Writes:
             return
         epoch = answer.lineage.epoch
         records = records_of(batch, answer, self._incarnation)
+        lane, catchup = self._lane, self._catchup
+        kept: list[Entry] | None = None
         if self._laws.own_write_drops:
-            for record in self._catchup.own_records(epoch, records):
-                self._cover(self._lane, record)
-        known = batch.reliance if batch.generation == self._lane.generation else 0
-        self._catchup.own_reply(
-            batch.call_id, batch.sent_ms, known, answer.lineage, answer.server_id
-        )
-        self._keep_values(batch, answer)
+            if catchup.follows_own(epoch, records):
+                kept = self._keep_values(batch, answer)  # first: each takes its old one's place
+                self._cover(lane, records)
+            elif early := catchup.own_records(epoch, records):
+                self._cover(lane, early)
+        known = batch.reliance if batch.generation == lane.generation else 0
+        catchup.own_reply(batch.call_id, batch.sent_ms, known, answer.lineage, answer.server_id)
+        for entry in self._keep_values(batch, answer) if kept is None else kept:
+            if entry.as_of > lane.proved_seq:
+                lane.lend(entry, batch.sent_ms)
         if len(records) < len(batch.mutations):
             for mutation, outcome in zip(batch.mutations, answer.done, strict=True):
                 if outcome.seq == 0:
                     self._fills.shown(mutation.keys, answer.lineage)
+        if batch.is_plain:
+            self._conclude_plain(batch, answer)
+            return
         outcomes, roster_version = answer.done, answer.roster_version
         for pending in batch.pending:
-            first, number = pending.first, len(pending.write.mutations)
-            if number == 1 and pending.level == Level.REDIS and pending.key is not None:
-                self._conclude_plain(pending, epoch, outcomes[first])
-            else:
-                done = outcomes[first : first + number]
-                self._conclude(pending, epoch, done, roster_version)
+            first = pending.first
+            done = outcomes[first : first + len(pending.write.mutations)]
+            self._conclude(pending, epoch, done, roster_version)
 
-    def _conclude_plain(self, pending: Pending, epoch: bytes, done: Done) -> None:
-        """What `_conclude` and `_settle` do, for what most writes are: nobody waits for more."""
-        seq = done.seq
-        if seq == 0 or pending.answered or pending.finished:
-            self._conclude(pending, epoch, (done,), -1)
-            return
-        self.committed += 1
-        self.waiting -= 1
-        pending.answered = pending.finished = True
-        result = WriteResult((done.reply,), version_of((epoch, seq)), {})
-        self._box.settle(pending.request_id, result)
-
-    def _keep_values(self, batch: Batch, answer: Mutated) -> None:
-        """A6: a node keeps what it wrote, unless something newer came in between."""
-        tickets, lane, now_ms, sent_ms = self._tickets, self._lane, self._box.now_ms, batch.sent_ms
-        epoch, policy_of = answer.lineage.epoch, self.namespaces.for_key
-        for index, ticket in batch.tickets.items():
-            tickets.close(ticket)
-            mutation, done = batch.mutations[index], answer.done[index]
-            seq, value = done.seq, mutation.keeps
-            if seq == 0 or value is None or done.reply.__class__ is ReplyError:
+    def _conclude_plain(self, batch: Batch, answer: Mutated) -> None:
+        """`_conclude` and `_settle` for what most writes are: nobody waits for more."""
+        epoch, settle = answer.lineage.epoch, self._box.settle
+        for pending, done in zip(batch.pending, answer.done, strict=True):
+            seq = done.seq
+            if seq == 0 or pending.level != _REDIS or pending.answered or pending.finished:
+                self._conclude(pending, epoch, (done,), answer.roster_version)
                 continue
-            labels = mutation.label or ()
-            if not tickets.may_store(ticket, lineage_of((epoch, seq, done.tag)), labels):
+            self.committed += 1
+            self.waiting -= 1
+            pending.answered = pending.finished = True
+            result = WriteResult((done.reply,), version_of((epoch, seq)), {})
+            settle(pending.request_id, result)
+
+    def _keep_values(self, batch: Batch, answer: Mutated) -> list[Entry]:
+        """A6: a node keeps what it wrote, unless something newer came in between."""
+        kept: list[Entry] = []
+        redeem, put, lane = self._tickets.redeem, self._l1.put, self._lane
+        now_ms, sent_ms, epoch = self._box.now_ms, batch.sent_ms, answer.lineage.epoch
+        for index, ticket in batch.tickets.items():
+            mutation, done = batch.mutations[index], answer.done[index]
+            seq, value, label = done.seq, mutation.keeps, mutation.label
+            if seq == 0 or value is None or done.reply.__class__ is ReplyError:
+                self._tickets.close(ticket)
+                continue
+            labels = label or ()
+            if not redeem(ticket, lineage_of((epoch, seq, done.tag)), labels):
                 continue
             key = mutation.keys[0]
-            policy = policy_of(key)
             ttl_ms = FOREVER if mutation.keeps_ttl_ms is None else mutation.keeps_ttl_ms
-            if mutation.label is not None and ttl_ms > LONGEST_MS:
+            policy = self.namespaces.for_key(key)
+            fresh_ms = policy.max_age_ms
+            if label is not None and ttl_ms > LONGEST_MS:
                 ttl_ms = LONGEST_MS
-            deadline_ms = sent_ms + min(policy.fresh_until(ttl_ms, labels), policy.max_age_ms)
-            if deadline_ms > now_ms:
+            if ttl_ms != FOREVER:
+                fresh_ms = min(policy.fresh_until(ttl_ms, labels), fresh_ms)
+            if sent_ms + fresh_ms > now_ms:
+                deadline_ms, expires_ms = sent_ms + fresh_ms, sent_ms + ttl_ms
                 bound_ms = policy.hit_bound_ms
                 entry = Entry(
-                    key,
-                    bulk_of(value),
-                    lane,
-                    seq,
-                    deadline_ms,
-                    bound_ms,
-                    labels,
-                    sent_ms + ttl_ms,
+                    key, bulk_of(value), lane, seq, deadline_ms, bound_ms, labels, expires_ms
                 )
-                self._l1.put(entry)
-                if seq > lane.proved_seq:
-                    lane.lend(entry, sent_ms)
+                if put(entry):
+                    kept.append(entry)
+        return kept
 
     def _conclude(
         self, pending: Pending, epoch: bytes, done: tuple[Done, ...], roster_version: int
@@ -474,8 +471,8 @@ class Writes:
         self._box.event("lost_write_was_applied", lane=self._lane.index)
         epoch = answer.lineage.epoch
         records = [answer.records[found[t]] for t in batch.tags if t in found]
-        for record in self._catchup.own_records(epoch, records):
-            self._cover(self._lane, record)
+        if early := self._catchup.own_records(epoch, records):
+            self._cover(self._lane, early)
         for pending in batch.pending:
             done, known = done_by_log(batch, pending, answer, found)
             last = max(d.seq for d in done)

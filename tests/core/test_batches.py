@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import pytest
@@ -26,9 +27,17 @@ def batch(*writes: Pending) -> Batch:
     lane = Lane(0)
     lane.anchor(lineage(10), call_id=1)
     made = Batch(lane, 0.0)
-    for write in writes:
-        made.add(write)
+    queue = deque(writes)
+    made.take(queue)
+    assert not queue
     return made
+
+
+def taken(*writes: Pending, before: Batch | None = None) -> int:
+    """How many of them one batch takes."""
+    queue = deque(writes)
+    Batch(Lane(0), 0.0).take(queue, before)
+    return len(writes) - len(queue)
 
 
 def test_a_batch_knows_where_each_request_begins_and_who_wants_acknowledgements() -> None:
@@ -45,11 +54,13 @@ def test_K5_a_delete_that_waits_for_replicas_is_recorded_whatever_it_finds() -> 
 
 
 def test_W6_a_batch_takes_as_many_as_fit_and_anything_as_its_first() -> None:
-    many = Write(tuple(set_to(b"%d" % i, b"") for i in range(BATCH_MUTATIONS)))
-    assert batch().has_room(many)
-    assert not batch(pending(incr(b"a"))).has_room(many)
-    assert batch().has_room(Write((incr(b"a"),), watch_id=7))
-    assert not batch(pending(incr(b"a"))).has_room(Write((incr(b"b"),), watch_id=7))
+    many = pending(*(set_to(b"%d" % i, b"") for i in range(BATCH_MUTATIONS)))
+    too_many = pending(*many.write.mutations, incr(b"z"))
+    one, watching = pending(incr(b"a")), pending(incr(b"b"), watch_id=7)
+    assert taken(too_many, one) == taken(many, one) == taken(one, many) == 1
+    assert taken(watching, one) == taken(one, watching) == 1
+    plain = [pending(set_to(b"%d" % i, b"")) for i in range(BATCH_MUTATIONS + 1)]
+    assert taken(*plain) == BATCH_MUTATIONS
 
 
 @pytest.mark.parametrize(
@@ -73,6 +84,7 @@ def test_W4_the_one_key_of_a_plain_write(write: Write, key: bytes | None) -> Non
 def test_W4_only_plain_writes_to_other_keys_are_apart() -> None:
     a, b = pending(set_to(b"a", b"")), pending(set_to(b"b", b""))
     assert batch(a).is_apart_from(b)
+    assert taken(b, pending(set_to(b"c", b"")), pending(set_to(b"a", b"")), before=batch(a)) == 2
     assert not batch(a, b).is_apart_from(b)
     assert not batch(a).is_apart_from(pending(delete(b"x", b"y")))
     assert not batch(a, pending(incr(b"x"), incr(b"y"))).is_apart_from(b)

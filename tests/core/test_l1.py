@@ -184,16 +184,6 @@ def test_another_lanes_sequences_are_not_compared() -> None:
 # -- dropping ---------------------------------------------------------------------------------
 
 
-def test_A4_a_record_drops_what_is_older_than_it_and_nothing_else() -> None:
-    store = L1(100_000, 100)
-    store.put(entry(b"k", as_of=5))
-    assert not store.drop(b"k", 5)
-    assert not store.drop(b"other", 9)
-    assert store.drop(b"k", 6)
-    assert not store.drop(b"k", 6)
-    check(store)
-
-
 def tidied(store: L1, limit: int = 1000) -> None:
     """Swept to the end."""
     while store.untidy:
@@ -589,12 +579,10 @@ class StoreAgainstDict(RuleBasedStateMachine):
         assert self.store.remove(key) == held
         self.forget(key)
 
-    @rule(key=KEYS, seq=st.integers(0, 10))
-    def drop(self, key: bytes, seq: int) -> None:
-        held = self.store.entries.get(key)
-        older = held is not None and held.as_of < seq
-        assert self.store.drop(key, seq) == older
-        if older:
+    @rule(key=KEYS)
+    def discard(self, key: bytes) -> None:
+        if (held := self.store.entries.get(key)) is not None:
+            self.store.discard(held)
             self.forget(key)
 
     def ends(self, covers: Callable[[Entry], bool]) -> None:

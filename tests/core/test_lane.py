@@ -277,6 +277,21 @@ def test_V7_what_was_proved_can_be_taken_back_and_the_position_stays() -> None:
     assert lane.lineage == lineage(12)
 
 
+def test_A1_a_run_follows_only_if_each_record_is_the_next_after_the_one_before_it() -> None:
+    lane = lane_at(10)
+    run = [record(seq) for seq in (11, 12, 13)]
+    assert lane.is_followed_by(run)
+    assert not lane.is_followed_by([run[0], run[2]])
+    assert not lane.is_followed_by([run[0], record(12, branch=b"b", prev=tag_of(11, b"b"))])
+    assert not lane.is_followed_by(run[1:])
+    lane.advance_along(run)
+    assert lane.lineage == lineage(13) and lane.head == 13
+    assert [lane.recent[seq] for seq in (11, 12, 13)] == [one.tag for one in run]
+    assert list(lane.history)[-3:] == run
+    assert lane.rely(15, tag_of(15))
+    assert not lane.is_followed_by([record(14), record(15)]), "each is compared with what relies"
+
+
 # -- what is stored from ahead (F2) -------------------------------------------------------------
 
 

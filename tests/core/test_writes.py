@@ -257,6 +257,21 @@ def test_A6_a_node_keeps_what_it_wrote() -> None:
     assert (entry.value, entry.as_of, entry.deadline_ms) == (b"new", 11, sent_ms + 500)
 
 
+def test_A6_a_key_written_anew_keeps_the_place_that_its_use_has_won() -> None:
+    d = Driver()
+    d.hold(b"k")
+    d.hold(b"later")
+    d.hit(b"k")
+    before = d.node.l1.entries[b"k"]
+    following = before.next
+    assert following.key == b"later"
+    d.write(set_to(b"k", b"new"))
+    d.mutated(d.take(calls.Mutate), first=11)
+    after = d.node.l1.entries[b"k"]
+    assert after is not before and after.next is following
+    assert after.frequency == before.frequency == 1
+
+
 def test_what_a_node_wrote_tells_its_real_expiry() -> None:
     d = Driver(policy=Policy(max_age_ms=500))
     d.write(set_to(b"k", b"v", keeps_ttl_ms=9000.0))
