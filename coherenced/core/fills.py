@@ -105,7 +105,7 @@ class Fills:
         deadline_ms, _ = self._times(got, self.namespaces.for_key(key), sent_ms, absent_ms)
         left_ms, keep_ms = entry.left_ms(now_ms), 0.0
         # Seen from ahead of the position, it is news: the page is about to say so.
-        if entry.as_of <= self.lane.applied and self._l1.entries.get(key) is entry:
+        if entry.as_of <= self.lane.applied and self._l1.held(key) is entry:
             keep_ms = self._keep_ms(entry)
         return Value(
             got.value,

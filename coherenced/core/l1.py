@@ -119,7 +119,7 @@ class L1:
         self.evictions = 0
         self.expirations = 0
         self.swept = 0
-        """Entries that were found to be covered by a mark."""
+        """Entries that were found to be covered by a mark, or replaced before they were."""
         self.marks: Marks | None = None
         """T1: what was invalidated by prefix and has not been looked for to the end."""
         self.untidy = False
@@ -162,6 +162,8 @@ class L1:
         if old is not None:
             if old.lane is entry.lane and old.as_of > entry.as_of:
                 return False  # A6: what is already newer stays
+            if self.marks is not None and self.marks.cover(old):
+                self.swept += 1
             # A new value is no use: it takes the place of the old one.
             entry.frequency = old.frequency
             entry.looks = old.looks
@@ -169,6 +171,9 @@ class L1:
             old.prev = old.next = UNLINKED
             if old is self._hand:
                 self._hand = entry
+            for reader in self._readers:
+                if reader.at is old:
+                    reader.at = entry
             more_bytes = size - old.size
         else:
             following = self._small

@@ -331,6 +331,7 @@ def test_it_is_read_by_pieces_while_it_changes() -> None:
         seen |= {one.key for one in piece}
         store.put(entry(b"new%02d" % place, as_of=6))
         store.remove(b"%02d" % (place * 3))
+        store.put(entry(b"%02d" % (place * 5 + 5), as_of=6))  # where the reader is, or was
         check(store)
     assert seen >= {key for key, one in there.items() if store.entries.get(key) is one}
     assert store._readers == []
@@ -550,6 +551,7 @@ class StoreAgainstDict(RuleBasedStateMachine):
             return  # the fence around storing lets no such value through
         old = self.store.entries.get(key)
         stored = self.store.put(new)
+        self.gone += stored and key in self.ended  # it was replaced, and counts
         if value is not None and len(value) > 300:
             assert not stored
             self.forget(key)
