@@ -90,7 +90,8 @@ class RequestReader:
         self._need = 0
         """The careful reader can go no further before the buffer has this length."""
         self._before = 0
-        """Bytes of the request under way that were already taken out of the buffer."""
+        """Bytes of the request under way that were already taken out of the buffer; negative: where
+        in the buffer it begins. With the position it makes how long the request is so far."""
         self._left = 0
         """Arguments that are still to come; 0: at a request's start."""
         self._length = -1
@@ -253,9 +254,10 @@ class RequestReader:
         """One request ([] for one that asks nothing); None: more bytes are needed."""
         buffer = self._buffer
         if not self._left and not self._arguments:
-            if self._position == len(buffer):
+            start = self._position
+            if start == len(buffer):
                 return None
-            if buffer[self._position] != _STAR:
+            if buffer[start] != _STAR:
                 return self._inline()
             line = self._line("too big mbulk count string")
             if line is None:
@@ -269,6 +271,7 @@ class RequestReader:
                 return []
             self._left = count
             self._arguments = []
+            self._before = -start
         while self._left:
             argument = self._argument()
             if argument is None:

@@ -228,6 +228,25 @@ def test_a_request_as_a_whole_is_bounded() -> None:
     assert reader.error.startswith("Protocol error: request larger than listen.max_query_bytes")
 
 
+@pytest.mark.parametrize("size", [1, 7, 100, 1_900, 100_000])
+def test_several_requests_that_come_at_once_are_bounded_each_by_itself(size: int) -> None:
+    """However they are cut; an inline command makes it the careful reader's."""
+    some = [[b"SET", b"k%d" % number, b"x" * 1_500] for number in range(12)]
+    stream = b"PING\r\n" + b"".join(map(pack, some))
+    reader, found = RequestReader(LIMITS), []
+    for at in range(0, len(stream), size):
+        found += reader.feed(stream[at : at + size])
+        assert reader.error == ""
+        assert 0 <= reader.held_bytes < 1_600
+    assert found == [[b"PING"], *some]
+    over = b"PING\r\n" + pack(some[0]) + b"*5\r\n" + b"".join(
+        b"$1500\r\n" + b"x" * 1_500 + b"\r\n" for _ in range(4)
+    )  # fmt: skip
+    for at in range(0, len(over), size):
+        reader.feed(over[at : at + size])
+    assert reader.error.startswith("Protocol error: request larger than listen.max_query_bytes")
+
+
 def test_a_vast_array_is_refused_before_anything_is_allocated() -> None:
     for prefix in (b"", pack([b"PING"]), pack([b"GET", b"*"]), pack([b"SET", b"a", b">"])):
         for evil in (b"*3000000000\r\n", b"*1\r\n*3000000000\r\n", b"*1\r\n~3000000000\r\n"):
