@@ -34,7 +34,7 @@ from coherenced.core.inputs import Drain, Flush, Input, Start, Stop, Submit, Tic
 from coherenced.core.model import FOREVER, Message, Record, Version
 from coherenced.core.node import Node
 from coherenced.core.outbox import Applied, Event, Settled
-from coherenced.core.requests import Fault, Outcome, Request, Write
+from coherenced.core.requests import Fault, Outcome, Request, Set, Write
 from coherenced.observe.events import EventRing, log_event
 from coherenced.observe.histogram import Histogram
 from coherenced.observe.logs import get as get_log
@@ -282,6 +282,8 @@ class Host:
         return self.origins is not None and self.origins.origin_of(key) is not None
 
     def submit(self, request: Request, done: Callable[[Outcome], None]) -> None:
+        if request.__class__ is Set and (self.origins is not None or self.outbound is not None):
+            request = request.as_write()
         if self.origins is not None:
             told = self.origins.guard(request, done)
             if told is None:

@@ -46,6 +46,8 @@ class Pending(msgspec.Struct, gc=False, eq=False):
     timeout_ms: float
     key: bytes | None
     """The one key that it changes, if it is a plain write; None: it goes by itself."""
+    brief: bool = False
+    """Who asks wants the reply alone, see `Set`."""
     first: int = 0
     tries: int = 0
     answered: bool = False

@@ -69,6 +69,7 @@ from coherenced.core.requests import (
     MembersResult,
     Read,
     Release,
+    Set,
     Write,
 )
 from coherenced.core.roster import Members, Roster
@@ -213,6 +214,7 @@ class Node:
         self._takers: dict[type, Callable[[int, Any], None]] = {
             Get: self.reads.get,
             Read: self.reads.read,
+            Set: self._set if self._two_phased else self.writes.set,
             Write: self._write if self._two_phased else self.writes.write,
             Ask: self.reads.ask,
             AskMembers: self._members,
@@ -344,6 +346,9 @@ class Node:
             else:
                 room -= 1
                 takers[request.__class__](request_id, request)
+
+    def _set(self, request_id: int, given: Set) -> None:
+        self._write(request_id, given.as_write())
 
     def _write(self, request_id: int, write: Write) -> None:
         if self._two_phased:

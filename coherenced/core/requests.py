@@ -110,6 +110,29 @@ class Write(msgspec.Struct, frozen=True, gc=False):
     watch_id: int = 0
 
 
+class Set(msgspec.Struct, frozen=True, gc=False):
+    """SET of a value without options, by a client that wants to know no more than the reply.
+
+    -> the server's reply, or whatever else the Write that it means may be answered with.
+    """
+
+    key: bytes
+    value: bytes
+
+    def as_write(self) -> Write:
+        return Write(
+            (
+                Mutation(
+                    (b"SET", self.key, self.value),
+                    keys=(self.key,),
+                    keeps=self.value,
+                    expected_reply=b"OK",
+                    reply_is_known=True,
+                ),
+            )
+        )
+
+
 class Lease(msgspec.Struct, frozen=True, gc=False):
     """L1: the key's value, or else the right to be the one who loads it. -> LeaseResult | Fault."""
 
@@ -159,7 +182,7 @@ class Audit(msgspec.Struct, frozen=True, gc=False):
     keys: tuple[bytes, ...]
 
 
-Request = Get | Read | Ask | Write | AskMembers | Lease | Fill | Release | Audit
+Request = Get | Set | Read | Ask | Write | AskMembers | Lease | Fill | Release | Audit
 
 # -- outcomes -------------------------------------------------------------------
 

@@ -58,8 +58,8 @@ from coherenced.core.model import (
 from coherenced.core.outbox import Outbox
 from coherenced.core.page import Page
 from coherenced.core.policy import Namespaces
-from coherenced.core.requests import Fault, FaultKind, Level, Outcome, Write, WriteResult
-from coherenced.core.tickets import Tickets
+from coherenced.core.requests import Fault, FaultKind, Level, Outcome, Set, Write, WriteResult
+from coherenced.core.tickets import Ticket, Tickets
 
 BATCHES_OPEN: Final = 2
 """Batches in flight at once."""
@@ -131,6 +131,18 @@ class Writes:
         pending = Pending(request_id, write, level, timeout_ms, plain_key(write))
         self.waiting += 1
         if level == Level.NONE and answerable(write):
+            self._accept(pending)
+        self.queue.append(pending)
+
+    def set(self, request_id: int, given: Set) -> None:
+        """What most writes are."""
+        write, default = given.as_write(), self.namespaces.default
+        level, timeout_ms = default.ack, default.ack_timeout_ms
+        if not self.namespaces.uniform:
+            level, timeout_ms = self._terms(write)
+        pending = Pending(request_id, write, level, timeout_ms, given.key, brief=True)
+        self.waiting += 1
+        if level == Level.NONE:
             self._accept(pending)
         self.queue.append(pending)
 
@@ -220,13 +232,15 @@ class Writes:
         self._flying.append(batch)
         self.batches += 1
         mutations = batch.mutations
-        new_tag, open_ticket = self._new_tag, self._tickets.open
+        new_tag, tickets = self._new_tag, batch.tickets
         batch.tags = tuple([new_tag() for _ in mutations])
         for index, mutation in enumerate(mutations):
             if mutation.keeps is not None:
-                batch.tickets[index] = open_ticket(mutation.keys[0])
+                tickets[index] = Ticket(mutation.keys[0])
             if mutation.if_version is not None:
                 mutations[index] = self._bounded(mutation, mutation.if_version)
+
+        self._tickets.admit(*tickets.values())
 
         def answered(answer: Mutated | Failed) -> None:
             self._on_answer(batch, answer)
@@ -313,8 +327,11 @@ class Writes:
             self.committed += 1
             self.waiting -= 1
             pending.answered = pending.finished = True
-            result = WriteResult((done.reply,), version_of((epoch, seq)), {})
-            settle(pending.request_id, result)
+            reply = done.reply
+            if pending.brief and reply.__class__ is bytes:
+                settle(pending.request_id, reply)
+            else:
+                settle(pending.request_id, WriteResult((reply,), version_of((epoch, seq)), {}))
 
     def _keep_values(self, batch: Batch, answer: Mutated) -> list[Entry]:
         """A6: a node keeps what it wrote, unless something newer came in between."""

@@ -31,7 +31,7 @@ from coherenced.core.requests import (
     Outcome,
     ReadResult,
     Request,
-    WriteResult,
+    Set,
 )
 from coherenced.errors import UsageError
 from coherenced.serve import resp_leases, resp_local, resp_transaction
@@ -43,7 +43,6 @@ from coherenced.wire.extensions import aging, keep_terms
 from coherenced.wire.framing import RequestReader, malformed
 from coherenced.wire.plain import PLAIN_GETS, PLAIN_HEAD, plain_gets, plain_set
 from coherenced.wire.plan import OK, Plan, is_usable, status_shape
-from coherenced.wire.strings import plain_write
 
 if TYPE_CHECKING:
     from coherenced.core.entry import Entry
@@ -66,7 +65,6 @@ _MGETS: Final = (b"MGET", b"mget")
 _GET: Final = Plan(())
 _SET: Final = Plan((), status_shape)
 """What becomes of the replies of a plain GET and SET."""
-_DONE: Final = (OK,)
 
 Hit = Callable[[bytes, float], "Entry | None"]
 
@@ -235,17 +233,19 @@ class RespConnection(ReplyFlow):
         if not is_usable(key, settings.bounds) or len(value) > settings.frame.max_bulk_bytes:
             return False
         front.requests += 1
-        slot = self.open(Access.WRITE, len(key) + len(value))
-        front.port.submit(plain_write(key, value), partial(self._stored, slot))
+        self.open(Access.WRITE, len(key) + len(value))
+        front.port.submit(Set(key, value), self._stored)
         return True
 
-    def _stored(self, slot: Slot, outcome: Outcome) -> None:
-        if outcome.__class__ is WriteResult:
-            done = outcome
-            if done.satisfied and done.replies == _DONE:
-                self.fill(slot, resp.OK)
-                return
-        self._answered(slot, _SET, self.resp3, outcome)
+    def _stored(self, outcome: Outcome) -> None:
+        """The node's answer to a lone SET; its slot is the first, as in `_got`."""
+        if self.lost:
+            return
+        slot = self._slots[0]
+        if outcome == OK:
+            self.fill(slot, resp.OK)
+        else:
+            self._answered(slot, _SET, self.resp3, outcome)
 
     def _leading_hits(self, data: bytes) -> int:
         """Answer the GETs that a chunk begins with, as long as they hit; where the rest begins.

@@ -157,14 +157,6 @@ def set_(argv: Sequence[bytes], bounds: Bounds) -> Plan:
     return write(mutation, resp.reply if returns_old else status_shape)
 
 
-def plain_write(key: bytes, value: bytes) -> Write:
-    """What `set_` plans for SET without options, at once."""
-    mutation = Mutation(
-        (b"SET", key, value), keys=(key,), keeps=value, expected_reply=OK, reply_is_known=True
-    )
-    return Write((mutation,))
-
-
 def setex(ms_per_unit: int) -> Planner:
     """SETEX, PSETEX: key, time to live, value."""
 

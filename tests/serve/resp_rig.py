@@ -21,6 +21,7 @@ from coherenced.core.requests import (
     Read,
     ReadResult,
     Request,
+    Set,
     Source,
     Value,
     Write,
@@ -155,6 +156,11 @@ class RespPort:
             return ReadResult(tuple(self._value(key) for key in request.keys))
         if isinstance(request, Ask):
             return AskResult(self.space.execute(request.query.argv))
+        if isinstance(request, Set):
+            written = self._outcome(request.as_write())
+            assert isinstance(written, WriteResult)
+            is_done = written.satisfied and written.replies == (b"OK",)
+            return b"OK" if is_done else written
         assert isinstance(request, Write)
         watched = self.watches.pop(request.watch_id, {})
         if any(self.changed.get(key, 0) != seq for key, seq in watched.items()):
