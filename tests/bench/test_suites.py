@@ -40,6 +40,7 @@ ROWS = {
     "memory": [
         "idle node: resident",
         "an entry of 116 bytes, of 10000: resident",
+        "hits while a prefix of all held keys is invalidated: the longest wait",
         "churn for 1 s: greatest growth, as a share of the bound",
     ],
     "startup": ["start until ready, Valkey given", "coherenced --help: CPU time"],

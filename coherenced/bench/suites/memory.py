@@ -5,7 +5,8 @@ and all. The peer is Valkey, which grew by the same keys and values in the same 
 of the growth the node's own count (which its bound is about) explains stands beside it.
 
 While the node holds them it is also busy for a while, and every garbage collection in it is
-timed: nothing is answered as long as one lasts. One full collection is asked for.
+timed: nothing is answered as long as one lasts. One full collection is asked for. At last all
+that it holds is invalidated by one prefix, while somebody else asks for a key and waits.
 
 `churn` has a smaller bound and more keys than fit, of all sizes; they are read, written and
 invalidated at random, and the process is watched: it must not grow past its bound.
@@ -17,6 +18,7 @@ import os
 import signal
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from random import Random
 from typing import Final
 
@@ -24,7 +26,7 @@ from coherenced.bench.load import fill, key, warm
 from coherenced.bench.model import Context, Figure, Row, Target
 from coherenced.bench.processes import rss_bytes
 from coherenced.bench.rig import LASTING, Rig, wait_until
-from coherenced.bench.rounds import alone, compare
+from coherenced.bench.rounds import Duel, Sample, Wanted, alone, compare
 from coherenced.bench.talk import Talk
 from coherenced.bench.watched import Collection, collections, command
 
@@ -68,6 +70,8 @@ def _held(context: Context) -> list[Row]:
                 lambda: any(one.generation == 2 for one in collections(pauses, since_s)),
                 "a full garbage collection",
             )
+            many = talk.stats()["l1"]["entries"]
+            waits = _prefix(context, talk, daemon.socket)
         seen = collections(pauses, since_s)
         peer = rig.server_name()
     grown, payload = full - idle, len(key(0)) + VALUE_BYTES
@@ -89,7 +93,35 @@ def _held(context: Context) -> list[Row]:
             note=f"it counts {held['bytes'] / held['entries']:.0f} bytes an entry",
         ),
         _longest(seen, held["entries"]),
+        *waits.rows(
+            "hits while a prefix of all held keys is invalidated",
+            (Wanted("longest", "the longest wait", "ms"), Wanted("p99", "p99", "ms")),
+            f"{many:,} keys",
+        ),
     ]
+
+
+def _prefix(context: Context, talk: Talk, socket: Path) -> Duel:
+    """How long one who asks for another key waits, at rest and while what is held is looked for."""
+    talk.ask("SET", "apart", "x")
+    with Talk(socket) as other:
+        at_rest = _asked(other, min(1.0, context.seconds))
+        talk.ask("COH.INVALIDATE", "PREFIXES", 1, "key:")
+        meanwhile = _asked(other, context.seconds)
+    return Duel("the same at rest", [meanwhile], [at_rest])
+
+
+def _asked(talk: Talk, seconds: float) -> Sample:
+    """GET after GET of one key that is held."""
+    waits, clock = [], time.perf_counter
+    now_s = clock()
+    until_s = now_s + seconds
+    while now_s < until_s:
+        talk.ask("GET", "apart")
+        before_s, now_s = now_s, clock()
+        waits.append((now_s - before_s) * 1e3)
+    waits.sort()
+    return {"longest": waits[-1], "p99": waits[len(waits) * 99 // 100]}
 
 
 def _longest(seen: list[Collection], entries: int) -> Row:
