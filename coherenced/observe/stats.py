@@ -67,7 +67,9 @@ class L1Section(msgspec.Struct):
     invalidated: int = 0
     """Entries dropped by an invalidation."""
     entries: int = 0
+    """Held. What an invalidated prefix covers counts until it is looked for, soon after."""
     bytes: int = 0
+    """The same, and what was dropped whole until it is freed."""
     max_bytes: int = 0
     latency: Latency = msgspec.field(default_factory=Latency)
     """Of hits, sampled 1 in 256: request bytes read until the reply is handed to the socket."""
