@@ -281,18 +281,20 @@ class Host:
     def has_origin(self, key: bytes) -> bool:
         return self.origins is not None and self.origins.origin_of(key) is not None
 
-    def submit(self, request: Request, done: Callable[[Outcome], None]) -> None:
+    def submit_past_origins(self, request: Request, done: Callable[[Outcome], None]) -> None:
+        """What the node itself says, of Redis and L1."""
+        self.submit(request, done, past_origins=True)
+
+    def submit(
+        self, request: Request, done: Callable[[Outcome], None], *, past_origins: bool = False
+    ) -> None:
         if request.__class__ is Set and (self.origins is not None or self.outbound is not None):
             request = request.as_write()
-        if self.origins is not None:
+        if self.origins is not None and not past_origins:
             told = self.origins.guard(request, done)
             if told is None:
                 return
             done = told
-        self.submit_past_origins(request, done)
-
-    def submit_past_origins(self, request: Request, done: Callable[[Outcome], None]) -> None:
-        """What the node itself says, of Redis and L1."""
         if self.outbound is not None and isinstance(request, Write):
             done = self.outbound.guarding(request, done)
         request_id = self._next_request

@@ -52,18 +52,20 @@ class Fills:
         sent_ms: float,
         absent_ms: float | None = None,
     ) -> list[Entry]:
-        """What Redis has just told of the keys of these tickets; in L1 if the fence allows (F2).
+        """What Redis has just told of the keys of these tickets, which end by it; in L1 if the
+        fence allows (F2).
 
         `absent_ms`: for so long a loader has found that there is no such thing (L1).
         """
         self.fetched += len(tickets)
         lane, now_ms, seq = self.lane, self._box.now_ms, lineage.seq
-        may_store, put = self._tickets.may_store, self._l1.put
+        put = self._l1.put
+        allowed = self._tickets.redeem_all(tickets, lineage, [got.labels for got in found])
         is_current = seq == lane.applied and lineage.tag == lane.tag
         policy, is_uniform = self.namespaces.default, self.namespaces.uniform
         bound_ms, until_ms = policy.hit_bound_ms, sent_ms + policy.max_age_ms
         entries = []
-        for ticket, got in zip(tickets, found, strict=True):
+        for ticket, got, is_allowed in zip(tickets, found, allowed, strict=True):
             key, value, labels = ticket.key, got.value, got.labels
             if not is_uniform:
                 policy = self.namespaces.for_key(key)
@@ -75,9 +77,9 @@ class Fills:
             entry = Entry(key, bulk, lane, seq, deadline_ms, bound_ms, labels, expires_ms)
             entries.append(entry)
             stored = (
-                got.error is None
+                is_allowed
+                and got.error is None
                 and not (got.pending and self._laws.pending_not_cached)
-                and may_store(ticket, lineage, labels)
                 and deadline_ms > now_ms
                 and put(entry)
             )

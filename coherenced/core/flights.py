@@ -186,8 +186,8 @@ class Flights:
         self.enqueue(errand)
 
     def end(self, flights: Sequence[Flight]) -> None:
-        """They have been answered, or given up: the next one who wants the key starts another."""
-        self._tickets.close(*flights)
+        """They have been answered, or given up: the next one who wants the key starts another.
+        Their tickets are not closed by that."""
         current = self._flights
         for flight in flights:
             key = flight.key
@@ -243,16 +243,17 @@ class Flights:
                 self._held = True
                 self._box.timers.at(due_ms, self._release)
                 return
+            queue: deque[Item] = self.queue
             batch: list[Asked] = []
-            while self.queue and len(batch) < FETCH_BATCH:
-                item = self.queue.popleft()
+            while queue and len(batch) < FETCH_BATCH:
+                item = queue.popleft()
                 if self._unsettled and self._park(item):
                     continue
-                if isinstance(item, Asked):
+                if isinstance(item, Flight) or item.__class__ is Question:
                     batch.append(item)
                 elif isinstance(item, Bundle):
                     batch.extend(item.flights)  # never split: one script shows one moment
-                else:
+                elif isinstance(item, Errand):
                     item.send()
             if batch:
                 self.refill.fetching(len(batch), self._box.now_ms)
@@ -267,16 +268,11 @@ class Flights:
         self.fetches += 1
         sent_ms = self._box.now_ms
         reliance, generation = self.lane.reliance, self.lane.generation
-        items: list[bytes | Query] = []
-        flights: list[Flight] = []
-        for item in batch:
-            if isinstance(item, Flight):
-                item.sent_ms = sent_ms
-                flights.append(item)
-                items.append(item.key)
-            else:
-                items.append(item.query)
+        flights = [item for item in batch if isinstance(item, Flight)]
+        for flight in flights:
+            flight.sent_ms = sent_ms
         self._tickets.admit(*flights)
+        items = tuple([item.key if isinstance(item, Flight) else item.query for item in batch])
 
         def answered(answer: FetchedAll | Failed) -> None:
             self._open -= 1
@@ -288,7 +284,7 @@ class Flights:
                 self._fetched(batch, answer, sent_ms)
 
         number = self._box.new_call_id(answered)
-        self._box.emit(Fetch(number, self.lane.index, self._new_epoch(), tuple(items)))
+        self._box.emit(Fetch(number, self.lane.index, self._new_epoch(), items))
 
     def suspect(self, lineage: Lineage, reliance: int) -> None:
         """A fetch that is not of this chain proves nothing, but it is a reason to probe."""

@@ -188,13 +188,14 @@ class Leases:
         reliance = self._lane.reliance
 
         def answered(answer: Claimed | Failed) -> None:
-            self._tickets.close(ticket)
             if isinstance(answer, Claimed):
                 line.asking = False
                 if generation == self._lane.generation:
                     self._flights.suspect(answer.lineage, reliance)
                 self._on_claimed(line, call, answer, ticket, sent_ms)
-            elif answer.failure == Failure.LOST and attempt < FETCH_TRIES and line.waiters:
+                return
+            self._tickets.close(ticket)
+            if answer.failure == Failure.LOST and attempt < FETCH_TRIES and line.waiters:
                 self._claim(line, token, attempt + 1)  # with the same token: it may be granted
             else:
                 line.asking = False

@@ -60,11 +60,14 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 class Namespaces:
     """Key -> Policy. The first namespace in order whose pattern matches the key applies."""
 
-    __slots__ = ("_rules", "default", "largest_bound_ms")
+    __slots__ = ("_rules", "default", "largest_bound_ms", "uniform")
 
     default: Policy
     largest_bound_ms: float
     """The largest B this node ever serves with: what the roster publishes (K2)."""
+
+    uniform: bool
+    """Whether the default applies to every key."""
 
     def __init__(self, default: Policy, rules: Sequence[tuple[str, Policy]] = ()) -> None:
         self.replace(default, rules)
@@ -79,12 +82,8 @@ class Namespaces:
         """New rules from now on. The caller drops the entries that were stored under the old."""
         self.default = default
         self._rules = [(_compile(pattern), policy) for pattern, policy in rules]
+        self.uniform = not self._rules
         self.largest_bound_ms = max(policy.max_staleness_ms for policy in self.all())
-
-    @property
-    def uniform(self) -> bool:
-        """Whether the default applies to every key."""
-        return not self._rules
 
     def all(self) -> list[Policy]:
         return [self.default, *(policy for _, policy in self._rules)]

@@ -34,7 +34,7 @@ from coherenced.core.l1 import L1
 from coherenced.core.lane import Lane
 from coherenced.core.laws import Laws
 from coherenced.core.model import FOREVER, Fetched, Lineage, Reply, ReplyError, Version
-from coherenced.core.outbox import Outbox
+from coherenced.core.outbox import Outbox, Settled
 from coherenced.core.policy import Namespaces, Policy
 from coherenced.core.refill import Refill
 from coherenced.core.requests import Ask, AskResult, Fault, FaultKind, Get, Read, ReadResult, Value
@@ -82,6 +82,7 @@ class Reads:
         self._box = box
         self._laws = laws
         self._l1 = l1
+        self._tickets = tickets
         self._probes = catchup.probes
         self._fills = fills
         self._unproved: list[Want] = []
@@ -113,7 +114,8 @@ class Reads:
 
     def get(self, request_id: int, get: Get) -> None:
         """`read`, of one key and nothing else said. What comes at once shares its terms."""
-        box, terms, policy = self._box, self._get_terms, self.namespaces.for_key(get.key)
+        key, box, namespaces, terms = get.key, self._box, self.namespaces, self._get_terms
+        policy = namespaces.default if namespaces.uniform else namespaces.for_key(key)
         if (
             terms.min_call_id != box.next_call_id
             or terms.arrived_ms != box.now_ms
@@ -121,7 +123,12 @@ class Reads:
         ):
             self._get_terms = terms = self._terms(policy, _PLAIN, as_sent=True)
         self.waiting += 1
-        self._look(Want(request_id, get.key, terms))
+        want = Want(request_id, key, terms)
+        if key in self._l1.entries:
+            self._look(want)
+        else:
+            self.misses += 1
+            self._join(want)
 
     def _terms(self, policy: Policy, read: Read, *, as_sent: bool = False) -> Terms:
         """On what terms a key of this policy is wanted by a request that has just arrived."""
@@ -191,9 +198,8 @@ class Reads:
         return entry
 
     def _look(self, want: Want) -> None:
-        terms, entry = want.terms, None
-        if want.key in self._l1.entries and not terms.skip_l1:
-            entry = self._usable(want)
+        terms = want.terms
+        entry = None if terms.skip_l1 else self._usable(want)
         if entry is None:
             self.misses += 1
             self._join(want)
@@ -305,7 +311,7 @@ class Reads:
     ) -> None:
         """Fetched values: store them if the fence allows (F2), give them to all who waited."""
         self.flights.end(flights)
-        fills, settle = self._fills, self._box.settle
+        fills, effects = self._fills, self._box.effects
         entries = fills.keep(flights, found, lineage, sent_ms)
         for flight, got, entry in zip(flights, found, entries, strict=True):
             value: Value | None = None
@@ -317,7 +323,7 @@ class Reads:
                     self._fault(want, wrong)
                 elif terms.as_sent and got.error is None:
                     self.waiting -= 1
-                    settle(want.request_id, entry.bulk)
+                    effects.append(Settled(want.request_id, entry.bulk))  # never an internal one
                 else:
                     value = value or fills.told(entry, got, lineage, sent_ms)
                     self._give(want, value)
@@ -345,6 +351,7 @@ class Reads:
             self._box.settle(item.request_id, Fault(FaultKind.UNAVAILABLE, detail))
             return
         self.flights.end((item,))
+        self._tickets.close(item)
         for want in item.wants:
             self._fall_back(want, detail)
 

@@ -10,7 +10,7 @@ Memcache at Facebook", NSDI 2013, solve the same race with leases.)
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 
@@ -68,13 +68,11 @@ class Tickets:
     def close(self, *tickets: Ticket) -> None:
         by_key = self.by_key
         for ticket in tickets:
-            others = by_key.get(ticket.key)
-            if others is None:
-                continue
-            if len(others) > 1:
-                others.remove(ticket)
-            else:
+            others = by_key.get(ticket.key, ())
+            if len(others) == 1 and others[0] is ticket:
                 del by_key[ticket.key]
+            elif others:
+                others.remove(ticket)
 
     def redeem(self, ticket: Ticket, as_of: Lineage, tags: Collection[bytes]) -> bool:
         """`close` it, and tell whether what it was opened for `may_store`."""
@@ -85,6 +83,27 @@ class Tickets:
             else:
                 self.close(ticket)
         return self.may_store(ticket, as_of, tags)
+
+    def redeem_all(
+        self, tickets: Sequence[Ticket], as_of: Lineage, tags: Iterable[Collection[bytes]]
+    ) -> list[bool]:
+        """`redeem` each of them, with its value's tags, as of one place."""
+        self.close(*tickets)
+        lane, (epoch, seq, tag) = self._lane, as_of
+        generation, verdicts = lane.generation, []
+        is_known = epoch == lane.epoch and seq <= lane.applied and lane.recent.get(seq) == tag
+        for ticket, labels in zip(tickets, tags, strict=True):
+            if (
+                is_known
+                and ticket.asked_applied <= seq
+                and ticket.generation == generation
+                and ticket.hit_seq <= seq
+                and not (ticket.void or labels)
+            ):
+                verdicts.append(True)  # the usual case, as in `may_store`
+            else:
+                verdicts.append(self.may_store(ticket, as_of, labels))
+        return verdicts
 
     def hit(self, key: bytes, seq: int) -> None:
         """A4: a record covers `key`."""

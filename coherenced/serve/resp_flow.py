@@ -24,6 +24,8 @@ FIRST_GUESS_BYTES: Final = 16_384
 """How large a reply is taken to be before any was seen."""
 FEWEST_PENDING: Final = 16
 _MINUS: Final = ord("-")
+_READ: Final = Access.READ
+_WRITE: Final = Access.WRITE
 
 
 class Slot(msgspec.Struct, gc=False, eq=False):
@@ -166,9 +168,9 @@ class ReplyFlow(asyncio.Protocol):
         slot = Slot(access, size)
         self._slots.append(slot)
         self._tail = slot.after
-        if access & Access.READ:
+        if access & _READ:
             self._reads += 1
-        if access & Access.WRITE:
+        if access & _WRITE:
             self._flying_bytes += size
             self._writes += 1
             self.quick = False  # a read may be about what is being written
@@ -179,9 +181,9 @@ class ReplyFlow(asyncio.Protocol):
         if self.lost:
             return
         access = slot.access
-        if access & Access.READ:
+        if access & _READ:
             self._reads -= 1
-        if access & Access.WRITE:
+        if access & _WRITE:
             self._flying_bytes -= slot.size
             self._writes -= 1
             if not self._writes:

@@ -70,6 +70,7 @@ _KEEPS_LABEL: Final = frozenset(
 """Commands after which a value is still the cache entry that it was."""
 _SIMPLE: Final = frozenset(b"nzdek")
 _DELETES: Final = (b"DEL", b"UNLINK", b"GETDEL")
+_VALUES: Final = frozenset((bytes, type(None)))
 _REFUSED: Final = b"ERR more than %d words in one atomic command" % MOST_WORDS
 
 _PLAIN: Final = (
@@ -278,17 +279,15 @@ def fetch_args(call: Fetch) -> list[Any]:
 
 def fetched(call: Fetch, reply: list[Any]) -> FetchedAll:
     """Read the reply to a fetch, back in the order in which it was asked."""
-    number = sum([item.__class__ is bytes for item in call.items])
+    number = list(map(type, call.items)).count(bytes)
     end = 3 + 3 * number
-    told = zip(reply[3:end:3], reply[4:end:3], reply[5:end:3], strict=True)
-    results: list[Any] = [
-        Fetched(value, ttl_ms)
-        if extra == 0 and (value is None or value.__class__ is bytes)
-        else _fetched(value, ttl_ms, extra)
-        for value, ttl_ms, extra in told
-    ]
     if len(reply) != end + len(call.items) - number:
         raise ValueError(f"{len(reply)} words for {len(call.items)} items")
+    values, ttls, extras = reply[3:end:3], reply[4:end:3], reply[5:end:3]
+    if extras.count(0) == number and _VALUES.issuperset(map(type, values)):
+        results: list[Any] = list(map(Fetched, values, ttls))
+    else:
+        results = list(map(_fetched, values, ttls, extras))
     if number < len(call.items):
         keys, queries = iter(results), iter(reply[end:])
         results = [

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
 from coherenced.core.lane import RECENT_TAGS, Lane
 from coherenced.core.laws import Laws
 from coherenced.core.tickets import Tickets
 from tests.core.driver import OTHER_EPOCH, lineage, record
+
+LAWS = ("fill_fence", "fill_not_backwards", "tags_cover", "reliance_checked")
 
 
 def fence(at: int = 10, laws: Laws | None = None) -> tuple[Lane, Tickets]:
@@ -148,3 +152,36 @@ def test_with_the_tag_law_off_a_covered_value_is_stored() -> None:
     lane, tickets = fence(laws=Laws(tags_cover=False))
     lane.tag_seq[b"t"] = 12
     assert tickets.may_store(tickets.open(b"k"), lineage(11), (b"t",))
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_tickets_redeemed_together_are_judged_like_each_of_them(seed: int) -> None:
+    """Whatever has happened meanwhile, and whichever law is off."""
+    random = Random(seed)
+    off = {law: False for law in LAWS if random.random() < 0.2}
+    (lane, tickets), (twin_lane, twins) = fence(laws=Laws(**off)), fence(laws=Laws(**off))
+    opened = [tickets.open(b"%d" % random.randint(0, 4)) for _ in range(8)]
+    same = [twins.open(ticket.key) for ticket in opened]
+    kept_open = tickets.open(b"0")
+    reach = random.randint(0, 3)
+    for seq in range(11, 11 + reach):
+        for one in (lane, twin_lane):
+            one.advance(record(seq))
+    key, hit = b"%d" % random.randint(0, 4), random.randint(9, 14)
+    for one in (tickets, twins):
+        one.hit(key, hit)
+        if seed % 3 == 0:
+            one.void(b"1")
+    for one in (lane, twin_lane):
+        one.tag_seq[b"t"] = 12
+        if seed % 7 == 0:
+            one.anchor(lineage(10), call_id=2)
+    as_of = lineage(random.randint(9, 14), random.choice((b"a", b"a", b"b")))
+    if seed % 11 == 0:
+        as_of = as_of._replace(epoch=OTHER_EPOCH)
+    labels = [random.choice(((), (), (b"t",), (b"u",))) for _ in opened]
+    verdicts = tickets.redeem_all(opened, as_of, labels)
+    pairs = zip(same, labels, strict=True)
+    assert verdicts == [twins.may_store(ticket, as_of, tags) for ticket, tags in pairs]
+    assert (tickets.refused, lane.relied) == (twins.refused, twin_lane.relied)
+    assert tickets.by_key == {b"0": [kept_open]}
