@@ -369,8 +369,8 @@ class Client:
             self._again()
 
         request: Request = Write(mutations, atomic=atomic, ack=level)
-        is_usual = level == world.namespaces.for_key(keys[0]).ack and self._written % 4 == 0
-        if is_usual and mutations == (set_mutation(keys[0], mark),):
+        is_usual = bool(keys) and level == world.namespaces.for_key(keys[0]).ack
+        if is_usual and self._written % 4 == 0 and mutations == (set_mutation(keys[0], mark),):
             request = Set(keys[0], mark)  # a client that wants no more than the reply
         host.submit(request, self._once(op, done))
 
