@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from coherenced.core.entry import ENTRY_BYTES, MAX_FREQUENCY, Entry, bulk_of
 from coherenced.core.ghosts import GHOST_BYTES
-from coherenced.core.l1 import HIT_LOOKS, L1, MOST_RETURN_LOOKS, SECOND_CHANCES
+from coherenced.core.l1 import DISCARD_LOOKS, HIT_LOOKS, L1, MOST_RETURN_LOOKS, SECOND_CHANCES
 from coherenced.core.lane import Lane
 from tests.core.entries import entry, formula
 
@@ -625,7 +625,7 @@ class StoreAgainstDict(RuleBasedStateMachine):
     def sweep_whole_rounds(self, now: int) -> None:
         """Three from anywhere see everything, and end every mark."""
         for _ in range(3):
-            self.sweep(now, 0, len(self.store) + 2)
+            self.sweep(now, 0, DISCARD_LOOKS * (len(self.store) + 2))
         assert all(e.deadline_ms > now for e in self.store.entries.values())
         assert self.store.marks is None and not self.ended
 
