@@ -171,10 +171,14 @@ class L1:
             old.prev = old.next = UNLINKED
             if old is self._hand:
                 self._hand = entry
-            for reader in self._readers:
-                if reader.at is old:
-                    reader.at = entry
-            more_bytes = size - old.size
+            if self._readers:
+                for reader in self._readers:
+                    if reader.at is old:
+                        reader.at = entry
+            old_bytes = len(old.bulk)
+            more_bytes = size - len(key) - old_bytes - (old_bytes >> HOLES_SHIFT) - ENTRY_BYTES
+            if old.tags:
+                more_bytes = size - old.size
         else:
             following = self._small
             if self.evictions:

@@ -79,6 +79,12 @@ _PLAIN: Final = (
 )
 """A plain write of three words: their number, mode, tag, body (its head, then the key), words."""
 
+_PLAIN_SET: Final = (
+    b"$1\r\n3\r\n$0\r\n\r\n$16\r\n%b\r\n$%d\r\n%b\x91\xc4%c%b\x90\x90\r\n"
+    b"$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
+)
+"""The same for SET: tag, body, key, value."""
+
 _PHASES: Final = {Op.PREPARE: b"p", Op.COMMIT: b"t", Op.ABORT: b"a"}
 
 
@@ -194,13 +200,16 @@ def mutate_words(call: Mutate, names: LaneNames, log_length: int) -> tuple[Scrip
             head = heads.get(flags)
             if head is None:
                 head = heads[flags] = _body_head(mutation.op, flags, writer)
-            mode = b""
-            if unchanged or exact or verb != b"SET":
-                mode = _mode(verb, Op.WRITE, True, unchanged, exact)
             key, (_, first, second) = keys[0], argv
             size = len(key)
-            told = (len(mode), mode, tag, len(head) + size + 5, head, size, key, len(verb), verb)
-            parts.append(_PLAIN % (*told, len(first), first, len(second), second))
+            body_size, one, two = len(head) + size + 5, len(first), len(second)
+            if verb == b"SET" and not (unchanged or exact):
+                told = (tag, body_size, head, size, key, one, first, two, second)
+                parts.append(_PLAIN_SET % told)
+            else:
+                mode = _mode(verb, Op.WRITE, True, unchanged, exact)
+                named = (len(mode), mode, tag, body_size, head, size, key)
+                parts.append(_PLAIN % (*named, len(verb), verb, one, first, two, second))
             count += 7
             frees = frees and mutation.frees_memory
             continue
