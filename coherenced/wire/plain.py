@@ -73,12 +73,25 @@ def _apart(length: int, number: int) -> Callable[[bytes, int], tuple[bytes, ...]
 
 def plain_set(data: bytes) -> tuple[bytes, bytes] | None:
     """The key and the value of the one plain SET that `data` is; None: it is something else."""
-    key_at = data.find(b"\n", _SET_AT) + 1
+    key_at = PLAIN_HEAD
     key_end = _PLAIN_SETS.get(data[:key_at])
-    if key_end is None:
+    if key_end is None:  # the length of its key has not two digits, or it is no SET
+        key_at = data.find(b"\n", _SET_AT) + 1
+        key_end = _PLAIN_SETS.get(data[:key_at])
+        if key_end is None:
+            return None
+    between = _between(len(data) - key_end)
+    if not between or not data.startswith(between, key_end) or not data.endswith(b"\r\n"):
         return None
-    value_at = data.find(b"\n", key_end + 2) + 1
-    length = len(data) - value_at - 2
-    if length < 0 or data[key_end:value_at] != b"\r\n$%d\r\n" % length or data[-2:] != b"\r\n":
-        return None
-    return data[key_at:key_end], data[value_at:-2]
+    return data[key_at:key_end], data[key_end + len(between) : -2]
+
+
+@functools.lru_cache(maxsize=1024)
+def _between(size: int) -> bytes:
+    """What is between the key and the value of a SET of which `size` bytes follow the key: only
+    one length makes them so many; b"" where none does."""
+    for digits in range(1, len(str(size)) + 1):
+        length = size - digits - len(b"\r\n$\r\n\r\n")
+        if length >= 0 and len(str(length)) == digits:
+            return b"\r\n$%d\r\n" % length
+    return b""

@@ -111,6 +111,7 @@ def test_a_set_is_what_a_reader_reads(word: bytes, key: bytes, value: bytes, res
         b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nvxx",
         b"*3\r\n$3\r\nSET\r\n$-1\r\n$1\r\nv\r\n",
         b"*4\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n",
+        b"*3\r\n$3\r\nSET\r\n$1\r\nk" + b"\n" * 16 + b"\r\n",  # as long as none can be
         pack([b"SET", b"k", b"v"]) * 2,
         pack([b"SET", b"k", b"v", b"NX"]),
     ],
