@@ -11,7 +11,11 @@ from tests.checkers.verdict import report
 
 
 def main() -> int:
-    history = History.load(Path(sys.argv[1]))
+    files = [Path(name) for name in sys.argv[1:]]
+    if len(files) != 1 or not files[0].is_file():
+        print("usage: python -m tests.checkers history.jsonl", file=sys.stderr)
+        return 2
+    history = History.load(files[0])
     # A run that failed before its end has no final reads and no final counters.
     ended = "counters" in history.notes
     skip = () if ended else ("eventual", "counter")
