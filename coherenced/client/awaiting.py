@@ -64,6 +64,9 @@ class Driver:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            # Of tasks that have ended already, gathering waits for nothing (Python 3.12): they
+            # would not have been let go yet.
+            self._tasks.difference_update(tasks)
 
     async def _carry_out(self, step: Step) -> Any:
         if isinstance(step, Request):

@@ -29,6 +29,20 @@ async def test_concurrent_calls_share_a_connection_in_order(daemon: FakeDaemon) 
     assert daemon.connections == 1
 
 
+async def test_closing_ends_though_what_was_under_way_has_ended_this_very_moment(
+    daemon: FakeDaemon,
+) -> None:
+    async def nothing() -> None: ...
+
+    async with AsyncClient(daemon.path, l0=False) as cache:
+        await cache.get_or_load("k", lambda: 1)
+        task = asyncio.ensure_future(nothing())
+        cache._driver._keep(task)
+        await asyncio.sleep(0)
+        assert task.done() and task in cache._driver._tasks
+    assert not cache._driver._tasks
+
+
 async def test_a_slow_write_does_not_hold_up_reads(daemon: FakeDaemon) -> None:
     daemon.script = lambda command: SILENCE if command[0] == b"COH.SET" else None
     async with AsyncClient(daemon.path, l0=False) as cache:
