@@ -139,12 +139,10 @@ class Catchup:
         if lane.recent.get(message.seq) == message.tag and message.seq <= lane.applied:
             self.duplicates += len(message.records)  # A6: mostly what this node has written itself
             return
-        records = message.records
-        if records and not self.streaming and lane.is_followed_by(records):
-            lane.advance_along(records)  # the common case is kept short
-            self._apply(lane, records)
+        if self._follow(message.records):
+            self._apply(lane, message.records)
         else:
-            for record in records:
+            for record in message.records:
                 self._odd(message.epoch, record)
         if message.seq > lane.head:
             lane.head = message.seq
@@ -152,6 +150,15 @@ class Catchup:
             self._read_log()  # W6: too large for the bus, or a gap
         if lane.proofs:
             self._settle()
+
+    def _follow(self, records: Sequence[Record]) -> bool:
+        """Move along these in one go, if they are what comes next, as mostly they are: the caller
+        applies them. False: nothing was done."""
+        lane = self.lane
+        if not records or self.streaming or not lane.is_followed_by(records):
+            return False
+        lane.advance_along(records)
+        return True
 
     def _step(self, record: Record) -> None:
         lane = self.lane
@@ -184,15 +191,9 @@ class Catchup:
             self._read_log()
 
     def follows_own(self, epoch: bytes, records: list[Record]) -> bool:
-        """Move along what this node's own mutation reply told, if it is what comes next, as mostly
-        it is: the caller applies it. False: nothing was done, it is for `own_records`."""
-        lane = self.lane
-        if not records or epoch != lane.epoch or self.streaming:
-            return False
-        if not lane.is_followed_by(records):
-            return False
-        lane.advance_along(records)
-        return True
+        """Move along what this node's own mutation reply told, if it is what comes next: the caller
+        applies it. False: nothing was done, it is for `own_records`."""
+        return epoch == self.lane.epoch and self._follow(records)
 
     def own_records(self, epoch: bytes, records: list[Record]) -> list[Record]:
         """Apply what this node's own mutation reply told; return those that are not next yet."""

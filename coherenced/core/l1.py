@@ -172,9 +172,7 @@ class L1:
             if old is self._hand:
                 self._hand = entry
             if self._readers:
-                for reader in self._readers:
-                    if reader.at is old:
-                        reader.at = entry
+                self._lead_on(old, entry)
             old_bytes = len(old.bulk)
             more_bytes = size - len(key) - old_bytes - (old_bytes >> HOLES_SHIFT) - ENTRY_BYTES
             if old.tags:
@@ -327,7 +325,7 @@ class L1:
         if entry is self._hand:
             self._hand = following
         if self._readers:
-            self._step_aside(entry)
+            self._lead_on(entry, following)
         entry.prev.next = following
         following.prev = entry.prev
 
@@ -337,7 +335,7 @@ class L1:
         if entry is self._hand:
             self._hand = following
         if self._readers:
-            self._step_aside(entry)
+            self._lead_on(entry, following)
         preceding.next = following
         following.prev = preceding
         entry.prev = entry.next = UNLINKED
@@ -350,10 +348,11 @@ class L1:
         if entry.looks >= 0:
             self._small_bytes -= size
 
-    def _step_aside(self, entry: Entry) -> None:
+    def _lead_on(self, entry: Entry, following: Entry) -> None:
+        """Whoever is about to read `entry`, which leaves its ring, goes on with `following`."""
         for reader in self._readers:
             if reader.at is entry:
-                reader.at = entry.next
+                reader.at = following
 
     def _looks_of_return(self, key: bytes) -> int:
         """What it is worth that `key` was evicted a while ago and is asked for again."""

@@ -76,12 +76,7 @@ class Tickets:
 
     def redeem(self, ticket: Ticket, as_of: Lineage, tags: Collection[bytes]) -> bool:
         """`close` it, and tell whether what it was opened for `may_store`."""
-        others = self.by_key.get(ticket.key)
-        if others is not None:
-            if len(others) == 1 and others[0] is ticket:
-                del self.by_key[ticket.key]
-            else:
-                self.close(ticket)
+        self.close(ticket)
         return self.may_store(ticket, as_of, tags)
 
     def redeem_all(

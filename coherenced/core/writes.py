@@ -294,7 +294,9 @@ class Writes:
         kept: list[Entry] | None = None
         if self._laws.own_write_drops:
             if catchup.follows_own(epoch, records):
-                kept = self._keep_values(batch, answer)  # first: each takes its old one's place
+                # Kept first, so that each takes its old one's place; covered before the proof, by
+                # which whoever waits for one is shown what is held.
+                kept = self._keep_values(batch, answer)
                 self._cover(lane, records)
             elif early := catchup.own_records(epoch, records):
                 self._cover(lane, early)
