@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +10,7 @@ from coherenced.core.l1 import L1
 from coherenced.explain import LOOKS, explain, some_keys
 from tests.core.driver import Driver, record
 from tests.core.entries import entry
+from tests.turns import counted_turns
 
 
 def store(count: int) -> L1:
@@ -28,18 +28,9 @@ async def test_so_many_of_the_keys_are_picked(held: int, asked: int) -> None:
 
 async def test_they_are_picked_from_everywhere_and_others_have_their_turn() -> None:
     l1 = store(3 * LOOKS)
-    turns = 0
-
-    async def others() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    beside = asyncio.ensure_future(others())
-    picked = await some_keys(l1, 300)
-    beside.cancel()
-    assert turns >= 2
+    async with counted_turns() as turns:
+        picked = await some_keys(l1, 300)
+    assert turns[0] >= 2
     thirds = [int(key[1:]) // LOOKS for key in picked]
     assert all(50 < thirds.count(third) < 150 for third in range(3))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from pathlib import Path
@@ -26,6 +25,7 @@ from coherenced.warmth import (
 )
 from tests.cluster.daemons import Cluster
 from tests.servers import wait_until
+from tests.turns import counted_turns
 
 KEYS = [b"a", b"", b"\x00\xff\n", b"k" * 5000]
 
@@ -106,19 +106,10 @@ async def test_what_a_prefix_has_ended_is_not_saved_and_others_have_their_turn(
         l1.put(entry(b"%d:%d" % (number % 2, number)))
     l1.end_prefix(b"1:", 2)
     one, _ = warmth(tmp_path / "warm", l1, most=20_000)
-    turns = 0
-
-    async def others() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    beside = asyncio.ensure_future(others())
-    names = await one.hottest()
-    beside.cancel()
+    async with counted_turns() as turns:
+        names = await one.hottest()
     assert len(names) == 5_000 and all(name.startswith(b"0:") for name in names)
-    assert turns >= 10_000 // ENTRIES_PER_SLICE
+    assert turns[0] >= 10_000 // ENTRIES_PER_SLICE
     assert len(list(one._writing(names))) == 1 + -(-5_000 // NAMES_PER_PART) + 1
     assert unpacked((tmp_path / "warm").read_bytes()) == names
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,35 @@ class Rig:
         version = Version(f"{EPOCH}:{seq}")
         entry = Entry(value, value is not None, version, "l1", 0.0, False)
         self.l0.keep(note, stored, entry, [ms, bound_ms, *tags])
+
+    def race(self, look: Callable[[], int | None], updates: int) -> tuple[list[Any], int]:
+        """Four threads look at key "k" (None: not there) while it is counted up, as by a daemon.
+        What was seen though it was over before it was asked for, and how often anything was."""
+        done, wrong, seen = threading.Event(), [], [0]
+        newest = [0]
+        self.keep("k", 0)
+
+        def read() -> None:
+            while not done.is_set():
+                floor = newest[0]
+                if (value := look()) is not None:
+                    seen[0] += 1
+                    if value < floor:
+                        wrong.append((floor, value))
+
+        readers = [threading.Thread(target=read) for _ in range(4)]
+        for reader in readers:
+            reader.start()
+        for number in range(1, updates):
+            note = self.l0.note("k", b"k")
+            self.answer(note, number - 1)  # an answer of before
+            self.page.touch((b"k",))
+            newest[0] = number
+            self.keep("k", number)
+        done.set()
+        for reader in readers:
+            reader.join()
+        return wrong, seen[0]
 
     def has(self, key: str | bytes, *terms: Any) -> bool:
         return self.l0.find(key, *terms) is not None

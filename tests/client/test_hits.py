@@ -7,7 +7,6 @@ import gc
 import inspect
 import os
 import sys
-import threading
 import tracemalloc
 import weakref
 from typing import Any
@@ -195,35 +194,15 @@ def test_asynchronous_clients_go_the_same_short_way(rig: Rig) -> None:
 
 
 def test_threads_never_get_what_was_over_before_they_asked(rig: Rig, client: Any) -> None:
-    done, wrong, seen = threading.Event(), [], [0]
-    newest = [0]
-    rig.keep("k", 0)
+    def look() -> Any:
+        try:
+            return client.get("k")
+        except DaemonUnreachable:
+            return None
 
-    def read() -> None:
-        while not done.is_set():
-            floor = newest[0]
-            try:
-                value = client.get("k")
-            except DaemonUnreachable:
-                continue
-            seen[0] += 1
-            if value < floor:
-                wrong.append((floor, value))
-
-    readers = [threading.Thread(target=read) for _ in range(4)]
-    for reader in readers:
-        reader.start()
-    for number in range(1, 1000):
-        note = rig.l0.note("k", b"k")
-        rig.answer(note, number - 1)  # an answer of before
-        rig.page.touch((b"k",))
-        newest[0] = number
-        rig.keep("k", number)
-    done.set()
-    for reader in readers:
-        reader.join()
+    wrong, seen = rig.race(look, 1000)
     assert not wrong
-    assert seen[0]
+    assert seen
 
 
 # -- a method like another -----------------------------------------------------------------------

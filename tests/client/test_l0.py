@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -334,27 +333,10 @@ def test_a_closed_client_answers_nothing(rig: Rig) -> None:
 
 def test_threads_never_see_what_was_over_before_they_asked(rig: Rig, client: Any) -> None:
     """A writer that counts as the daemon does, and readers: none begins after and sees before."""
-    done, wrong = threading.Event(), []
-    newest = [0]
-    rig.keep("k", 0)
 
-    def read() -> None:
-        while not done.is_set():
-            floor = newest[0]
-            copy = rig.l0.find("k")
-            if copy is not None and copy.given(None) < floor:
-                wrong.append((floor, copy.given(None)))
+    def look() -> Any:
+        copy = rig.l0.find("k")
+        return None if copy is None else copy.given(None)
 
-    readers = [threading.Thread(target=read) for _ in range(4)]
-    for reader in readers:
-        reader.start()
-    for number in range(1, 3000):
-        note = rig.l0.note("k", b"k")
-        rig.answer(note, number - 1)  # an answer of before
-        rig.page.touch((b"k",))
-        newest[0] = number
-        rig.keep("k", number)
-    done.set()
-    for reader in readers:
-        reader.join()
+    wrong, _ = rig.race(look, 3000)
     assert not wrong

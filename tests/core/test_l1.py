@@ -52,17 +52,23 @@ def check(store: L1) -> None:
 # -- memory -----------------------------------------------------------------------------------
 
 
-def test_a_store_that_is_let_go_takes_its_entries_along() -> None:
-    """The collector does not see the rings: the store takes them apart itself."""
+def of_a_lane_of_its_own() -> tuple[L1, Lane, weakref.ref[Lane]]:
+    """A store, the lane of its nine entries, and a way to see whether that is still there."""
 
     class Marked(Lane):
         __slots__ = ("__weakref__",)
 
     lane = Marked(0)
-    gone = weakref.ref(lane)
     store = L1(100_000, 100)
     for i in range(9):
         store.put(entry(b"%d" % i, lane=lane))
+    return store, lane, weakref.ref(lane)
+
+
+def test_a_store_that_is_let_go_takes_its_entries_along() -> None:
+    """The collector does not see the rings: the store takes them apart itself."""
+
+    store, lane, gone = of_a_lane_of_its_own()
     del lane, store
     gc.collect()
     assert gone() is None
@@ -302,14 +308,7 @@ def test_entries_moved_by_evictions_are_not_missed() -> None:
 
 
 def test_a_store_that_is_let_go_with_entries_put_aside_takes_them_along() -> None:
-    class Marked(Lane):
-        __slots__ = ("__weakref__",)
-
-    lane = Marked(0)
-    gone = weakref.ref(lane)
-    store = L1(100_000, 100)
-    for i in range(9):
-        store.put(entry(b"%d" % i, lane=lane))
+    store, lane, gone = of_a_lane_of_its_own()
     store.drop_all()
     store.put(entry(b"k", lane=lane))
     store.sweep(0.0, 0.0, 4)
