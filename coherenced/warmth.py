@@ -24,7 +24,8 @@ from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import Final, Protocol
 
-from coherenced.core.entry import NIL_BULK, Entry
+from coherenced.core.bulk import NIL_BULK
+from coherenced.core.entry import Entry
 from coherenced.core.l1 import L1
 from coherenced.core.requests import Outcome, Read
 

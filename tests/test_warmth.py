@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from coherenced import Client
-from coherenced.core.entry import Entry, bulk_of
+from coherenced.core.bulk import bulk_of
+from coherenced.core.entry import Entry
 from coherenced.core.l1 import L1
 from coherenced.core.lane import Lane
 from coherenced.core.requests import Outcome, Read, ReadResult

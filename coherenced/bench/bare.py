@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import secrets
 
+from coherenced.core.bulk import bulk_of
 from coherenced.core.calls import Probe, Probed, Subscribed
-from coherenced.core.entry import Entry, bulk_of
+from coherenced.core.entry import Entry
 from coherenced.core.inputs import Start
 from coherenced.core.model import FOREVER, Lineage, Message, Op, Record
 from coherenced.core.node import Node, Settings

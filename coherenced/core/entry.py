@@ -12,6 +12,7 @@ from typing import Final, cast
 
 import msgspec
 
+from coherenced.core.bulk import NIL_BULK, value_in
 from coherenced.core.lane import Lane
 from coherenced.core.life import age_ms
 from coherenced.core.model import FOREVER
@@ -25,23 +26,7 @@ MAX_FREQUENCY: Final = 2
 IN_MAIN: Final = -1
 """In place of `looks`: this entry is in the main queue."""
 
-NIL_BULK: Final = b"$-1\r\n"
-
-_HEADS: Final = tuple([b"$%d\r\n" % length for length in range(1024)])
-"""How the bulk strings of most lengths begin."""
-
 UNLINKED: Final = cast("Entry", None)
-
-
-def bulk_of(value: bytes | None) -> bytes:
-    """The RESP bulk string; NIL_BULK means "not there" (F4)."""
-    if value is None:
-        return NIL_BULK
-    length = len(value)
-    head = _HEADS[length] if length < len(_HEADS) else b"$%d\r\n" % length
-    # Not formatted in one go: that reserves a quarter more and gives it back, which leaves
-    # a hole behind each long value that only short ones would fit into.
-    return b"".join((head, value, b"\r\n"))
 
 
 class Entry(msgspec.Struct, gc=False, eq=False):
@@ -74,9 +59,7 @@ class Entry(msgspec.Struct, gc=False, eq=False):
     @property
     def value(self) -> bytes | None:
         bulk = self.bulk
-        if bulk is NIL_BULK:
-            return None
-        return bulk[bulk.index(b"\n") + 1 : -2]
+        return None if bulk is NIL_BULK else value_in(bulk)
 
     @property
     def size(self) -> int:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from coherenced.core.entry import Entry, bulk_of
+from coherenced.core.bulk import bulk_of
+from coherenced.core.entry import Entry
 from coherenced.core.l1 import L1
 from coherenced.core.lane import Lane, Verdict
 from coherenced.core.laws import Laws

@@ -34,9 +34,10 @@ from coherenced.core.batches import (
     strength,
     together,
 )
+from coherenced.core.bulk import bulk_of
 from coherenced.core.calls import Failed, Failure, Logged, Mutate, Mutated, Resolve
 from coherenced.core.catchup import Catchup
-from coherenced.core.entry import Entry, bulk_of
+from coherenced.core.entry import Entry
 from coherenced.core.fills import Fills
 from coherenced.core.flights import Flights
 from coherenced.core.l1 import L1

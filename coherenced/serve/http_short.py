@@ -26,7 +26,8 @@ from urllib.parse import unquote_to_bytes
 
 from aiohttp import HttpVersion11, web
 
-from coherenced.core.entry import NIL_BULK, Entry
+from coherenced.core.bulk import NIL_BULK
+from coherenced.core.entry import Entry
 from coherenced.core.life import fresh_ms
 from coherenced.core.model import FOREVER
 from coherenced.serve.http_headers import (

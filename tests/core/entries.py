@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from coherenced.core.entry import ENTRY_BYTES, TAG_BYTES, Entry, bulk_of
+from coherenced.core.bulk import bulk_of
+from coherenced.core.entry import ENTRY_BYTES, TAG_BYTES, Entry
 from coherenced.core.lane import Lane
 
 LANE = Lane(0)

@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from coherenced.core.entry import NIL_BULK
+from coherenced.core.bulk import NIL_BULK
 from coherenced.core.l1 import L1
 from coherenced.core.lane import Lane
 from tests.core.entries import entry, formula

@@ -14,7 +14,8 @@ from itertools import accumulate
 
 import pytest
 
-from coherenced.core.entry import MAX_FREQUENCY, Entry, bulk_of
+from coherenced.core.bulk import bulk_of
+from coherenced.core.entry import MAX_FREQUENCY, Entry
 from coherenced.core.l1 import L1
 from coherenced.core.lane import Lane
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from coherenced.core.entry import Entry, bulk_of
+from coherenced.core.bulk import bulk_of
+from coherenced.core.entry import Entry
 from coherenced.core.ghosts import Ghosts
 from coherenced.core.l1 import L1
 from coherenced.core.lane import Lane

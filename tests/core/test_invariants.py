@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from coherenced.core.entry import Entry, bulk_of
+from coherenced.core.bulk import bulk_of
+from coherenced.core.entry import Entry
 from coherenced.core.invariants import check
 from coherenced.core.model import EVERYTHING, NEVER
 from coherenced.core.node import Node

@@ -14,7 +14,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from coherenced.core.entry import ENTRY_BYTES, MAX_FREQUENCY, Entry, bulk_of
+from coherenced.core.bulk import bulk_of
+from coherenced.core.entry import ENTRY_BYTES, MAX_FREQUENCY, Entry
 from coherenced.core.ghosts import GHOST_BYTES
 from coherenced.core.l1 import DISCARD_LOOKS, HIT_LOOKS, L1, MOST_RETURN_LOOKS, SECOND_CHANCES
 from coherenced.core.lane import Lane
@@ -76,7 +77,8 @@ def test_a_store_that_is_let_go_takes_its_entries_along() -> None:
 
 GROW = """
 import os
-from coherenced.core.entry import Entry, bulk_of
+from coherenced.core.bulk import bulk_of
+from coherenced.core.entry import Entry
 from coherenced.core.l1 import L1
 from coherenced.core.lane import Lane
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from coherenced.core import calls
-from coherenced.core.entry import bulk_of
+from coherenced.core.bulk import bulk_of
 from coherenced.core.flights import FETCH_BATCH, FETCHES_OPEN
 from coherenced.core.laws import Laws
 from coherenced.core.model import Fetched, Query, ReplyError

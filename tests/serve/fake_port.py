@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from coherenced.core.entry import Entry, bulk_of
+from coherenced.core.bulk import bulk_of
+from coherenced.core.entry import Entry
 from coherenced.core.lane import Lane
 from coherenced.core.model import EVERYTHING, FOREVER, Mutation, Op, Record, ReplyError, Version
 from coherenced.core.requests import (

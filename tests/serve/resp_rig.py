@@ -9,7 +9,8 @@ from typing import Any
 import hiredis
 import msgspec
 
-from coherenced.core.entry import Entry, bulk_of
+from coherenced.core.bulk import bulk_of
+from coherenced.core.entry import Entry
 from coherenced.core.lane import Lane
 from coherenced.core.model import FOREVER, Mutation, Op, Reply, ReplyError, Version
 from coherenced.core.requests import (

@@ -21,7 +21,7 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from typing import Final
 
-from coherenced.core.entry import NIL_BULK
+from coherenced.core.bulk import NIL_BULK
 from coherenced.core.model import ReplyError
 from coherenced.core.requests import Fault, FaultKind, Level, ReadResult, WriteResult
 from tests.sim.truth import Truth
