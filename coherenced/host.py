@@ -31,10 +31,10 @@ from coherenced.core.calls import (
 )
 from coherenced.core.entry import Entry
 from coherenced.core.inputs import Drain, Flush, Input, Start, Stop, Submit, Tick
-from coherenced.core.model import FOREVER, Message, Record, Version
+from coherenced.core.model import FOREVER, Message, Record, Set, Version
 from coherenced.core.node import Node
 from coherenced.core.outbox import Applied, Event, Settled
-from coherenced.core.requests import Fault, Outcome, Request, Set, Write
+from coherenced.core.requests import Fault, Outcome, Request, Write
 from coherenced.observe.events import EventRing, log_event
 from coherenced.observe.histogram import Histogram
 from coherenced.observe.logs import get as get_log
@@ -289,7 +289,7 @@ class Host:
         self, request: Request, done: Callable[[Outcome], None], *, past_origins: bool = False
     ) -> None:
         if request.__class__ is Set and (self.origins is not None or self.outbound is not None):
-            request = request.as_write()
+            request = Write.of(request)
         if self.origins is not None and not past_origins:
             told = self.origins.guard(request, done)
             if told is None:

@@ -8,9 +8,8 @@ or the log's where the reply was lost) can be said without knowing anything else
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from typing import Final
-
-import msgspec
 
 from coherenced.core.calls import Logged, Mutated
 from coherenced.core.lane import Lane
@@ -23,6 +22,7 @@ from coherenced.core.model import (
     Record,
     Reply,
     ReplyError,
+    Set,
 )
 from coherenced.core.requests import Fault, Level, Write, WriteResult
 from coherenced.core.tickets import Ticket
@@ -33,21 +33,23 @@ transaction is longer: it is one script however long it is allowed to be, and re
 
 _REDIS: Final = Level.REDIS
 _NONE: Final = Level.NONE
+_WRITE: Final = Op.WRITE
 
 NO_VALUE: Final = ReplyError("ERR the write is committed, but its reply was lost")
 
 
-class Pending(msgspec.Struct, gc=False, eq=False):
-    """One write request."""
+class Pending(Ticket, gc=False, eq=False):
+    """One write request; for its value a ticket, if it is a `Set`."""
 
-    request_id: int
-    write: Write
-    level: int
-    timeout_ms: float
-    key: bytes | None
-    """The one key that it changes, if it is a plain write; None: it goes by itself."""
-    brief: bool = False
-    """Who asks wants the reply alone, see `Set`."""
+    request_id: int = 0
+    level: int = 0
+    timeout_ms: float = 0.0
+    is_plain: bool = False
+    """It changes `key`, and that is all that can be said about it. False: it goes by itself."""
+    given: Set | None = None
+    """What is asked for, if it is that: who asks wants the reply alone."""
+    said: Write | None = None
+    """What is asked for, as a Write: made of `given` when something needs it."""
     first: int = 0
     tries: int = 0
     answered: bool = False
@@ -56,18 +58,26 @@ class Pending(msgspec.Struct, gc=False, eq=False):
     """Reads of its keys are waiting for it (ack=none)."""
     finished: bool = False
 
+    @property
+    def write(self) -> Write:
+        if self.said is None:
+            assert self.given is not None
+            self.said = Write.of(self.given)
+        return self.said
+
 
 class Batch:
     """What is in flight: its requests, and what is needed to know what became of it."""
 
     __slots__ = (
+        "_mutations",
+        "are_sets",
         "call_id",
         "chain",
         "generation",
         "is_plain",
         "keys",
         "lost",
-        "mutations",
         "pending",
         "reliance",
         "sent_ms",
@@ -80,7 +90,6 @@ class Batch:
 
     def __init__(self, lane: Lane, sent_ms: float) -> None:
         self.pending: list[Pending] = []
-        self.mutations: list[Mutation] = []
         self.want_ack: list[bool] = []
         self.tags: tuple[bytes, ...] = ()
         self.tickets: dict[int, Ticket] = {}
@@ -88,6 +97,9 @@ class Batch:
         """Those of its plain writes."""
         self.is_plain = True
         """Whether it is nothing but plain writes, so that others may be in flight beside it."""
+        self.are_sets = True
+        """Whether it is nothing but `Set`, and nobody waits for acknowledgements."""
+        self._mutations: list[Mutation] | None = None
         self.lost: str | None = None
         """W3: why its reply will not come."""
         self.told = False
@@ -99,39 +111,55 @@ class Batch:
         self.sent_ms = sent_ms
         self.started_ms = sent_ms
 
+    @property
+    def mutations(self) -> list[Mutation]:
+        """All of them, in order; the list is the batch's own."""
+        if self._mutations is None:
+            self._mutations = [m for pending in self.pending for m in pending.write.mutations]
+        return self._mutations
+
+    @property
+    def fence(self) -> Mapping[int, Ticket]:
+        """F2: which of the mutations have a value to be kept, and their tickets."""
+        return dict(enumerate(self.pending)) if self.are_sets else self.tickets
+
     def take(self, queue: deque[Pending], before: Batch | None = None) -> None:
         """The first of the queue: as many as fit, and may be in flight beside `before` (W4)."""
-        keys, mutations, want_ack = self.keys, self.mutations, self.want_ack
+        keys, want_ack, taken = self.keys, self.want_ack, self.pending
         while queue:
             pending = queue[0]
             if before is not None and not before.is_apart_from(pending):
                 break
-            write, key = pending.write, pending.key
-            if mutations and (
-                len(mutations) + len(write.mutations) > BATCH_MUTATIONS or write.watch_id
-            ):
+            number, asks = len(want_ack), pending.level != _REDIS and pending.level != _NONE
+            if pending.is_plain:
+                if number >= BATCH_MUTATIONS:
+                    break
+                queue.popleft()
+                pending.first = number
+                taken.append(pending)
+                keys.add(pending.key)
+                want_ack.append(asks)
+                if asks or pending.given is None:
+                    self.are_sets = False
+                continue
+            write = pending.write
+            if number and (number + len(write.mutations) > BATCH_MUTATIONS or write.watch_id):
                 break  # a transaction that WATCHes goes alone; any other write may be the first
             queue.popleft()
-            pending.first = len(mutations)
-            self.pending.append(pending)
-            mutations += write.mutations
-            if key is not None:
-                keys.add(key)
-                want_ack.append(_asks(pending.level))
-                continue
-            self.is_plain = False
-            if write.replicas and not _asks(pending.level):
+            pending.first = number
+            taken.append(pending)
+            self.is_plain = self.are_sets = False
+            if write.replicas and not asks:
                 # An empty delete waits like another (K5): replicas may lack the one before it.
                 want_ack += [m.op == Op.DELETE for m in write.mutations]
             else:
-                want_ack += (_asks(pending.level),) * len(write.mutations)
+                want_ack += (asks,) * len(write.mutations)
             if write.watch_id:
                 break
 
     def is_apart_from(self, pending: Pending) -> bool:
         """W4: whether `pending` may be in flight beside this batch: another key's plain write."""
-        key = pending.key
-        return self.is_plain and key is not None and key not in self.keys
+        return self.is_plain and pending.is_plain and pending.key not in self.keys
 
     def is_followed_by(self, answer: Logged) -> bool:
         """W3: whether the log shows all since this was sent: what is absent was not applied."""
@@ -146,12 +174,14 @@ class Batch:
         return first.seq == chain.seq and first.tag == chain.tag
 
 
-def _asks(level: int) -> bool:
-    return level != _REDIS and level != _NONE
-
-
 def records_of(batch: Batch, answer: Mutated, writer: bytes) -> list[Record]:
     """What the batch has added to the log."""
+    told = answer.done
+    if batch.are_sets and told[0].seq and told[-1].seq == told[0].seq + len(told) - 1:
+        return [
+            Record(one.seq, one.prev, one.tag, _WRITE, 0, writer, (pending.key,))
+            for pending, one in zip(batch.pending, told, strict=True)
+        ]
     records = []
     for mutation, done, asks in zip(batch.mutations, answer.done, batch.want_ack, strict=True):
         if not done.seq:

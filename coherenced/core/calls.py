@@ -27,6 +27,7 @@ from coherenced.core.model import (
     Query,
     Record,
     Reply,
+    Set,
 )
 
 # -- calls: core -> server ----------------------------------------------------
@@ -124,6 +125,13 @@ class Mutate(msgspec.Struct, frozen=True, gc=False):
     tags: tuple[bytes, ...]
     watch_id: int = 0
     """Not 0: run it on that WATCHing connection between MULTI and EXEC; see `Mutated.aborted`."""
+    sets: tuple[Set, ...] = ()
+    """All of the batch, instead of `mutations`, where it is nothing but these."""
+
+    @property
+    def every(self) -> tuple[Mutation, ...]:
+        """The whole batch, whichever way it is said."""
+        return self.mutations or tuple([given.as_mutation() for given in self.sets])
 
 
 class Resolve(msgspec.Struct, frozen=True, gc=False):

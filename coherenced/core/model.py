@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 import msgspec
 
+from coherenced.core.bulk import bulk_of, value_in
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -233,6 +235,29 @@ class Mutation(msgspec.Struct, frozen=True, gc=False):
     """What to answer when the write is found applied though its reply was lost (W3);
     used only if `reply_is_known`, else the log's stored reply is used."""
     reply_is_known: bool = False
+
+
+class Set(msgspec.Struct, frozen=True, gc=False):
+    """SET of a value without options, what most mutations are: asked for by a client that wants to
+    know no more than the reply, sent and kept without being taken apart."""
+
+    key: bytes
+    bulk: bytes
+    """`bulk_of` the value."""
+
+    @classmethod
+    def to(cls, key: bytes, value: bytes) -> Set:
+        return cls(key, bulk_of(value))
+
+    def as_mutation(self) -> Mutation:
+        value = value_in(self.bulk)
+        return Mutation(
+            (b"SET", self.key, value),
+            keys=(self.key,),
+            keeps=value,
+            expected_reply=b"OK",
+            reply_is_known=True,
+        )
 
 
 class Fetched(msgspec.Struct, frozen=True, gc=False):

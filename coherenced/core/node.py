@@ -50,6 +50,7 @@ from coherenced.core.model import (
     Mutation,
     Op,
     Record,
+    Set,
 )
 from coherenced.core.outbox import Effect, Event, Outbox
 from coherenced.core.page import LatePage, NoPage, Page
@@ -69,7 +70,6 @@ from coherenced.core.requests import (
     MembersResult,
     Read,
     Release,
-    Set,
     Write,
 )
 from coherenced.core.roster import Members, Roster
@@ -348,7 +348,7 @@ class Node:
                 takers[request.__class__](request_id, request)
 
     def _set(self, request_id: int, given: Set) -> None:
-        self._write(request_id, given.as_write())
+        self._write(request_id, Write.of(given))
 
     def _write(self, request_id: int, write: Write) -> None:
         if self._two_phased:

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from coherenced.core.life import is_past
-from coherenced.core.model import Member, Mutation, Query, Reply, Version
+from coherenced.core.model import Member, Mutation, Query, Reply, Set, Version
 
 
 class Level:
@@ -109,28 +109,11 @@ class Write(msgspec.Struct, frozen=True, gc=False):
     """Also WAIT for this many Redis replicas."""
     watch_id: int = 0
 
-
-class Set(msgspec.Struct, frozen=True, gc=False):
-    """SET of a value without options, by a client that wants to know no more than the reply.
-
-    -> the server's reply, or whatever else the Write that it means may be answered with.
-    """
-
-    key: bytes
-    value: bytes
-
-    def as_write(self) -> Write:
-        return Write(
-            (
-                Mutation(
-                    (b"SET", self.key, self.value),
-                    keys=(self.key,),
-                    keeps=self.value,
-                    expected_reply=b"OK",
-                    reply_is_known=True,
-                ),
-            )
-        )
+    @classmethod
+    def of(cls, given: Set) -> Write:
+        """What a `Set` means as a request. -> the server's reply alone, or whatever else the same
+        Write may be answered with."""
+        return cls((given.as_mutation(),))
 
 
 class Lease(msgspec.Struct, frozen=True, gc=False):

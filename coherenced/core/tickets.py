@@ -10,13 +10,13 @@ Memcache at Facebook", NSDI 2013, solve the same race with leases.)
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import msgspec
 
 from coherenced.core.lane import Lane, Verdict
 from coherenced.core.laws import Laws
-from coherenced.core.model import Lineage
+from coherenced.core.model import Done, Lineage, lineage_of
 
 
 class Ticket(msgspec.Struct, gc=False, eq=False):
@@ -29,6 +29,8 @@ class Ticket(msgspec.Struct, gc=False, eq=False):
     """F2: the newest record that covered the key since the ticket was opened."""
     void: bool = False
     """A write of this node to the key is accepted or lost: whatever comes is not stored."""
+    also: Ticket | None = None
+    """Another one of the key, which was opened before."""
 
 
 class Tickets:
@@ -39,11 +41,18 @@ class Tickets:
     def __init__(self, lane: Lane, laws: Laws) -> None:
         self._lane = lane
         self._laws = laws
-        self.by_key: dict[bytes, list[Ticket]] = {}
+        self.by_key: dict[bytes, Ticket] = {}
+        """The one of each key that was opened last."""
         self.refused = 0
 
     def __len__(self) -> int:
-        return sum(len(tickets) for tickets in self.by_key.values())
+        return sum(1 for key in self.by_key for _ in self._of(key))
+
+    def _of(self, key: bytes) -> Iterator[Ticket]:
+        ticket = self.by_key.get(key)
+        while ticket is not None:
+            yield ticket
+            ticket = ticket.also
 
     def open(self, key: bytes) -> Ticket:
         ticket = Ticket(key)
@@ -61,18 +70,25 @@ class Tickets:
             ticket.void = False
             key = ticket.key
             if key in by_key:
-                by_key[key].append(ticket)
-            else:
-                by_key[key] = [ticket]
+                ticket.also = by_key[key]
+            by_key[key] = ticket
 
     def close(self, *tickets: Ticket) -> None:
         by_key = self.by_key
         for ticket in tickets:
-            others = by_key.get(ticket.key, ())
-            if len(others) == 1 and others[0] is ticket:
-                del by_key[ticket.key]
-            elif others:
-                others.remove(ticket)
+            key = ticket.key
+            if by_key.get(key) is not ticket:
+                self._close_older(ticket)
+            elif ticket.also is None:
+                del by_key[key]
+            else:
+                by_key[key], ticket.also = ticket.also, None
+
+    def _close_older(self, ticket: Ticket) -> None:
+        for newer in self._of(ticket.key):
+            if newer.also is ticket:
+                newer.also, ticket.also = ticket.also, None
+                return
 
     def redeem(self, ticket: Ticket, as_of: Lineage, tags: Collection[bytes]) -> bool:
         """`close` it, and tell whether what it was opened for `may_store`."""
@@ -100,9 +116,27 @@ class Tickets:
                 verdicts.append(self.may_store(ticket, as_of, labels))
         return verdicts
 
+    def redeem_own(
+        self, tickets: Sequence[Ticket], epoch: bytes, done: Sequence[Done]
+    ) -> list[bool]:
+        """`redeem` each of them, with a value that this node has written itself and no tags, as of
+        its record: one of those by which the lane has just been moved along."""
+        self.close(*tickets)
+        generation = self._lane.generation
+        return [
+            (
+                ticket.asked_applied <= one.seq
+                and ticket.generation == generation
+                and ticket.hit_seq <= one.seq
+                and not ticket.void
+            )  # the usual case, as in `may_store`
+            or self.may_store(ticket, lineage_of((epoch, one.seq, one.tag)), ())
+            for ticket, one in zip(tickets, done, strict=True)
+        ]
+
     def hit(self, key: bytes, seq: int) -> None:
         """A4: a record covers `key`."""
-        for ticket in self.by_key.get(key, ()):
+        for ticket in self._of(key):
             if seq > ticket.hit_seq:
                 ticket.hit_seq = seq
 
@@ -116,7 +150,7 @@ class Tickets:
             self.hit(key, seq)
 
     def void(self, key: bytes) -> None:
-        for ticket in self.by_key.get(key, ()):
+        for ticket in self._of(key):
             ticket.void = True
 
     def void_all(self) -> None:

@@ -52,14 +52,15 @@ from coherenced.core.model import (
     Record,
     Reply,
     ReplyError,
+    Set,
     Version,
     lineage_of,
     version_of,
 )
-from coherenced.core.outbox import Outbox
+from coherenced.core.outbox import Outbox, Settled
 from coherenced.core.page import Page
 from coherenced.core.policy import Namespaces
-from coherenced.core.requests import Fault, FaultKind, Level, Outcome, Set, Write, WriteResult
+from coherenced.core.requests import Fault, FaultKind, Level, Outcome, Write, WriteResult
 from coherenced.core.tickets import Ticket, Tickets
 
 BATCHES_OPEN: Final = 2
@@ -129,7 +130,15 @@ class Writes:
             self._in_pieces(request_id, write)
             return
         level, timeout_ms = self._terms(write)
-        pending = Pending(request_id, write, level, timeout_ms, plain_key(write))
+        key = plain_key(write)
+        pending = Pending(
+            b"" if key is None else key,
+            request_id=request_id,
+            level=level,
+            timeout_ms=timeout_ms,
+            is_plain=key is not None,
+            said=write,
+        )
         self.waiting += 1
         if level == Level.NONE and answerable(write):
             self._accept(pending)
@@ -137,11 +146,18 @@ class Writes:
 
     def set(self, request_id: int, given: Set) -> None:
         """What most writes are."""
-        write, default = given.as_write(), self.namespaces.default
-        level, timeout_ms = default.ack, default.ack_timeout_ms
+        key, policy = given.key, self.namespaces.default
         if not self.namespaces.uniform:
-            level, timeout_ms = self._terms(write)
-        pending = Pending(request_id, write, level, timeout_ms, given.key, brief=True)
+            policy = self.namespaces.for_key(key)
+        level = policy.ack
+        pending = Pending(
+            key,
+            request_id=request_id,
+            level=level,
+            timeout_ms=policy.ack_timeout_ms,
+            is_plain=True,
+            given=given,
+        )
         self.waiting += 1
         if level == Level.NONE:
             self._accept(pending)
@@ -232,16 +248,16 @@ class Writes:
     def _send(self, batch: Batch) -> None:
         self._flying.append(batch)
         self.batches += 1
-        mutations = batch.mutations
-        new_tag, tickets = self._new_tag, batch.tickets
-        batch.tags = tuple([new_tag() for _ in mutations])
-        for index, mutation in enumerate(mutations):
-            if mutation.keeps is not None:
-                tickets[index] = Ticket(mutation.keys[0])
-            if mutation.if_version is not None:
-                mutations[index] = self._bounded(mutation, mutation.if_version)
-
-        self._tickets.admit(*tickets.values())
+        new_tag = self._new_tag
+        batch.tags = tuple([new_tag() for _ in batch.want_ack])
+        sets: tuple[Set, ...] = ()
+        mutations: tuple[Mutation, ...] = ()
+        if batch.are_sets:
+            sets = tuple([pending.given for pending in batch.pending])  # type: ignore[misc]
+            self._tickets.admit(*batch.pending)
+        else:
+            mutations = self._prepared(batch)
+            self._tickets.admit(*batch.tickets.values())
 
         def answered(answer: Mutated | Failed) -> None:
             self._on_answer(batch, answer)
@@ -253,11 +269,22 @@ class Writes:
             new_tag(),
             self._incarnation,
             tuple(batch.want_ack),
-            tuple(mutations),
+            mutations,
             batch.tags,
-            batch.pending[0].write.watch_id,
+            0 if sets else batch.pending[0].write.watch_id,
+            sets,
         )
         self._box.emit(call)
+
+    def _prepared(self, batch: Batch) -> tuple[Mutation, ...]:
+        """A batch's mutations as they are sent, and tickets for what is to be kept of them."""
+        mutations = batch.mutations
+        for index, mutation in enumerate(mutations):
+            if mutation.keeps is not None:
+                batch.tickets[index] = Ticket(mutation.keys[0])
+            if mutation.if_version is not None:
+                mutations[index] = self._bounded(mutation, mutation.if_version)
+        return tuple(mutations)
 
     def _bounded(self, mutation: Mutation, version: Version) -> Mutation:
         """Compare-and-set: tell the script from which sequence on it has to look."""
@@ -297,7 +324,8 @@ class Writes:
             if catchup.follows_own(epoch, records):
                 # Kept first, so that each takes its old one's place; covered before the proof, by
                 # which whoever waits for one is shown what is held.
-                kept = self._keep_values(batch, answer)
+                whole = batch.are_sets and len(records) == len(batch.pending)
+                kept = (self._keep_sets if whole else self._keep_values)(batch, answer)
                 self._cover(lane, records)
             elif early := catchup.own_records(epoch, records):
                 self._cover(lane, early)
@@ -306,7 +334,7 @@ class Writes:
         for entry in self._keep_values(batch, answer) if kept is None else kept:
             if entry.as_of > lane.proved_seq:
                 lane.lend(entry, batch.sent_ms)
-        if len(records) < len(batch.mutations):
+        if len(records) < len(batch.tags):
             for mutation, outcome in zip(batch.mutations, answer.done, strict=True):
                 if outcome.seq == 0:
                     self._fills.shown(mutation.keys, answer.lineage)
@@ -321,27 +349,48 @@ class Writes:
 
     def _conclude_plain(self, batch: Batch, answer: Mutated) -> None:
         """`_conclude` and `_settle` for what most writes are: nobody waits for more."""
-        epoch, settle = answer.lineage.epoch, self._box.settle
+        epoch, effects, concluded = answer.lineage.epoch, self._box.effects, 0
         for pending, done in zip(batch.pending, answer.done, strict=True):
-            seq = done.seq
+            seq, reply = done.seq, done.reply
             if seq == 0 or pending.level != _REDIS or pending.answered or pending.finished:
                 self._conclude(pending, epoch, (done,), answer.roster_version)
                 continue
-            self.committed += 1
-            self.waiting -= 1
+            concluded += 1
             pending.answered = pending.finished = True
-            reply = done.reply
-            if pending.brief and reply.__class__ is bytes:
-                settle(pending.request_id, reply)
+            if pending.given is not None and reply.__class__ is bytes:
+                effects.append(Settled(pending.request_id, reply))  # never an internal one
             else:
-                settle(pending.request_id, WriteResult((reply,), version_of((epoch, seq)), {}))
+                result = WriteResult((reply,), version_of((epoch, seq)), {})
+                self._box.settle(pending.request_id, result)
+        self.committed += concluded
+        self.waiting -= concluded
+
+    def _keep_sets(self, batch: Batch, answer: Mutated) -> list[Entry]:
+        """`_keep_values` for what most batches are, once the lane has moved along all of it."""
+        kept: list[Entry] = []
+        lane, put, namespaces = self._lane, self._l1.put, self.namespaces
+        now_ms, sent_ms, policy = self._box.now_ms, batch.sent_ms, namespaces.default
+        allowed = self._tickets.redeem_own(batch.pending, answer.lineage.epoch, answer.done)
+        for pending, done, may in zip(batch.pending, answer.done, allowed, strict=True):
+            given = pending.given
+            if not may or given is None:
+                continue
+            key = given.key
+            if not namespaces.uniform:
+                policy = namespaces.for_key(key)
+            deadline_ms = sent_ms + policy.max_age_ms
+            if deadline_ms > now_ms:
+                entry = Entry(key, given.bulk, lane, done.seq, deadline_ms, policy.hit_bound_ms)
+                if put(entry):
+                    kept.append(entry)
+        return kept
 
     def _keep_values(self, batch: Batch, answer: Mutated) -> list[Entry]:
         """A6: a node keeps what it wrote, unless something newer came in between."""
         kept: list[Entry] = []
         redeem, put, lane = self._tickets.redeem, self._l1.put, self._lane
         now_ms, sent_ms, epoch = self._box.now_ms, batch.sent_ms, answer.lineage.epoch
-        for index, ticket in batch.tickets.items():
+        for index, ticket in batch.fence.items():
             mutation, done = batch.mutations[index], answer.done[index]
             seq, value, label = done.seq, mutation.keeps, mutation.label
             if seq == 0 or value is None or done.reply.__class__ is ReplyError:
@@ -565,6 +614,5 @@ class Writes:
                     self._flights.resettle_all()
 
     def _close_tickets(self, batch: Batch) -> None:
-        for ticket in batch.tickets.values():
-            self._tickets.close(ticket)
+        self._tickets.close(*batch.fence.values())
         batch.tickets.clear()

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
-from coherenced.core.model import FOREVER
+from coherenced.core.model import FOREVER, Set
 from coherenced.core.requests import (
     Fault,
     FaultKind,
@@ -31,7 +31,6 @@ from coherenced.core.requests import (
     Outcome,
     ReadResult,
     Request,
-    Set,
 )
 from coherenced.errors import UsageError
 from coherenced.serve import resp_leases, resp_local, resp_transaction
@@ -226,15 +225,15 @@ class RespConnection(ReplyFlow):
         else:
             self._answered(slot, _GET, self.resp3, outcome)
 
-    def _lone_set(self, key: bytes, value: bytes) -> bool:
+    def _lone_set(self, key: bytes, bulk: bytes) -> bool:
         """Have the node carry out the one SET that a chunk is; False: it goes the general way."""
         front = self.front
         settings = front.settings
-        if not is_usable(key, settings.bounds) or len(value) > settings.frame.max_bulk_bytes:
+        if not is_usable(key, settings.bounds) or len(bulk) > settings.frame.max_bulk_bytes:
             return False
         front.requests += 1
-        self.open(Access.WRITE, len(key) + len(value))
-        front.port.submit(Set(key, value), self._stored)
+        self.open(Access.WRITE, len(key) + len(bulk))
+        front.port.submit(Set(key, bulk), self._stored)
         return True
 
     def _stored(self, outcome: Outcome) -> None:

@@ -79,11 +79,8 @@ _PLAIN: Final = (
 )
 """A plain write of three words: their number, mode, tag, body (its head, then the key), words."""
 
-_PLAIN_SET: Final = (
-    b"$1\r\n3\r\n$0\r\n\r\n$16\r\n%b\r\n$%d\r\n%b\x91\xc4%c%b\x90\x90\r\n"
-    b"$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
-)
-"""The same for SET: tag, body, key, value."""
+_SET_BEGINS: Final = b"$1\r\n3\r\n$0\r\n\r\n$16\r\n"
+"""A `Set`, up to its tag."""
 
 _PHASES: Final = {Op.PREPARE: b"p", Op.COMMIT: b"t", Op.ABORT: b"a"}
 
@@ -187,6 +184,8 @@ def _arguments(mutation: Mutation, mode: bytes, tag: bytes, body: bytes) -> tupl
 
 def mutate_words(call: Mutate, names: LaneNames, log_length: int) -> tuple[Script, Words]:
     """Which script carries the batch out, and its arguments."""
+    if call.sets:
+        return MUTATE, _set_words(call, names, log_length)
     parts: list[bytes] = []
     heads: dict[int, bytes] = {}
     count, frees, simple, writer = 5, True, True, call.writer
@@ -196,20 +195,15 @@ def mutate_words(call: Mutate, names: LaneNames, log_length: int) -> tuple[Scrip
         unchanged, exact = mutation.unchanged, mutation.exact_integer
         flags = (WANT_ACK if want_ack else 0) | (EVERYTHING if mutation.everything else 0)
         if len(argv) == 3 and _is_plain(mutation):
-            # Most writes are a SET: what it says, in one piece.
             head = heads.get(flags)
             if head is None:
                 head = heads[flags] = _body_head(mutation.op, flags, writer)
             key, (_, first, second) = keys[0], argv
             size = len(key)
             body_size, one, two = len(head) + size + 5, len(first), len(second)
-            if verb == b"SET" and not (unchanged or exact):
-                told = (tag, body_size, head, size, key, one, first, two, second)
-                parts.append(_PLAIN_SET % told)
-            else:
-                mode = _mode(verb, Op.WRITE, True, unchanged, exact)
-                named = (len(mode), mode, tag, body_size, head, size, key)
-                parts.append(_PLAIN % (*named, len(verb), verb, one, first, two, second))
+            mode = _mode(verb, Op.WRITE, True, unchanged, exact)
+            named = (len(mode), mode, tag, body_size, head, size, key)
+            parts.append(_PLAIN % (*named, len(verb), verb, one, first, two, second))
             count += 7
             frees = frees and mutation.frees_memory
             continue
@@ -233,6 +227,33 @@ def mutate_words(call: Mutate, names: LaneNames, log_length: int) -> tuple[Scrip
     return (MUTATE_FREEING if frees else MUTATE), Words(count, packed)
 
 
+def _set_words(call: Mutate, names: LaneNames, log_length: int) -> Words:
+    """`mutate_words` of a batch that is nothing but `Set`."""
+    parts: list[bytes] = []
+    size, asks, before, after = -1, False, b"", b""
+    for given, tag, want_ack in zip(call.sets, call.tags, call.want_ack, strict=True):
+        key = given.key
+        if len(key) != size or want_ack is not asks:
+            size, asks = len(key), want_ack
+            before, after = _around_key(size, WANT_ACK if asks else 0, call.writer)
+        parts += (_SET_BEGINS, tag, before, key, after, key, b"\r\n", given.bulk)
+    first, last = _leading(call.lane, names.bus, log_length, True)
+    epoch = call.new_epoch
+    packed = b"%b$%d\r\n%b\r\n%b%b" % (first, len(epoch), epoch, last, b"".join(parts))
+    return Words(5 + 7 * len(call.sets), packed)
+
+
+@functools.lru_cache(maxsize=1024)
+def _around_key(size: int, flags: int, writer: bytes) -> tuple[bytes, bytes]:
+    """What is between the tag of a `Set` and a key of so many bytes, and from there to the key's
+    second time: the body of the record, and the first words of the command."""
+    key = b"k" * size
+    body = encode_body(Op.WRITE, flags, writer, (key,))
+    head, _, tail = body.rpartition(key) if key else (body[:-2], b"", body[-2:])
+    before = b"\r\n$%d\r\n%b" % (len(body), head)
+    return before, b"%b\r\n$3\r\nSET\r\n$%d\r\n" % (tail, size)
+
+
 @functools.lru_cache(maxsize=64)
 def _leading(lane: int, bus: bytes, log_length: int, simple: bool) -> tuple[bytes, bytes]:
     """The arguments before and after the epoch that a new lane would begin."""
@@ -246,19 +267,23 @@ _body_head: Final = functools.lru_cache(maxsize=64)(body_head)
 def mutated(call: Mutate, reply: list[Any], server_id: bytes = b"") -> Mutated:
     """Read the reply to a batch."""
     epoch, seq, tag, roster_version, prev = reply[:5]
-    done = []
-    at = 5
-    for mutation, own_tag in zip(call.mutations, call.tags, strict=True):
-        own_seq, raw = reply[at], reply[at + 1]
-        at += 2
-        value = raw if raw.__class__ is bytes else plain_reply(raw)
-        if mutation.exact_integer and value.__class__ is bytes:
-            value = int(value)
-        if own_seq:
-            done.append(Done(value, own_seq, own_tag, prev))
-            prev = own_tag
-        else:
-            done.append(Done(value, 0, b"", b""))
+    tags, seqs, raws = call.tags, reply[5::2], reply[6::2]
+    if not len(tags) == len(seqs) == len(raws):
+        raise ValueError(f"{len(reply)} words for {len(tags)} mutations")
+    if call.sets and all(seqs) and raws.count(b"OK") == len(raws):
+        done = list(map(Done, raws, seqs, tags, (prev, *tags)))
+    else:
+        done = []
+        exact = [mutation.exact_integer for mutation in call.every]
+        for own_tag, own_seq, raw, is_exact in zip(tags, seqs, raws, exact, strict=True):
+            value = raw if raw.__class__ is bytes else plain_reply(raw)
+            if is_exact and value.__class__ is bytes:
+                value = int(value)
+            if own_seq:
+                done.append(Done(value, own_seq, own_tag, prev))
+                prev = own_tag
+            else:
+                done.append(Done(value, 0, b"", b""))
     lineage = Lineage(epoch, seq, tag)
     return Mutated(call.call_id, lineage, roster_version, tuple(done), server_id=server_id)
 

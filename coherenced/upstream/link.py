@@ -276,7 +276,7 @@ class Link:
     # -- Mutate, and what became of a lost one --------------------------------------------
 
     def _mutate(self, call: Mutate) -> None:
-        if len(call.mutations) > codec.MOST_MUTATIONS:
+        if len(call.tags) > codec.MOST_MUTATIONS:
             text = f"more than {codec.MOST_MUTATIONS} mutations in one batch"
             self._answer(Failed(call.call_id, Failure.UNREACHABLE, text))
             return

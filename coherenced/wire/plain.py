@@ -72,7 +72,8 @@ def _apart(length: int, number: int) -> Callable[[bytes, int], tuple[bytes, ...]
 
 
 def plain_set(data: bytes) -> tuple[bytes, bytes] | None:
-    """The key and the value of the one plain SET that `data` is; None: it is something else."""
+    """The key, and the value as a bulk string, of the one plain SET that `data` is; None: it is
+    something else."""
     key_at = PLAIN_HEAD
     key_end = _PLAIN_SETS.get(data[:key_at])
     if key_end is None:  # the length of its key has not two digits, or it is no SET
@@ -83,7 +84,7 @@ def plain_set(data: bytes) -> tuple[bytes, bytes] | None:
     between = _between(len(data) - key_end)
     if not between or not data.startswith(between, key_end) or not data.endswith(b"\r\n"):
         return None
-    return data[key_at:key_end], data[key_end + len(between) : -2]
+    return data[key_at:key_end], data[key_end + 2 :]
 
 
 @functools.lru_cache(maxsize=1024)

@@ -316,7 +316,7 @@ class Driver:
         """The batch is committed as records `first`, `first`+1, … with the tags it chose."""
         done = []
         before = tag_of(first - 1) if prev is None else prev
-        answers = list(replies) or [b"OK"] * len(call.mutations)
+        answers = list(replies) or [b"OK"] * len(call.tags)
         for index, (tag, reply) in enumerate(zip(call.tags, answers, strict=True)):
             done.append(Done(reply, first + index, tag, before))
             before = tag

@@ -20,7 +20,10 @@ def incr(key: bytes) -> Mutation:
 
 def pending(*mutations: Mutation, level: int = Level.REDIS, **terms: Any) -> Pending:
     write = Write(mutations, **terms)
-    return Pending(1, write, level, 1000.0, plain_key(write))
+    key = plain_key(write)
+    return Pending(
+        key or b"", request_id=1, level=level, timeout_ms=1e3, is_plain=key is not None, said=write
+    )
 
 
 def batch(*writes: Pending) -> Batch:

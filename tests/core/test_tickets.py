@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from random import Random
 
 import pytest
 
 from coherenced.core.lane import RECENT_TAGS, Lane
 from coherenced.core.laws import Laws
+from coherenced.core.model import Done, Lineage
 from coherenced.core.tickets import Tickets
-from tests.core.driver import OTHER_EPOCH, lineage, record
+from tests.core.driver import EPOCH, OTHER_EPOCH, lineage, record
 
 LAWS = ("fill_fence", "fill_not_backwards", "tags_cover", "reliance_checked")
 
@@ -184,4 +186,47 @@ def test_tickets_redeemed_together_are_judged_like_each_of_them(seed: int) -> No
     pairs = zip(same, labels, strict=True)
     assert verdicts == [twins.may_store(ticket, as_of, tags) for ticket, tags in pairs]
     assert (tickets.refused, lane.relied) == (twins.refused, twin_lane.relied)
-    assert tickets.by_key == {b"0": [kept_open]}
+    assert tickets.by_key == {b"0": kept_open} and kept_open.also is None
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_own_writes_redeemed_together_are_judged_like_each_of_them(seed: int) -> None:
+    """Each as of its own record, by which the lane has just been moved along."""
+    random = Random(seed)
+    off = {law: False for law in LAWS if random.random() < 0.2}
+    (lane, tickets), (twin_lane, twins) = fence(laws=Laws(**off)), fence(laws=Laws(**off))
+    opened = [tickets.open(b"%d" % number) for number in range(6)]
+    same = [twins.open(ticket.key) for ticket in opened]
+    for key, hit in [(b"%d" % random.randint(0, 9), random.randint(9, 18)) for _ in range(3)]:
+        for one in (tickets, twins):
+            one.hit(key, hit)
+            if hit == 9:
+                one.void(key)
+    for one in (lane, twin_lane):
+        if seed % 7 == 0:
+            one.anchor(lineage(10), call_id=2)
+        for seq in range(11, 17):
+            one.advance(record(seq))
+    done = [Done(b"OK", seq, record(seq).tag, record(seq).prev) for seq in range(11, 17)]
+    verdicts = tickets.redeem_own(opened, EPOCH, done)
+    pairs = zip(same, done, strict=True)
+    assert verdicts == [twins.may_store(t, Lineage(EPOCH, d.seq, d.tag), ()) for t, d in pairs]
+    assert (tickets.refused, lane.relied) == (twins.refused, twin_lane.relied)
+    assert not tickets.by_key
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_tickets_of_one_key_end_in_any_order(order: tuple[int, ...]) -> None:
+    _, tickets = fence()
+    opened = [tickets.open(b"k") for _ in range(3)]
+    left = set(range(3))
+    for number in order:
+        tickets.close(opened[number])
+        left.discard(number)
+        tickets.close(opened[number])  # once more does no harm
+        tickets.hit(b"k", 30 - len(left))
+        assert len(tickets) == len(left)
+        assert {i for i in range(3) if opened[i].hit_seq == 30 - len(left)} == left
+    assert not tickets.by_key and all(ticket.also is None for ticket in opened)
+    tickets.admit(*opened)
+    assert len(tickets) == 3

@@ -12,7 +12,7 @@ import msgspec
 from coherenced.core.bulk import bulk_of
 from coherenced.core.entry import Entry
 from coherenced.core.lane import Lane
-from coherenced.core.model import FOREVER, Mutation, Op, Reply, ReplyError, Version
+from coherenced.core.model import FOREVER, Mutation, Op, Reply, ReplyError, Set, Version
 from coherenced.core.requests import (
     Ask,
     AskResult,
@@ -22,7 +22,6 @@ from coherenced.core.requests import (
     Read,
     ReadResult,
     Request,
-    Set,
     Source,
     Value,
     Write,
@@ -158,7 +157,7 @@ class RespPort:
         if isinstance(request, Ask):
             return AskResult(self.space.execute(request.query.argv))
         if isinstance(request, Set):
-            written = self._outcome(request.as_write())
+            written = self._outcome(Write.of(request))
             assert isinstance(written, WriteResult)
             is_done = written.satisfied and written.replies == (b"OK",)
             return b"OK" if is_done else written

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coherenced.core.requests import Ask, Fault, FaultKind, Get, Read, Set, Write
+from coherenced.core.model import Set
+from coherenced.core.requests import Ask, Fault, FaultKind, Get, Read, Write
 from coherenced.serve.resp import RespFront
 from coherenced.serve.resp_connection import TURN_BYTES
 from coherenced.serve.resp_settings import RespSettings
@@ -640,7 +641,7 @@ def test_a_lone_set_is_the_write_that_the_general_way_makes_of_it(
     assert client.raw() == b"+OK\r\n"
     lone, *others = client.port.requests
     assert isinstance(lone, Set) == (verb != b"SeT")
-    written = lone.as_write() if isinstance(lone, Set) else lone
+    written = Write.of(lone) if isinstance(lone, Set) else lone
     assert {repr(other) for other in others} == {repr(written)}
     assert client.front.requests == 4
 

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from coherenced.core.model import Mutation, Op, Version
+from coherenced.core.model import Mutation, Op, Set, Version
 from coherenced.core.requests import (
     Fault,
     Fill,
@@ -25,7 +25,6 @@ from coherenced.core.requests import (
     ReadResult,
     Release,
     Request,
-    Set,
     Write,
     WriteResult,
 )
@@ -371,7 +370,7 @@ class Client:
         request: Request = Write(mutations, atomic=atomic, ack=level)
         is_usual = bool(keys) and level == world.namespaces.for_key(keys[0]).ack
         if is_usual and self._written % 4 == 0 and mutations == (set_mutation(keys[0], mark),):
-            request = Set(keys[0], mark)  # a client that wants no more than the reply
+            request = Set.to(keys[0], mark)  # a client that wants no more than the reply
         host.submit(request, self._once(op, done))
 
     def _remember(self, op: WriteOp, outcome: WriteResult | Fault) -> None:

@@ -325,13 +325,13 @@ class Server:
     def _mutate(self, call: Mutate) -> Executed:
         if self.fenced:
             return Executed(_unreachable(call.call_id))
-        if self.out_of_memory and not all(m.frees_memory or not m.is_write for m in call.mutations):
+        if self.out_of_memory and not all(m.frees_memory or not m.is_write for m in call.every):
             return Executed(Failed(call.call_id, Failure.OUT_OF_MEMORY, OOM_TEXT))
         self._live_lineage(call.new_epoch)
         done: list[Done] = []
         records: list[Record] = []
         released: list[bytes] = []
-        for mutation, tag, want_ack in zip(call.mutations, call.tags, call.want_ack, strict=True):
+        for mutation, tag, want_ack in zip(call.every, call.tags, call.want_ack, strict=True):
             reply, record = self._one(mutation, tag, call.writer, want_ack, released)
             if record is None:
                 done.append(Done(reply, 0, b"", b""))

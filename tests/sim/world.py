@@ -263,7 +263,7 @@ class World:
         )
         answer = result.answer
         if isinstance(call, Mutate) and isinstance(answer, Mutated):
-            for mutation, done in zip(call.mutations, answer.done, strict=False):
+            for mutation, done in zip(call.every, answer.done, strict=False):
                 if mutation.op == Op.DELETE and not done.seq and done.reply == 0:
                     truth.note_cover(mutation, self.now_ms)  # L1: recorded or not
         if not isinstance(answer, Mutated) or not any(done.seq for done in answer.done):
@@ -271,11 +271,11 @@ class World:
                 truth.observe(server, None, self.now_ms)
             truth.place(server)
             return
-        everything |= any(m.everything or m.tags or m.prefixes for m in call.mutations)
-        named = (key for mutation in call.mutations for key in mutation.keys)
+        everything |= any(m.everything or m.tags or m.prefixes for m in call.every)
+        named = (key for mutation in call.every for key in mutation.keys)
         touched = dict.fromkeys(key for key in named if not key.startswith(FILLER))
         truth.observe(server, None if everything else list(touched), self.now_ms)
-        for mutation, done in zip(call.mutations, answer.done, strict=True):
+        for mutation, done in zip(call.every, answer.done, strict=True):
             if done.seq:
                 position = Lineage(answer.lineage.epoch, done.seq, done.tag)
                 truth.positions.setdefault(position, truth.index)

@@ -6,7 +6,7 @@ import hiredis
 import pytest
 
 from coherenced.core.calls import Mutate
-from coherenced.core.model import Mutation, Query, ReplyError
+from coherenced.core.model import Mutation, Query, ReplyError, Set
 from coherenced.errors import ProtocolError
 from coherenced.upstream import codec
 from coherenced.upstream.scripts import LANE_SCRIPTS, MUTATE, MUTATE_FREEING
@@ -88,3 +88,30 @@ def test_queries_come_after_keys() -> None:
 
     args = codec.fetch_args(Fetch(1, 0, EPOCH, (Query((b"TTL", b"a"), (b"a",)), b"k")))
     assert args == [EPOCH, 1, b"k", 2, 1, b"TTL", b"a", b"a"]
+
+
+@pytest.mark.parametrize("want_ack", [False, True])
+def test_a_batch_of_sets_says_what_their_mutations_say(want_ack: bool) -> None:
+    keys = [b"", b"k", b"key:1", b"key:2", b"k" * 255, b"k" * 256, b"k" * 70_000, b"\x90\x90"]
+    sets = tuple(Set.to(key, b"v" * (17 * number)) for number, key in enumerate(keys))
+    tags = tuple(b"%016x" % number for number in range(len(sets)))
+    acks = tuple(want_ack and number % 3 > 0 for number in range(len(sets)))
+    call = Mutate(1, 0, EPOCH, WRITER, acks, (), tags, sets=sets)
+    same = Mutate(1, 0, EPOCH, WRITER, acks, call.every, tags)
+    assert [m.argv for m in call.every] == [
+        (b"SET", s.key, m.keeps) for s, m in zip(sets, call.every, strict=True)
+    ]
+    assert codec.mutate_words(call, NAMES, 100) == codec.mutate_words(same, NAMES, 100)
+
+
+def test_the_reply_to_sets_is_read_like_any_other() -> None:
+    tags = tuple(b"%016x" % number for number in range(3))
+    sets = (Set.to(b"a", b"1"), Set.to(b"b", b"2"), Set.to(b"c", b"3"))
+    call = Mutate(1, 0, EPOCH, WRITER, (False,) * 3, (), tags, sets=sets)
+    same = Mutate(1, 0, EPOCH, WRITER, (False,) * 3, call.every, tags)
+    refused = hiredis.ReplyError("OOM no")
+    for told in ([7, b"OK", 8, b"OK", 9, b"OK"], [7, b"OK", 0, refused, 8, b"OK"]):
+        reply = [EPOCH, 9, tags[2], 1, b"p" * 16, *told]
+        assert codec.mutated(call, reply) == codec.mutated(same, reply)
+    with pytest.raises(ValueError, match="words for 3 mutations"):
+        codec.mutated(call, reply[:-2])

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from coherenced.core.bulk import bulk_of
 from coherenced.wire.framing import FrameLimits, RequestReader, pack
 from coherenced.wire.plain import PLAIN_GETS, PLAIN_HEAD, plain_gets, plain_set
 
@@ -89,7 +90,7 @@ def test_a_set_is_what_a_reader_reads(word: bytes, key: bytes, value: bytes, res
     data = pack([word, key, value])
     found = plain_set(data)
     if word in (b"SET", b"set") and len(key) < 256:
-        assert found == (key, value)
+        assert found == (key, bulk_of(value))
     else:
         assert found is None
     assert not rest or plain_set(data + rest) is None

@@ -242,8 +242,8 @@ class Fleet:
     def _counted(self, call: Call) -> float:
         unit, seen = self.unit, self.seen
         if isinstance(call, Mutate):
-            seen.update(scripts=1, records=len(call.mutations))
-            return unit.script + len(call.mutations) * unit.record.warm
+            seen.update(scripts=1, records=len(call.tags))
+            return unit.script + len(call.tags) * unit.record.warm
         if isinstance(call, SendAck):
             seen["acks"] += 1
             return unit.ack

@@ -108,7 +108,7 @@ class LaneServer:
 
     def _mutate(self, call: Mutate) -> Executed:
         records, done = [], []
-        for mutation, tag, want_ack in zip(call.mutations, call.tags, call.want_ack, strict=True):
+        for mutation, tag, want_ack in zip(call.every, call.tags, call.want_ack, strict=True):
             epoch, seq, prev = self.lineage
             flags = WANT_ACK if want_ack else 0
             record = Record(
