@@ -117,7 +117,9 @@ class Host:
         self._listeners: list[Callable[[Record, str], None]] = []
         self._event_listeners: list[Callable[[dict[str, Any]], None]] = []
         self._fetch_sent: dict[int, float] = {}
-        self._own_commits: dict[bytes, float] = {}
+        self.own_commits: dict[bytes, float] = {}
+        """The last tag of a batch of this node's own -> when its reply came (ms), until the bus
+        brings it back."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._left = asyncio.Event()
         self._ready = asyncio.Event()
@@ -266,14 +268,14 @@ class Host:
 
     def _note_commit(self, answer: Mutated) -> None:
         if answer.done and answer.done[-1].seq:
-            if len(self._own_commits) >= LAG_WATCHED:
-                self._own_commits.clear()
-            self._own_commits[answer.done[-1].tag] = boottime_ms()
+            if len(self.own_commits) >= LAG_WATCHED:
+                self.own_commits.clear()
+            self.own_commits[answer.done[-1].tag] = boottime_ms()
 
     def _time_bus(self, message: Message) -> None:
         self.messages += 1
-        if self._own_commits and message.tag in self._own_commits:
-            committed_ms = self._own_commits.pop(message.tag)
+        if self.own_commits and message.tag in self.own_commits:
+            committed_ms = self.own_commits.pop(message.tag)
             self.bus_lag.observe(boottime_ms() - committed_ms)
 
     # -- what the front ends ask (serve.port.NodePort) ---------------------------------

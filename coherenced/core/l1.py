@@ -56,9 +56,10 @@ from coherenced.core.entry import (
     new_ring,
 )
 from coherenced.core.ghosts import GHOST_BYTES, Ghosts
+from coherenced.core.lane import Lane
 from coherenced.core.laws import Laws
 from coherenced.core.marks import Marks
-from coherenced.core.model import NEVER
+from coherenced.core.model import FOREVER, NEVER
 
 SMALL_SHARE: Final = 0.03
 """Of the bound, for the small queue."""
@@ -199,6 +200,44 @@ class L1:
             self._evict(entry)
             return entry.next is not UNLINKED
         return True
+
+    def renew(
+        self,
+        key: bytes,
+        bulk: bytes,
+        lane: Lane,
+        as_of: int,
+        deadline_ms: float,
+        bound_ms: float,
+    ) -> Entry | None:
+        """`put` a value without tags or expiry where one of the same lane is held: the entry itself
+        is changed, and stays where it is. None: nothing was done, it is for `put`."""
+        entry = self.entries.get(key)
+        if (
+            entry is None
+            or entry.as_of > as_of
+            or entry.tags
+            or entry.lane is not lane
+            or self.marks is not None
+            or lane.lent  # it may be among those: what was lent to it is not to be given back
+        ):
+            return None
+        old_bytes, new_bytes = len(entry.bulk), len(bulk)
+        if old_bytes != new_bytes:
+            more_bytes = new_bytes - old_bytes
+            more_bytes += (new_bytes >> HOLES_SHIFT) - (old_bytes >> HOLES_SHIFT)
+            used = self.bytes_used + more_bytes
+            if new_bytes > self._max_bulk_bytes or used > self.max_bytes:
+                return None
+            self.bytes_used = used
+            if entry.looks >= 0:
+                self._small_bytes += more_bytes
+        entry.bulk = bulk
+        entry.as_of = as_of
+        entry.deadline_ms = deadline_ms
+        entry.bound_ms = bound_ms
+        entry.expires_ms = FOREVER
+        return entry
 
     def remove(self, key: bytes) -> bool:
         entry = self.entries.get(key)

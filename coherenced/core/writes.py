@@ -331,8 +331,10 @@ class Writes:
                 self._cover(lane, early)
         known = batch.reliance if batch.generation == lane.generation else 0
         catchup.own_reply(batch.call_id, batch.sent_ms, known, answer.lineage, answer.server_id)
-        for entry in self._keep_values(batch, answer) if kept is None else kept:
-            if entry.as_of > lane.proved_seq:
+        if kept is None:
+            kept = self._keep_values(batch, answer)
+        if kept and kept[-1].as_of > lane.proved_seq:
+            for entry in dict.fromkeys(kept):  # a batch may have written one twice
                 lane.lend(entry, batch.sent_ms)
         if len(records) < len(batch.tags):
             for mutation, outcome in zip(batch.mutations, answer.done, strict=True):
@@ -368,7 +370,8 @@ class Writes:
     def _keep_sets(self, batch: Batch, answer: Mutated) -> list[Entry]:
         """`_keep_values` for what most batches are, once the lane has moved along all of it."""
         kept: list[Entry] = []
-        lane, put, namespaces = self._lane, self._l1.put, self.namespaces
+        lane, namespaces = self._lane, self.namespaces
+        renew, put = self._l1.renew, self._l1.put
         now_ms, sent_ms, policy = self._box.now_ms, batch.sent_ms, namespaces.default
         allowed = self._tickets.redeem_own(batch.pending, answer.lineage.epoch, answer.done)
         for pending, done, may in zip(batch.pending, answer.done, allowed, strict=True):
@@ -379,10 +382,15 @@ class Writes:
             if not namespaces.uniform:
                 policy = namespaces.for_key(key)
             deadline_ms = sent_ms + policy.max_age_ms
-            if deadline_ms > now_ms:
-                entry = Entry(key, given.bulk, lane, done.seq, deadline_ms, policy.hit_bound_ms)
-                if put(entry):
-                    kept.append(entry)
+            if deadline_ms <= now_ms:
+                continue
+            bulk, seq, bound_ms = given.bulk, done.seq, policy.hit_bound_ms
+            entry = renew(key, bulk, lane, seq, deadline_ms, bound_ms)
+            if entry is None:
+                entry = Entry(key, bulk, lane, seq, deadline_ms, bound_ms)
+                if not put(entry):
+                    continue
+            kept.append(entry)
         return kept
 
     def _keep_values(self, batch: Batch, answer: Mutated) -> list[Entry]:

@@ -232,7 +232,7 @@ class RespConnection(ReplyFlow):
         if not is_usable(key, settings.bounds) or len(bulk) > settings.frame.max_bulk_bytes:
             return False
         front.requests += 1
-        self.open(Access.WRITE, len(key) + len(bulk))
+        self.open_lone_write(len(key) + len(bulk))
         front.port.submit(Set(key, bulk), self._stored)
         return True
 
@@ -240,11 +240,10 @@ class RespConnection(ReplyFlow):
         """The node's answer to a lone SET; its slot is the first, as in `_got`."""
         if self.lost:
             return
-        slot = self._slots[0]
         if outcome == OK:
-            self.fill(slot, resp.OK)
+            self.fill_lone_write(resp.OK)
         else:
-            self._answered(slot, _SET, self.resp3, outcome)
+            self._answered(self._slots[0], _SET, self.resp3, outcome)
 
     def _leading_hits(self, data: bytes) -> int:
         """Answer the GETs that a chunk begins with, as long as they hit; where the rest begins.

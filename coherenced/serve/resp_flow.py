@@ -213,6 +213,32 @@ class ReplyFlow(asyncio.Protocol):
         if not self._running:
             self.proceed()
 
+    def open_lone_write(self, size: int) -> None:
+        """`open` for a write before which nothing is under way and nothing waits."""
+        slot = Slot(_WRITE, size)
+        self._slots.append(slot)
+        self._tail = slot.after
+        self._flying_bytes = size
+        self._writes = 1
+        self.quick = False
+
+    def fill_lone_write(self, data: bytes) -> None:
+        """`fill` for the first slot, which such a write has opened, where that was no error."""
+        if (
+            len(self._slots) == 1
+            and self._reading
+            and not (self._tail or self._out or self._queue or self._deaf)
+            and not (self._running or self._paused or self._ending)
+        ):
+            # Nothing has come after it, so all is again as it was before.
+            self._flying_bytes = self._writes = 0
+            self.quick = True
+            self._slots.clear()
+            self._tail = self._out
+            self._transport.write(data)
+        else:
+            self.fill(self._slots[0], data)
+
     def _release(self) -> None:
         """The first replies that are there have nothing before them any more."""
         slots, out = self._slots, self._out

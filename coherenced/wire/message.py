@@ -28,11 +28,27 @@ _MESSAGE_HEAD: Final = b"\x95"
 _BIN: Final = b"\xc4\x10"
 """Head of a bin of 16 bytes: an epoch or a tag."""
 
+_SEQ_AT: Final = 20
+"""Where the sequence of a message stands, behind its lane (of one byte) and its epoch."""
+_SEQ_BYTES: Final = {b"\xcc": 2, b"\xcd": 3, b"\xce": 5, b"\xcf": 9}
+"""How long it is, by its first byte; one byte else."""
+
 _BAD: Final = (msgspec.MsgspecError, RecursionError)
 """What decoding raises: also for arrays that are nested too deeply."""
 
+
+class _Head(msgspec.Struct, array_like=True, gc=False):
+    """How a `Message` begins."""
+
+    lane: int
+    epoch: bytes
+    seq: int
+    tag: bytes
+
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode_message = msgspec.msgpack.Decoder(Message).decode
+_decode_head = msgspec.msgpack.Decoder(_Head).decode
 _decode_record = msgspec.msgpack.Decoder(Record).decode
 _decode_ack = msgspec.msgpack.Decoder(Acknowledgement).decode
 _decode_member = msgspec.msgpack.Decoder(Member).decode
@@ -91,6 +107,21 @@ def decode_message(payload: bytes) -> Message:
     if len(message.epoch) != TAG_BYTES or len(message.tag) != TAG_BYTES:
         raise ProtocolError(f"not a message: an epoch and a tag have {TAG_BYTES} bytes")
     return message
+
+
+def told_tag(payload: bytes) -> bytes:
+    """The tag that a message tells, found by its place alone; any other bytes where it is none."""
+    at = _SEQ_AT + _SEQ_BYTES.get(payload[_SEQ_AT : _SEQ_AT + 1], 1) + 2
+    return payload[at : at + TAG_BYTES]
+
+
+def decode_head(payload: bytes) -> Message:
+    """`decode_message` of one whose records are known: they are left out."""
+    try:
+        head = _decode_head(payload)
+    except _BAD as error:
+        raise ProtocolError(f"not a message: {error}") from None
+    return Message(head.lane, head.epoch, head.seq, head.tag)
 
 
 def encode_ack(ack: Acknowledgement) -> bytes:

@@ -19,6 +19,7 @@ from coherenced.core.entry import ENTRY_BYTES, MAX_FREQUENCY, Entry
 from coherenced.core.ghosts import GHOST_BYTES
 from coherenced.core.l1 import DISCARD_LOOKS, HIT_LOOKS, L1, MOST_RETURN_LOOKS, SECOND_CHANCES
 from coherenced.core.lane import Lane
+from coherenced.core.model import FOREVER
 from tests.core.entries import entry, formula
 
 
@@ -81,6 +82,7 @@ from coherenced.core.bulk import bulk_of
 from coherenced.core.entry import Entry
 from coherenced.core.l1 import L1
 from coherenced.core.lane import Lane
+from coherenced.core.model import FOREVER
 
 def resident():
     with open("/proc/self/smaps_rollup") as lines:
@@ -565,6 +567,31 @@ class StoreAgainstDict(RuleBasedStateMachine):
             assert self.store.held(key) is new
             self.ended.pop(key, None)
             self.naive[key] = new
+
+    @rule(key=KEYS, size=st.integers(0, 400), as_of=st.integers(0, 9), lends=st.booleans())
+    def renew(self, key: bytes, size: int, as_of: int, lends: bool) -> None:
+        lane = self.lanes[key[0] == ord("b")]
+        lane.lent = [(entry(b"lent"), 0.0)] if lends else []
+        old, naive = self.store.entries.get(key), self.naive.get(key)
+        bulk, place = bulk_of(b"w" * size), naive and [e.key for e in ring(self.ring_of(naive))]
+        before = (self.store.bytes_used, old and (old.bulk, old.as_of))
+        more = 0 if old is None else old.size
+        new = self.store.renew(key, bulk, lane, as_of, 150.0, 2.0)
+        lane.lent = []
+        if new is None:
+            assert before == (self.store.bytes_used, old and (old.bulk, old.as_of))
+            possible = naive is not None and naive.as_of <= as_of and not naive.tags
+            if possible and not lends and self.store.marks is None and size <= 300:
+                assert self.store.bytes_used + len(bulk) + 20 > more + self.store.max_bytes - 400
+            return
+        assert new is old is naive and not new.tags and size <= 300
+        assert (new.bulk, new.as_of, new.deadline_ms, new.bound_ms) == (bulk, as_of, 150.0, 2.0)
+        assert new.expires_ms == FOREVER
+        assert [e.key for e in ring(self.ring_of(new))] == place
+        assert self.store.bytes_used == before[0] + new.size - more
+
+    def ring_of(self, held: Entry) -> Entry:
+        return self.store._main if held.in_main else self.store._small
 
     def forget(self, key: bytes) -> None:
         self.naive.pop(key, None)

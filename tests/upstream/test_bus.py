@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from coherenced.core.calls import Answer, BusLost, Delivered, Heard, Subscribe, Subscribed
-from coherenced.core.model import Message
+from coherenced.core.model import Message, Record
 from coherenced.lab.proxy import Proxy, role
 from coherenced.upstream import bus
 from coherenced.upstream.bus import Subscriber
@@ -168,6 +168,23 @@ async def test_clients_have_their_turn_while_much_is_taken() -> None:
     subscriber.data_received(data[-7:])
     assert heard == list(range(1000))
     assert not transport.paused
+
+
+async def test_what_this_node_has_written_itself_is_not_taken_apart() -> None:
+    told: list[Answer] = []
+    own = {b"%016x" % 2}
+
+    def message(seq: int) -> bytes:
+        tag, prev = b"%016x" % seq, b"%016x" % (seq - 1)
+        record = Record(seq, prev, tag, 0, 0, b"w" * 16, (b"k",))
+        return encode_message(Message(0, EPOCH, seq, tag, (record,)))
+
+    subscriber = Subscriber(0, NAMES, b"i" * 16, 1000.0, told.append, lambda: None, own)
+    subscriber.data_received(b"".join(_pushed(message(seq)) for seq in (1, 2, 3)))
+    (heard,) = told
+    assert isinstance(heard, Heard)
+    assert [(one.seq, len(one.records)) for one in heard.messages] == [(1, 1), (2, 0), (3, 1)]
+    assert [one.tag for one in heard.messages] == [b"%016x" % seq for seq in (1, 2, 3)]
 
 
 async def test_a_connection_that_ends_takes_what_waits_with_it() -> None:

@@ -134,3 +134,21 @@ def test_deep_nesting_is_refused() -> None:
 def test_a_body_is_the_concatenation_of_its_fields() -> None:
     body = wire.encode_body(Op.WRITE, WANT_ACK, b"w" * 16, (b"k\xff",))
     assert body == b"\x00\x01\xc4\x10" + b"w" * 16 + b"\x91\xc4\x02k\xff\x90\x90"
+
+
+@given(messages.filter(lambda message: message.lane < 128))
+def test_the_head_alone_tells_where_the_log_is(message: Message) -> None:
+    payload = wire.encode_message(message)
+    assert wire.told_tag(payload) == message.tag
+    head = msgspec.structs.replace(message, records=())
+    assert wire.decode_head(payload) == head
+
+
+@given(st.binary(max_size=60) | messages.map(wire.encode_message))
+def test_what_is_looked_at_by_place_alone_may_be_anything(payload: bytes) -> None:
+    assert len(wire.told_tag(payload)) <= 16
+    try:
+        wire.decode_head(payload)
+    except ProtocolError:
+        with pytest.raises(ProtocolError):
+            wire.decode_message(payload)
