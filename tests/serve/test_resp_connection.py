@@ -699,6 +699,50 @@ def test_a_lone_set_that_fails(client: Client) -> None:
     assert client.raw().startswith(b"-NOACK committed")
 
 
+@pytest.mark.parametrize("seed", range(60))
+def test_lone_sets_are_answered_as_the_general_way_answers(seed: int) -> None:
+    """Two clients say the same; one spells SET so that only the general reader knows it."""
+    chance = random.Random(seed)
+    lone, general = Client(), Client()
+    for _ in range(80):
+        deed, key = chance.random(), chance.choice((b"k", b"a-key-of-some-length", b"other"))
+        text = chance.choice(("PING", "MULTI", "EXEC", "RESET", "SET a-key-of-some-length w"))
+        for client, verb in ((lone, b"SET"), (general, b"SeT")):
+            port, connection = client.port, client.connection
+            if not client.wire.reading and deed < 0.6:
+                continue
+            if deed < 0.4:
+                client.feed(packed((verb, key, b"%f" % deed)))
+            elif deed < 0.5:
+                client.feed(packed((b"GET", key)))
+            elif deed < 0.6:
+                client.send(text)
+            elif deed < 0.7 and port.held is None:
+                port.hold()
+            elif deed < 0.9 and port.held is not None:
+                port.release(None if deed > 0.8 else 1)
+            elif 0.9 < deed < 0.93:
+                connection.pause_writing()
+            elif deed > 0.93:
+                connection.resume_writing()
+        assert lone.raw() == general.raw()
+        assert state(lone) == state(general)
+    for client in (lone, general):
+        client.connection.resume_writing()
+        if client.port.held is not None:
+            client.port.release()
+    assert lone.raw() == general.raw()
+    assert state(lone) == state(general)
+    assert lone.front.requests == general.front.requests
+
+
+def state(client: Client) -> tuple[object, ...]:
+    """What decides how a connection goes on."""
+    c = client.connection
+    under_way = (len(c._slots), c._writes, c._reads, c._held_bytes, len(c._queue))
+    return (*under_way, c.quick, c._reading, c._paused, c._tail is c._out, bool(c._flying_bytes))
+
+
 @pytest.mark.parametrize("protocol", [2, 3])
 def test_a_lone_get_that_misses(client: Client, protocol: int) -> None:
     client.send(f"HELLO {protocol}")
