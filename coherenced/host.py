@@ -33,8 +33,8 @@ from coherenced.core.entry import Entry
 from coherenced.core.inputs import Drain, Flush, Input, Start, Stop, Submit, Tick
 from coherenced.core.model import FOREVER, Message, Record, Set, Version
 from coherenced.core.node import Node
-from coherenced.core.outbox import Applied, Event, Settled
-from coherenced.core.requests import Fault, Outcome, Request, Write
+from coherenced.core.outbox import Applied, Event, Settled, SettledAll
+from coherenced.core.requests import Fault, Get, Outcome, Request, Write
 from coherenced.observe.events import EventRing, log_event
 from coherenced.observe.histogram import Histogram
 from coherenced.observe.logs import get as get_log
@@ -109,6 +109,9 @@ class Host:
         self._flushing = False
         self._submitted: list[Submit] = []
         """This turn's requests: the node takes them all in one step."""
+        self._keys: list[bytes] = []
+        self._askers: list[Callable[[Outcome], None]] = []
+        """And its GETs: of what, and for whom."""
         self._waiting: dict[int, Callable[[Outcome], None]] = {}
         self._next_request = 1
         self._loop = asyncio.get_running_loop()
@@ -149,7 +152,9 @@ class Host:
             await asyncio.wait_for(self._drained.wait(), patience_ms / 1e3)
 
     def _check_drained(self) -> None:
-        if self._drained is not None and not self._waiting and self.node.writes.idle:
+        if self._drained is None or self._waiting or self._keys:
+            return
+        if self.node.writes.idle:
             self._drained.set()
 
     async def leave(self, patience_ms: float) -> None:
@@ -178,6 +183,10 @@ class Host:
                         done = self._waiting.pop(effect.request_id, None)
                         if done is not None:
                             done(effect.outcome)
+                    elif isinstance(effect, SettledAll):
+                        askers = map(self._waiting.pop, effect.request_ids)
+                        for done, outcome in zip(askers, effect.outcomes, strict=True):
+                            done(outcome)
                     else:
                         self._carry_out(effect)
         finally:
@@ -193,7 +202,16 @@ class Host:
         """Once a turn of the loop: what its requests asked for leaves together."""
         self._flushing = False
         submitted, self._submitted = self._submitted, []
-        self.give(Flush(submitted))
+        keys = self._keys
+        if not keys:
+            self.give(Flush(submitted))
+            return
+        first = self._next_request
+        self._next_request += len(keys)
+        ids = range(first, self._next_request)
+        self._waiting.update(zip(ids, self._askers, strict=True))
+        self._keys, self._askers = [], []
+        self.give(Flush(submitted, keys, ids))
 
     def answer(self, answer: Answer) -> None:
         """What the server said."""
@@ -286,6 +304,17 @@ class Host:
     def submit_past_origins(self, request: Request, done: Callable[[Outcome], None]) -> None:
         """What the node itself says, of Redis and L1."""
         self.submit(request, done, past_origins=True)
+
+    def get(self, key: bytes, done: Callable[[Outcome], None]) -> None:
+        """`submit` of a `Get`. Of these there are many in a turn."""
+        if self.origins is not None:
+            self.submit(Get(key), done)
+            return
+        self._keys.append(key)
+        self._askers.append(done)
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
 
     def submit(
         self, request: Request, done: Callable[[Outcome], None], *, past_origins: bool = False

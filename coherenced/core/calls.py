@@ -12,6 +12,7 @@ the protocol rests on: one call is one atomic step on the server.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -259,8 +260,9 @@ class Probed(msgspec.Struct, frozen=True, gc=False):
 class FetchedAll(msgspec.Struct, frozen=True, gc=False):
     call_id: int
     lineage: Lineage
-    results: tuple[Fetched | Reply, ...]
-    """In the order asked: `Fetched` for a key, a raw reply for a Query."""
+    results: Sequence[Fetched | Reply]
+    """In the order asked: `Fetched` for a key, a raw reply for a Query; a `PlainValues` where they
+    are all of keys and there is no more to be said of any."""
 
 
 class Claimed(msgspec.Struct, frozen=True, gc=False):

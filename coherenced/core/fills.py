@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from itertools import repeat
 
 from coherenced.core.bulk import bulk_of
 from coherenced.core.entry import Entry
@@ -15,7 +16,7 @@ from coherenced.core.l1 import L1
 from coherenced.core.lane import Lane, Verdict
 from coherenced.core.laws import Laws
 from coherenced.core.life import age_ms
-from coherenced.core.model import FOREVER, Fetched, Lineage, Version, version_of
+from coherenced.core.model import FOREVER, Fetched, Lineage, PlainValues, Version, version_of
 from coherenced.core.outbox import Outbox
 from coherenced.core.page import Page
 from coherenced.core.policy import Namespaces, Policy
@@ -93,6 +94,50 @@ class Fills:
             if value is None:
                 self.negative += 1
         return entries
+
+    def keep_all(
+        self, keys: Sequence[bytes], found: PlainValues, lineage: Lineage, sent_ms: float
+    ) -> Sequence[bytes]:
+        """`keep` for what the fence allows and nothing else is to be said of, read as of a place
+        that this lane's chain came through: what each is answered with (`bulk_of`)."""
+        lane, now_ms, seq = self.lane, self._box.now_ms, lineage.seq
+        values, ttls_ms = found.values, found.ttls_ms
+        policy, is_uniform = self.namespaces.default, self.namespaces.uniform
+        bound_ms, until_ms = policy.hit_bound_ms, sent_ms + policy.max_age_ms
+        bulks, absent = list(map(bulk_of, values)), values.count(None)
+        self.fetched += len(keys)
+        self.negative += absent
+        is_plain = is_uniform and not absent and ttls_ms.count(-1) == len(keys)
+        if is_plain:
+            alike = (repeat(lane), repeat(seq), repeat(until_ms), repeat(bound_ms))
+            entries = list(map(Entry, keys, bulks, *alike))
+        else:
+            entries = []
+            for key, value, bulk, ttl_ms in zip(keys, values, bulks, ttls_ms, strict=True):
+                if not is_uniform:
+                    policy = self.namespaces.for_key(key)
+                    bound_ms, until_ms = policy.hit_bound_ms, sent_ms + policy.max_age_ms
+                deadline_ms, expires_ms = until_ms, FOREVER
+                if ttl_ms >= 0 or value is None:
+                    deadline_ms, expires_ms = self._times(
+                        Fetched(value, ttl_ms), policy, sent_ms, None
+                    )
+                entry = Entry(key, bulk, lane, seq, deadline_ms, bound_ms, (), expires_ms)
+                entries.append(entry)
+        if is_plain and until_ms > now_ms and self._l1.put_all(entries):
+            kept = entries
+        else:
+            kept, put = [], self._l1.put
+            for entry in entries:
+                if entry.deadline_ms > now_ms and put(entry):
+                    kept.append(entry)
+                else:
+                    self.shown((entry.key,), lineage)
+        self.stored += len(kept)
+        if seq > lane.proved_seq:
+            for entry in kept:
+                lane.lend(entry, sent_ms)
+        return bulks
 
     def told(
         self,

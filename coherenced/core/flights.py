@@ -25,7 +25,7 @@ from coherenced.core.outbox import Outbox
 from coherenced.core.policy import Policy
 from coherenced.core.refill import Refill
 from coherenced.core.requests import Value
-from coherenced.core.tickets import Ticket, Tickets
+from coherenced.core.tickets import Sheaf, Ticket, Tickets
 
 FETCH_BATCH: Final = 64
 """Keys in one fetch."""
@@ -77,6 +77,31 @@ class Flight(Ticket, gc=False, eq=False):
     tries: int = 0
 
 
+class Flock(Sheaf, gc=False, eq=False):
+    """Fetches of several keys, each wanted by one `Get`, that nothing tells apart: three lists in
+    place of three objects for each key. As soon as anything happens to one of them it gets a
+    Flight of its own; what is none of the usual cases is done with Flights (`Flights.scatter`)."""
+
+    ids: list[int] = msgspec.field(default_factory=list)
+    """Of the requests."""
+    terms: list[Terms] = msgspec.field(default_factory=list)
+    told: dict[bytes, Flight] = msgspec.field(default_factory=dict)
+    """Those that have been told apart, by their keys. Only these may have been replaced where
+    flights and tickets are looked up by key: for all others the flock stands there."""
+    sent_ms: float | None = None
+    """None: it is not under way."""
+
+    def apart(self, key: bytes) -> Flight:
+        flight = self.told.get(key)
+        if flight is None:
+            at = self.keys.index(key)
+            wants = [Want(self.ids[at], key, self.terms[at])]
+            flight = Flight(key, self.generation, self.asked_applied, wants=wants)
+            flight.sent_ms = self.sent_ms
+            self.told[key] = flight
+        return flight
+
+
 class Bundle:
     """S2: fetches that must be executed by one script: a snapshot. Shared with nobody."""
 
@@ -109,7 +134,8 @@ class Errand:
 
 Asked = Flight | Question
 """What one fetch asks for."""
-Item = Flight | Bundle | Question | Errand
+Batch = list[Asked] | Flock
+Item = Flight | Flock | Bundle | Question | Errand
 
 
 class Flights:
@@ -124,7 +150,7 @@ class Flights:
         catchup: Catchup,
         new_epoch: Callable[[], bytes],
         refill: Refill,
-        fetched: Callable[[list[Asked], FetchedAll, float], None],
+        fetched: Callable[[Batch, FetchedAll, float], None],
         given_up: Callable[[Asked, str], None],
     ) -> None:
         """`fetched`: what was asked, the answer, and when it was sent (ms). `given_up`: what
@@ -140,7 +166,7 @@ class Flights:
         self._new_epoch = new_epoch
         self._fetched = fetched
         self._given_up = given_up
-        self._flights: dict[bytes, Flight] = {}
+        self._flights: dict[bytes, Flight | Flock] = {}
         self._open = 0
         self._held = False
         """A5: what gathers waits for its budget."""
@@ -154,12 +180,48 @@ class Flights:
         """Wait for the key's fetch with others, or start one."""
         key = want.key
         flight = self._flights.get(key)
+        if isinstance(flight, Flock):
+            flight = flight.apart(key)
         if flight is not None and self._joinable(flight, want.terms):
             self.coalesced += 1
             flight.wants.append(want)
         else:
             self._flights[key] = flight = Flight(key, wants=[want])
             self.queue.append(flight)
+
+    def is_asked(self, key: bytes) -> bool:
+        """Whether there is a fetch of `key` that others may be able to join."""
+        return key in self._flights
+
+    def are_asked(self, keys: Sequence[bytes]) -> bool:
+        """Whether there is one of any of them."""
+        return not self._flights.keys().isdisjoint(keys)
+
+    def start(self, keys: Sequence[bytes], ids: Sequence[int], terms: Terms) -> None:
+        """`join` for `Get`s on the same terms, of different keys, of which none `is_asked`."""
+        queue, at = self.queue, 0
+        while at < len(keys):
+            flock = queue[-1] if queue else None
+            if not isinstance(flock, Flock) or len(flock.keys) >= FETCH_BATCH:
+                flock = Flock([])
+                queue.append(flock)
+            end = at + FETCH_BATCH - len(flock.keys)
+            some = keys[at:end]
+            flock.keys += some
+            flock.ids += ids[at:end]
+            flock.terms += [terms] * len(some)
+            self._flights.update(dict.fromkeys(some, flock))
+            at = end
+
+    def scatter(self, flock: Flock) -> list[Flight]:
+        """The flights of a flock, each by itself from now on. Tickets that are open stay so."""
+        current, flights = self._flights, []
+        for key in flock.keys:
+            flight = flock.apart(key)
+            flights.append(flight)
+            if current.get(key) is flock:
+                current[key] = flight
+        return flights
 
     def _joinable(self, flight: Flight, terms: Terms) -> bool:
         """F3: a fetch already sent is shared only with those it is surely fresh enough for."""
@@ -194,9 +256,15 @@ class Flights:
             if current.get(key) is flight:
                 del current[key]
 
+    def end_all(self, flock: Flock) -> None:
+        """The same for a flock of which none was told apart."""
+        current = self._flights
+        for key in flock.keys:
+            del current[key]
+
     # -- what waits for a write of this node (W5) ----------------------------------------
 
-    def _park(self, item: Item) -> bool:
+    def _park(self, item: Flight | Bundle | Question | Errand) -> bool:
         """A write accepted with ack=none is not in Redis yet: its node's readers wait for it."""
         for key in _keys(item):
             if key in self._unsettled:
@@ -243,36 +311,57 @@ class Flights:
                 self._held = True
                 self._box.timers.at(due_ms, self._release)
                 return
-            queue: deque[Item] = self.queue
-            batch: list[Asked] = []
-            while queue and len(batch) < FETCH_BATCH:
-                item = queue.popleft()
-                if self._unsettled and self._park(item):
-                    continue
-                if isinstance(item, Flight) or item.__class__ is Question:
-                    batch.append(item)
-                elif isinstance(item, Bundle):
-                    batch.extend(item.flights)  # never split: one script shows one moment
-                elif isinstance(item, Errand):
-                    item.send()
-            if batch:
+            batch = self._next_batch()
+            if isinstance(batch, Flock):
+                self.refill.fetching(len(batch.keys), self._box.now_ms)
+                batch.sent_ms = self._box.now_ms
+                self._tickets.admit_all(batch)
+                self._send(batch, tuple(batch.keys))
+            elif batch:
                 self.refill.fetching(len(batch), self._box.now_ms)
-                self._send(batch)
+                flights = [item for item in batch if isinstance(item, Flight)]
+                for flight in flights:
+                    flight.sent_ms = self._box.now_ms
+                self._tickets.admit(*flights)
+                items = [item.key if isinstance(item, Flight) else item.query for item in batch]
+                self._send(batch, tuple(items))
+
+    def _next_batch(self) -> Batch:
+        """What leaves together: the first of the queue, except what is parked."""
+        queue: deque[Item] = self.queue
+        first = queue[0]
+        if (
+            isinstance(first, Flock)
+            and (len(first.keys) >= FETCH_BATCH or len(queue) == 1)
+            and not (first.told or self._unsettled)
+        ):
+            queue.popleft()
+            return first
+        batch: list[Asked] = []
+        while queue and len(batch) < FETCH_BATCH:
+            item = queue.popleft()
+            if isinstance(item, Flock):
+                queue.extendleft(reversed(self.scatter(item)))
+                continue
+            if self._unsettled and self._park(item):
+                continue
+            if isinstance(item, Flight) or item.__class__ is Question:
+                batch.append(item)
+            elif isinstance(item, Bundle):
+                batch.extend(item.flights)  # never split: one script shows one moment
+            elif isinstance(item, Errand):
+                item.send()
+        return batch
 
     def _release(self) -> None:
         """A5: the budget allows more; it is sent at the end of this step, or of this turn."""
         self._held = False
 
-    def _send(self, batch: list[Asked]) -> None:
+    def _send(self, batch: Batch, items: tuple[bytes | Query, ...]) -> None:
         self._open += 1
         self.fetches += 1
         sent_ms = self._box.now_ms
         reliance, generation = self.lane.reliance, self.lane.generation
-        flights = [item for item in batch if isinstance(item, Flight)]
-        for flight in flights:
-            flight.sent_ms = sent_ms
-        self._tickets.admit(*flights)
-        items = tuple([item.key if isinstance(item, Flight) else item.query for item in batch])
 
         def answered(answer: FetchedAll | Failed) -> None:
             self._open -= 1
@@ -297,9 +386,9 @@ class Flights:
             lane.head = lineage.seq
             self._catchup.expect_bus()
 
-    def _on_failed(self, batch: list[Asked], answer: Failed) -> None:
+    def _on_failed(self, batch: Batch, answer: Failed) -> None:
         self.fetch_failures += 1
-        for item in batch:
+        for item in self.scatter(batch) if isinstance(batch, Flock) else batch:
             item.tries += 1
             again = answer.failure == Failure.LOST and item.tries < FETCH_TRIES
             if not again:
@@ -311,7 +400,7 @@ class Flights:
             self.queue.append(item)
 
 
-def _keys(item: Item) -> tuple[bytes, ...]:
+def _keys(item: Flight | Bundle | Question | Errand) -> tuple[bytes, ...]:
     if isinstance(item, Flight | Errand):
         return (item.key,)
     if isinstance(item, Question):

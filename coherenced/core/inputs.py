@@ -36,6 +36,10 @@ class Flush(msgspec.Struct, frozen=True, gc=False):
     """Take these requests, then send what has gathered (see `node.Settings.gathers`)."""
 
     submits: Sequence[Submit] = ()
+    keys: Sequence[bytes] = ()
+    """And a `Get` of each of these keys."""
+    ids: Sequence[int] = ()
+    """Theirs, as of a `Submit`."""
 
 
 class Drain(msgspec.Struct, frozen=True, gc=False):

@@ -42,7 +42,7 @@ time. Until then it is counted; whoever needs room has what is put aside first.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from coherenced.core.aside import Aside
@@ -238,6 +238,40 @@ class L1:
         entry.bound_ms = bound_ms
         entry.expires_ms = FOREVER
         return entry
+
+    def put_all(self, entries: Sequence[Entry]) -> bool:
+        """`put` each of these, of different keys and without tags; False: nothing is done, they
+        are to be put one by one. So it is if a key is held, or they do not fit easily."""
+        keys, bulks = [entry.key for entry in entries], [entry.bulk for entry in entries]
+        sizes = list(map(len, bulks))
+        total = sum(map(len, keys)) + sum(sizes) + ENTRY_BYTES * len(keys)
+        total += sum([size >> HOLES_SHIFT for size in sizes])
+        to_main = self._small_bytes > self.max_bytes * SMALL_SHARE
+        if (
+            self.evictions
+            or self.bytes_used + total > self.max_bytes
+            or max(sizes) > self._max_bulk_bytes
+            or not (to_main or self._small_bytes + total <= self.max_bytes * SMALL_SHARE)
+            or not self.entries.keys().isdisjoint(keys)
+        ):
+            return False
+        self.entries.update(zip(keys, entries, strict=True))
+        self.bytes_used += total
+        if to_main:
+            following = self._main
+            for entry in entries:
+                entry.looks = IN_MAIN
+        else:
+            following = self._small
+            self._small_bytes += total
+        last = following.prev
+        for entry in entries:
+            last.next = entry
+            entry.prev = last
+            last = entry
+        last.next = following
+        following.prev = last
+        return True
 
     def remove(self, key: bytes) -> bool:
         entry = self.entries.get(key)

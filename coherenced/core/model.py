@@ -11,8 +11,9 @@ where in that log a value was read or written.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, cast, overload
 
 import msgspec
 
@@ -272,6 +273,40 @@ class Fetched(msgspec.Struct, frozen=True, gc=False):
     """A linearizable write is between its two phases on this key (K6): do not cache."""
     error: ReplyError | None = None
     """WRONGTYPE and its kin: given to the caller, never cached."""
+
+
+class PlainValues(Sequence[Fetched]):
+    """Several `Fetched`, of each of which there is only a value and a TTL: two lists."""
+
+    __slots__ = ("ttls_ms", "values")
+
+    def __init__(self, values: Sequence[bytes | None], ttls_ms: Sequence[int]) -> None:
+        self.values = values
+        self.ttls_ms = ttls_ms
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @overload
+    def __getitem__(self, at: int) -> Fetched: ...
+    @overload
+    def __getitem__(self, at: slice) -> PlainValues: ...
+    def __getitem__(self, at: int | slice) -> Fetched | PlainValues:
+        if isinstance(at, slice):
+            return PlainValues(self.values[at], self.ttls_ms[at])
+        return Fetched(self.values[at], self.ttls_ms[at])
+
+    def __iter__(self) -> Iterator[Fetched]:
+        return map(Fetched, self.values, self.ttls_ms)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        return f"PlainValues({self.values!r}, {self.ttls_ms!r})"
 
 
 class Query(msgspec.Struct, frozen=True, gc=False):

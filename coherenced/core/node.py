@@ -301,6 +301,8 @@ class Node:
         elif kind is Submit:
             self._submit((given,))  # type: ignore[arg-type]
         elif kind is Flush:
+            if given.keys:  # type: ignore[union-attr]
+                self._get_all(given.ids, given.keys)  # type: ignore[union-attr]
             self._submit(given.submits)  # type: ignore[union-attr]
         elif kind is not Tick:
             self._other(given)
@@ -326,6 +328,12 @@ class Node:
     def waiting(self) -> int:
         reads = self.reads.waiting + self.audits.waiting + self.leases.waiting
         return reads + self.writes.waiting + self.phases.waiting
+
+    def _get_all(self, ids: Sequence[int], keys: Sequence[bytes]) -> None:
+        if self.stopped or self.waiting + len(keys) > self.settings.max_waiting:
+            self._submit([Submit(number, Get(key)) for number, key in zip(ids, keys, strict=True)])
+        else:
+            self.reads.get_all(ids, keys)
 
     def _submit(self, submits: Sequence[Submit]) -> None:
         takers, room = self._takers, 0

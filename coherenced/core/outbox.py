@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -20,6 +20,13 @@ class Settled(msgspec.Struct, frozen=True, gc=False):
     outcome: Outcome
 
 
+class SettledAll(msgspec.Struct, frozen=True, gc=False):
+    """The outcomes of several requests, all of them submitted."""
+
+    request_ids: Sequence[int]
+    outcomes: Sequence[Outcome]
+
+
 class Event(msgspec.Struct, frozen=True, gc=False):
     """Something an operator wants to know of: one log line and one entry in the event ring."""
 
@@ -35,7 +42,7 @@ class Applied(msgspec.Struct, frozen=True, gc=False):
     record: Record
 
 
-Effect = Call | Settled | Event | Applied
+Effect = Call | Settled | SettledAll | Event | Applied
 Handler = Callable[[Any], None]
 
 

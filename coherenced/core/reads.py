@@ -22,9 +22,11 @@ from coherenced.core.fills import Fills
 from coherenced.core.flights import (
     FETCH_TRIES,
     Asked,
+    Batch,
     Bundle,
     Flight,
     Flights,
+    Flock,
     Gather,
     Question,
     Terms,
@@ -33,8 +35,8 @@ from coherenced.core.flights import (
 from coherenced.core.l1 import L1
 from coherenced.core.lane import Lane
 from coherenced.core.laws import Laws
-from coherenced.core.model import FOREVER, Fetched, Lineage, Reply, ReplyError, Version
-from coherenced.core.outbox import Outbox, Settled
+from coherenced.core.model import FOREVER, Fetched, Lineage, PlainValues, Reply, ReplyError, Version
+from coherenced.core.outbox import Outbox, Settled, SettledAll
 from coherenced.core.policy import Namespaces, Policy
 from coherenced.core.refill import Refill
 from coherenced.core.requests import Ask, AskResult, Fault, FaultKind, Get, Read, ReadResult, Value
@@ -113,22 +115,46 @@ class Reads:
             self.hits, self.misses = hits, misses
 
     def get(self, request_id: int, get: Get) -> None:
-        """`read`, of one key and nothing else said. What comes at once shares its terms."""
-        key, box, namespaces, terms = get.key, self._box, self.namespaces, self._get_terms
-        policy = namespaces.default if namespaces.uniform else namespaces.for_key(key)
+        """`read`, of one key and nothing else said."""
+        key, namespaces = get.key, self.namespaces
+        terms = self._terms_of_get(
+            namespaces.default if namespaces.uniform else namespaces.for_key(key)
+        )
+        self.waiting += 1
+        if key in self._l1.entries:
+            self._look(Want(request_id, key, terms))
+            return
+        self.misses += 1
+        if self.flights.is_asked(key):
+            self._join(Want(request_id, key, terms))
+        else:
+            self.flights.start((key,), (request_id,), terms)
+
+    def get_all(self, ids: Sequence[int], keys: Sequence[bytes]) -> None:
+        """`get` for each of them."""
+        if (
+            self.namespaces.uniform
+            and self._l1.entries.keys().isdisjoint(keys)
+            and not self.flights.are_asked(keys)
+            and len(set(keys)) == len(keys)
+        ):
+            self.waiting += len(keys)
+            self.misses += len(keys)
+            self.flights.start(keys, ids, self._terms_of_get(self.namespaces.default))
+            return
+        for request_id, key in zip(ids, keys, strict=True):
+            self.get(request_id, Get(key))
+
+    def _terms_of_get(self, policy: Policy) -> Terms:
+        """What comes at once shares its terms."""
+        box, terms = self._box, self._get_terms
         if (
             terms.min_call_id != box.next_call_id
             or terms.arrived_ms != box.now_ms
             or terms.policy is not policy
         ):
             self._get_terms = terms = self._terms(policy, _PLAIN, as_sent=True)
-        self.waiting += 1
-        want = Want(request_id, key, terms)
-        if key in self._l1.entries:
-            self._look(want)
-        else:
-            self.misses += 1
-            self._join(want)
+        return terms
 
     def _terms(self, policy: Policy, read: Read, *, as_sent: bool = False) -> Terms:
         """On what terms a key of this policy is wanted by a request that has just arrived."""
@@ -285,8 +311,12 @@ class Reads:
 
     # -- what was fetched -------------------------------------------------------------
 
-    def _on_fetched(self, batch: list[Asked], answer: FetchedAll, sent_ms: float) -> None:
-        lineage, results = answer.lineage, answer.results
+    def _on_fetched(self, batch: Batch, answer: FetchedAll, sent_ms: float) -> None:
+        if isinstance(batch, Flock):
+            if self._land_flock(batch, answer, sent_ms):
+                return
+            batch = list[Asked](self.flights.scatter(batch))
+        lineage, results = answer.lineage, tuple(answer.results)
         if {*map(type, batch), *map(type, results)} == _KEYS_ONLY:
             self._land(batch, results, lineage, sent_ms)  # type: ignore[arg-type]
             return
@@ -301,6 +331,19 @@ class Reads:
             else:
                 found = Fetched(None, error=_as_error(result))
                 self._land((item,), (found,), lineage, sent_ms)
+
+    def _land_flock(self, flock: Flock, answer: FetchedAll, sent_ms: float) -> bool:
+        """`_land`, in the usual case; False: it is another, and nothing is done."""
+        lineage, found = answer.lineage, answer.results
+        if flock.told or not isinstance(found, PlainValues):
+            return False
+        if not self._tickets.redeem_sheaf(flock, lineage):
+            return False
+        self.flights.end_all(flock)
+        self.waiting -= len(flock.keys)
+        bulks = self._fills.keep_all(flock.keys, found, lineage, sent_ms)
+        self._box.effects.append(SettledAll(flock.ids, bulks))
+        return True
 
     def _land(
         self,

@@ -33,6 +33,18 @@ class Ticket(msgspec.Struct, gc=False, eq=False):
     """Another one of the key, which was opened before."""
 
 
+class Sheaf(msgspec.Struct, gc=False, eq=False):
+    """The tickets of many keys, opened together: one, for as long as nothing happens to any."""
+
+    keys: list[bytes]
+    generation: int = -1
+    asked_applied: int = 0
+
+    def apart(self, key: bytes) -> Ticket:
+        """The ticket of one of the keys, which has a fate of its own from now on."""
+        raise NotImplementedError
+
+
 class Tickets:
     """The open tickets of one lane. As many as there are fills and writes in flight."""
 
@@ -41,18 +53,25 @@ class Tickets:
     def __init__(self, lane: Lane, laws: Laws) -> None:
         self._lane = lane
         self._laws = laws
-        self.by_key: dict[bytes, Ticket] = {}
+        self.by_key: dict[bytes, Ticket | Sheaf] = {}
         """The one of each key that was opened last."""
         self.refused = 0
 
     def __len__(self) -> int:
-        return sum(1 for key in self.by_key for _ in self._of(key))
+        return sum(
+            1 if isinstance(found, Sheaf) else sum(1 for _ in self._of(key))
+            for key, found in self.by_key.items()
+        )
 
     def _of(self, key: bytes) -> Iterator[Ticket]:
-        ticket = self.by_key.get(key)
+        ticket = self._newest(key)
         while ticket is not None:
             yield ticket
             ticket = ticket.also
+
+    def _newest(self, key: bytes) -> Ticket | None:
+        found = self.by_key.get(key)
+        return found.apart(key) if isinstance(found, Sheaf) else found
 
     def open(self, key: bytes) -> Ticket:
         ticket = Ticket(key)
@@ -70,8 +89,21 @@ class Tickets:
             ticket.void = False
             key = ticket.key
             if key in by_key:
-                ticket.also = by_key[key]
+                ticket.also = self._newest(key)
             by_key[key] = ticket
+
+    def admit_all(self, sheaf: Sheaf) -> None:
+        """`admit` the tickets of its keys, none of which has been told apart."""
+        lane, by_key, keys = self._lane, self.by_key, sheaf.keys
+        sheaf.generation, sheaf.asked_applied = lane.generation, lane.reliance
+        if by_key.keys().isdisjoint(keys):
+            by_key.update(dict.fromkeys(keys, sheaf))
+            return
+        for key in keys:
+            if key in by_key:
+                self.admit(sheaf.apart(key))
+            else:
+                by_key[key] = sheaf
 
     def close(self, *tickets: Ticket) -> None:
         by_key = self.by_key
@@ -85,9 +117,13 @@ class Tickets:
                 by_key[key], ticket.also = ticket.also, None
 
     def _close_older(self, ticket: Ticket) -> None:
-        for newer in self._of(ticket.key):
+        key = ticket.key
+        for newer in self._of(key):
             if newer.also is ticket:
                 newer.also, ticket.also = ticket.also, None
+                return
+            if newer is ticket:  # of a sheaf, which stands for it
+                del self.by_key[key]
                 return
 
     def redeem(self, ticket: Ticket, as_of: Lineage, tags: Collection[bytes]) -> bool:
@@ -133,6 +169,23 @@ class Tickets:
             or self.may_store(ticket, lineage_of((epoch, one.seq, one.tag)), ())
             for ticket, one in zip(tickets, done, strict=True)
         ]
+
+    def redeem_sheaf(self, sheaf: Sheaf, as_of: Lineage) -> bool:
+        """`redeem` all of its tickets, for values without tags, none of which has been told apart:
+        True if each may be stored. False: it is to be said of one after the other, and nothing is
+        closed."""
+        lane, (epoch, seq, tag) = self._lane, as_of
+        if not (
+            epoch == lane.epoch
+            and sheaf.asked_applied <= seq <= lane.applied
+            and sheaf.generation == lane.generation
+            and lane.recent.get(seq) == tag
+        ):
+            return False  # not the usual case, as in `may_store`
+        by_key = self.by_key
+        for key in sheaf.keys:
+            del by_key[key]
+        return True
 
     def hit(self, key: bytes, seq: int) -> None:
         """A4: a record covers `key`."""

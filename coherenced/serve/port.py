@@ -41,6 +41,9 @@ class NodePort(Protocol):
     def submit(self, request: Request, done: Callable[[Outcome], None]) -> None:
         """Everything else. `done` is called once with the outcome. Never raises."""
 
+    def get(self, key: bytes, done: Callable[[Outcome], None]) -> None:
+        """The same as `submit(Get(key), done)`."""
+
     def watch(
         self, watch_id: int, keys: tuple[bytes, ...], done: Callable[[int | Fault], None]
     ) -> None:

@@ -27,7 +27,6 @@ from coherenced.core.model import FOREVER, Set
 from coherenced.core.requests import (
     Fault,
     FaultKind,
-    Get,
     Outcome,
     ReadResult,
     Request,
@@ -211,7 +210,7 @@ class RespConnection(ReplyFlow):
             return False
         front.requests += 1
         self.open(Access.READ)
-        front.port.submit(Get(key), self._got)
+        front.port.get(key, self._got)
         return True
 
     def _got(self, outcome: Outcome) -> None:

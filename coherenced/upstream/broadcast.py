@@ -132,7 +132,7 @@ class Broadcaster:
     ) -> tuple[Lineage, tuple[Fetched | Reply, ...]]:
         """F1: read keys (`Fetched`) and ask queries (their replies), with the lineage."""
         found = await self._ask(lambda n: Fetch(n, 0, _new_id(), items), FetchedAll)
-        return found.lineage, found.results
+        return found.lineage, tuple(found.results)
 
     async def _send(
         self, mutations: tuple[Mutation, ...], level: int, timeout_ms: float

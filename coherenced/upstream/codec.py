@@ -28,6 +28,7 @@ from coherenced.core.model import (
     Member,
     Mutation,
     Op,
+    PlainValues,
     Query,
     Record,
     Reply,
@@ -318,8 +319,12 @@ def fetched(call: Fetch, reply: list[Any]) -> FetchedAll:
     if len(reply) != end + len(call.items) - number:
         raise ValueError(f"{len(reply)} words for {len(call.items)} items")
     values, ttls, extras = reply[3:end:3], reply[4:end:3], reply[5:end:3]
+    lineage = Lineage(reply[0], reply[1], reply[2])
+    results: list[Any]
     if extras.count(0) == number and _VALUES.issuperset(map(type, values)):
-        results: list[Any] = list(map(Fetched, values, ttls))
+        if number == len(call.items):
+            return FetchedAll(call.call_id, lineage, PlainValues(values, ttls))
+        results = list(map(Fetched, values, ttls))
     else:
         results = list(map(_fetched, values, ttls, extras))
     if number < len(call.items):
@@ -328,7 +333,7 @@ def fetched(call: Fetch, reply: list[Any]) -> FetchedAll:
             next(keys) if item.__class__ is bytes else plain_reply(next(queries))
             for item in call.items
         ]
-    return FetchedAll(call.call_id, Lineage(reply[0], reply[1], reply[2]), tuple(results))
+    return FetchedAll(call.call_id, lineage, tuple(results))
 
 
 def _fetched(value: Any, ttl_ms: int, extra: Any) -> Fetched:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from coherenced.core import calls
 from coherenced.core.entry import MAX_FREQUENCY
-from coherenced.core.inputs import Input, Start, Submit, Tick
+from coherenced.core.inputs import Flush, Input, Start, Submit, Tick
 from coherenced.core.invariants import check
 from coherenced.core.laws import Laws
 from coherenced.core.model import (
@@ -31,15 +31,16 @@ from coherenced.core.model import (
     Message,
     Mutation,
     Op,
+    PlainValues,
     Record,
     Reply,
     Version,
 )
 from coherenced.core.node import Node, Settings
-from coherenced.core.outbox import Applied, Event, Settled
+from coherenced.core.outbox import Applied, Event, Settled, SettledAll
 from coherenced.core.page import Page
 from coherenced.core.policy import Namespaces, Policy
-from coherenced.core.requests import Ask, Fault, Outcome, Read, ReadResult, Request, Write
+from coherenced.core.requests import Ask, Fault, Get, Outcome, Read, ReadResult, Request, Write
 
 EPOCH = b"00000000000000e1"
 OTHER_EPOCH = b"00000000000000e2"
@@ -127,6 +128,14 @@ def invalidate(
     )
 
 
+def as_read(results: tuple[Fetched | Reply, ...]) -> Sequence[Fetched | Reply]:
+    """These, in the form in which the answer to a fetch has them."""
+    found = [r for r in results if isinstance(r, Fetched) and r == Fetched(r.value, r.ttl_ms)]
+    if len(found) < len(results):
+        return results
+    return PlainValues([r.value for r in found], [r.ttl_ms for r in found])
+
+
 class Driver:
     """Steps a node, keeps its open calls, its answers and its events."""
 
@@ -161,6 +170,8 @@ class Driver:
         self.now_ms = 1000.0
         self.open: list[Any] = []
         self.outcomes: dict[int, Outcome] = {}
+        self.together = 0
+        """Those of them that came with others in one piece."""
         self.events: list[Event] = []
         self.applied: list[Applied] = []
         self._requests = 0
@@ -180,6 +191,11 @@ class Driver:
             if isinstance(effect, Settled):
                 assert effect.request_id not in self.outcomes, "answered twice"
                 self.outcomes[effect.request_id] = effect.outcome
+            elif isinstance(effect, SettledAll):
+                told = dict(zip(effect.request_ids, effect.outcomes, strict=True))
+                assert not self.outcomes.keys() & told, "answered twice"
+                self.outcomes |= told
+                self.together += len(told)
             elif isinstance(effect, Event):
                 self.events.append(effect)
             elif isinstance(effect, Applied):
@@ -285,6 +301,16 @@ class Driver:
         self.step(Submit(self._requests, request))
         return self._requests
 
+    def turn(self, *requests: Request) -> list[int]:
+        """All of these in one step, as they come in one turn of the shell's loop."""
+        numbers = range(self._requests + 1, self._requests + 1 + len(requests))
+        self._requests += len(requests)
+        pairs = list(zip(numbers, requests, strict=True))
+        gets = {number: request.key for number, request in pairs if isinstance(request, Get)}
+        submits = [Submit(number, request) for number, request in pairs if number not in gets]
+        self.step(Flush(submits, list(gets.values()), list(gets)))
+        return list(numbers)
+
     def read(self, *keys: bytes, **terms: Any) -> int:
         return self.submit(Read(keys, **terms))
 
@@ -301,7 +327,7 @@ class Driver:
         results = tuple(
             v if not isinstance(v, bytes) and v is not None else Fetched(v) for v in values
         )
-        return self.step(calls.FetchedAll(call.call_id, where, results))
+        return self.step(calls.FetchedAll(call.call_id, where, as_read(results)))
 
     def mutated(
         self,

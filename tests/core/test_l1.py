@@ -8,6 +8,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import settings
@@ -189,6 +190,51 @@ def test_another_lanes_sequences_are_not_compared() -> None:
     store.put(entry(b"k", b"theirs", as_of=50))
     assert store.put(entry(b"k", b"ours", as_of=4, lane=Lane(1)))
     assert store.entries[b"k"].value == b"ours"
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_what_is_put_together_is_put_as_if_one_by_one(seed: int) -> None:
+    """Into any store: nearly empty or full, with marks, being read, or with some of it aside."""
+    random = Random(seed)
+    max_bytes = 100_000 if seed % 2 else 3_000
+    stores = L1(max_bytes, 60), L1(max_bytes, 60)
+    together = 0
+    for at in range(60):
+        what = random.random()
+        names = random.sample(range(60), random.randint(1, 9))
+        lengths = [random.choice((0, 1, 20, 40, 61)) if what < 0.2 else 9 for _ in names]
+        given = [
+            [
+                entry(b"%d" % n, b"v" * size, as_of=at)
+                for n, size in zip(names, lengths, strict=True)
+            ]
+            for _ in stores
+        ]
+        if what < 0.7:
+            if stores[0].put_all(given[0]):
+                together += 1
+            else:
+                for one in given[0]:
+                    stores[0].put(one)
+            for one in given[1]:
+                stores[1].put(one)
+        for store in stores:
+            if what >= 0.9:
+                store.remove(b"%d" % names[0])
+            elif what >= 0.85:
+                store.end_prefix(b"1", at)
+            elif what >= 0.75:
+                store.sweep(0.0, 0.0, 7)
+            elif 0.72 <= what < 0.73:
+                store.drop_all()
+            check(store)
+        orders = [
+            [[(e.key, e.looks) for e in ring(start)] for start in (s._small, s._main)]
+            for s in stores
+        ]
+        assert orders[0] == orders[1]
+        assert stores[0].bytes_used == stores[1].bytes_used
+    assert together or not seed % 2
 
 
 # -- dropping ---------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from coherenced.core.laws import Laws
 from coherenced.core.model import Fetched, Query, ReplyError
 from coherenced.core.policy import Policy
 from coherenced.core.reads import PROOF_WAIT_MS
-from coherenced.core.requests import AskResult, FaultKind, Get, ReadResult, Source
+from coherenced.core.requests import AskResult, FaultKind, Get, Level, Read, ReadResult, Source
 from tests.core.driver import (
     COVERING_K,
     OTHER_EPOCH,
@@ -22,6 +22,7 @@ from tests.core.driver import (
     delete,
     lineage,
     record,
+    set_to,
     version,
 )
 
@@ -462,6 +463,110 @@ def test_every_request_is_counted_while_it_waits_and_not_longer() -> None:
 # -- Get: the same as a Read of its key -------------------------------------------------------
 
 
+def test_gets_of_one_turn_are_fetched_stored_and_answered_together() -> None:
+    d = Driver()
+    first = d.turn(*[Get(b"%d" % i) for i in range(FETCH_BATCH + 2)])
+    assert [len(call.items) for call in d.open if isinstance(call, calls.Fetch)] == [FETCH_BATCH, 2]
+    assert len(d.node.tickets) == d.node.waiting == FETCH_BATCH + 2
+    while d.has(calls.Fetch):
+        fetch = d.take(calls.Fetch)
+        d.fetched(fetch, *[b"v" + key if isinstance(key, bytes) else None for key in fetch.items])
+    assert d.together == FETCH_BATCH + 2
+    assert [d.outcomes[n] for n in first] == [bulk_of(b"v%d" % i) for i in range(FETCH_BATCH + 2)]
+    assert d.hit(b"7") == b"v7"
+    assert len(d.node.tickets) == d.node.waiting == 0
+
+
+def test_gets_wait_for_room_together_and_others_join_them() -> None:
+    d = Driver()
+    for i in range(FETCHES_OPEN):
+        d.read(b"busy%d" % i)
+    early = [*d.turn(Get(b"a"), Get(b"b")), *d.turn(Get(b"c"))]
+    d.fetched(d.take(calls.Fetch), b"v")
+    assert d.open[-1].items == (b"a", b"b", b"c")
+    late = d.turn(Get(b"b"))
+    d.fetched(d.open.pop(), b"A", b"B", b"C")
+    assert [d.outcomes[n] for n in early + late] == [*map(bulk_of, (b"A", b"B", b"C", b"B"))]
+    assert d.together == 0
+
+
+USUAL_CASES = (
+    "reliance_checked",
+    "fill_fence",
+    "fill_not_backwards",
+    "tags_cover",
+    "chain_check",
+    "no_way_back",
+    "entry_deadline",
+    "join_only_fresh_flights",
+    "pending_not_cached",
+    "probe_after_arrival",
+    "own_write_drops",
+)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_gets_of_one_turn_are_answered_as_reads_and_leave_the_same_behind(seed: int) -> None:
+    """As below, with several at once, of which most are found plainly; whichever law is off."""
+    random = Random(seed)
+    off = {law: False for law in USUAL_CASES if random.random() < 0.15 * (seed % 2)}
+    given: dict[str, Any] = {
+        "laws": Laws(**off),
+        "checked": not off,
+        "policy": Policy(max_age_ms=900, negative_max_age_ms=300, stale_if_error_ms=400),
+        "rules": (("z*", Policy(max_staleness_ms=0)), ("l*", Policy(linearizable=True)))
+        if seed % 5 == 0
+        else (),
+        "max_waiting": 40 if seed % 7 == 0 else 1000,
+        "max_bytes": 6000 if seed % 6 == 0 else 1 << 20,
+        "max_value_bytes": 50,
+    }
+    gets, reads = Driver(**given), Driver(**given)
+    pairs: list[tuple[int, int]] = []
+    named = [b"%c%d" % (first, second) for first in b"azl" for second in range(200)]
+    head = 10
+    for _ in range(120):
+        keys = random.choices(named, k=random.choice((1, 2, 5, 5, 20, 80)))
+        what, wait_ms = random.random(), random.choice((1.0, 60.0, 400.0))
+        at = max(0, head + random.choice((-1, 0, 0, 0, 0, 0, 0, 1)))
+        values = (b"", None, b"v", b"w" * 40, b"too long" * 9)
+        found = {key: Fetched(random.choice(values), random.choice((-1, -1, 50))) for key in named}
+        if random.random() < 0.6:
+            found = {key: Fetched(b"plain") for key in named}
+        if random.random() < 0.2:
+            found[keys[0]] = Fetched(b"v", labels=(b"t",), pending=random.random() < 0.5)
+        written = random.random() < 0.5
+        if what < 0.3:
+            mine = gets.turn(*map(Get, keys))
+            pairs += zip(mine, reads.turn(*[Read((key,)) for key in keys]), strict=True)
+            continue
+        if 0.45 <= what < 0.55:
+            head += 1
+        for d in (gets, reads):
+            if what < 0.37:
+                d.turn(Read(tuple(keys[:3])), Read(tuple(keys[:1]), max_staleness_ms=0))
+            elif what < 0.4:
+                d.write(set_to(keys[0], b"n"), ack=Level.NONE if written else Level.REDIS)
+            elif what < 0.45:
+                d.sleep(wait_ms)
+            elif what < 0.55:
+                d.deliver(record(head, keys[0]))
+            elif what < 0.65:
+                for _ in range(3):
+                    if d.has(calls.Probe):
+                        d.probed(d.take(calls.Probe), head)
+            elif d.has(calls.Fetch):
+                fetch = d.take(calls.Fetch)
+                if what < 0.7:
+                    d.failed(fetch, calls.Failure.LOST if written else calls.Failure.UNREACHABLE)
+                else:
+                    d.fetched(fetch, *[found[key] for key in fetch.items], at=at)
+    assert [told(gets, mine) for mine, _ in pairs] == [told(reads, other) for _, other in pairs]
+    assert gets.open == reads.open and gets.node.waiting == reads.node.waiting
+    assert left_behind(gets) == left_behind(reads)
+    assert reads.together == 0
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_a_get_is_answered_as_a_read_of_its_key_and_leaves_the_same_behind(seed: int) -> None:
     """Two nodes live through the same; where one is asked a Get, the other is asked a Read."""
@@ -533,4 +638,6 @@ def left_behind(d: Driver) -> object:
     reads, fills, flights = node.reads, node.fills, node.flights
     counted = (reads.hits, reads.misses, reads.stale_served, reads.proofs_waited, fills.fetched)
     more = (fills.stored, fills.negative, flights.fetches, flights.coalesced, node.tickets.refused)
-    return held, counted, more, len(node.tickets), node.lane.verified_at_ms
+    lane = node.lane
+    rings = [e.key for part in node.l1.pieces(1000) for e in part], node.l1.bytes_used
+    return held, rings, counted, more, len(node.tickets), lane.verified_at_ms, len(lane.lent)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from itertools import permutations
 from random import Random
 
+import msgspec
 import pytest
 
 from coherenced.core.lane import RECENT_TAGS, Lane
 from coherenced.core.laws import Laws
 from coherenced.core.model import Done, Lineage
-from coherenced.core.tickets import Tickets
+from coherenced.core.tickets import Sheaf, Ticket, Tickets
 from tests.core.driver import EPOCH, OTHER_EPOCH, lineage, record
 
 LAWS = ("fill_fence", "fill_not_backwards", "tags_cover", "reliance_checked")
@@ -230,3 +231,60 @@ def test_tickets_of_one_key_end_in_any_order(order: tuple[int, ...]) -> None:
     assert not tickets.by_key and all(ticket.also is None for ticket in opened)
     tickets.admit(*opened)
     assert len(tickets) == 3
+
+
+class Several(Sheaf):
+    """The least that a sheaf must do."""
+
+    told: dict[bytes, Ticket] = msgspec.field(default_factory=dict)
+
+    def apart(self, key: bytes) -> Ticket:
+        assert key in self.keys
+        fresh = Ticket(key, self.generation, self.asked_applied)
+        return self.told.setdefault(key, fresh)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_sheaf_is_worth_the_tickets_of_its_keys(seed: int) -> None:
+    """Whatever happens to one of them happens to it alone, and what is open beside it stays."""
+    random = Random(seed)
+    (lane, tickets), (twin_lane, twins) = fence(), fence()
+    names = [b"%d" % n for n in range(6)]
+    before = random.sample(names, 2)
+    beside = [tickets.open(key) for key in before]
+    twins_beside = [twins.open(key) for key in before]
+    sheaf = Several(random.sample(names, 4))
+    tickets.admit_all(sheaf)
+    same = [twins.open(key) for key in sheaf.keys]
+    if seed % 3 == 0:
+        key = random.choice(names)
+        beside.append(tickets.open(key))
+        twins_beside.append(twins.open(key))
+    for _ in range(random.randint(0, 2)):
+        what, key, seq = random.random(), random.choice(names), random.randint(9, 13)
+        for one, its_lane in ((tickets, lane), (twins, twin_lane)):
+            if what < 0.4:
+                one.hit(key, seq)
+            elif what < 0.6:
+                one.void(key)
+            elif what < 0.7:
+                one.hit_prefix(key, seq)
+            elif what < 0.8:
+                its_lane.advance(record(its_lane.applied + 1))
+            elif what < 0.85:
+                its_lane.anchor(lineage(10), call_id=2)
+    as_of = lineage(random.randint(10, 12), random.choice((b"a", b"a", b"a", b"b")))
+    assert len(tickets) == len(twins)
+    if not sheaf.told and tickets.redeem_sheaf(sheaf, as_of):
+        verdicts = [True] * 4
+    else:
+        verdicts = tickets.redeem_all([sheaf.apart(key) for key in sheaf.keys], as_of, [()] * 4)
+    assert verdicts == twins.redeem_all(same, as_of, [()] * 4)
+    assert tickets.refused == twins.refused
+    for one in (tickets, twins):
+        one.hit_all(20)
+    assert [t.hit_seq for t in beside] == [t.hit_seq for t in twins_beside]
+    assert [t.void for t in beside] == [t.void for t in twins_beside]
+    assert len(tickets) == len(twins) == len(beside)
+    tickets.close(*beside)
+    assert tickets.by_key == {}

@@ -15,6 +15,7 @@ from coherenced.core.requests import (
     Fault,
     FaultKind,
     Fill,
+    Get,
     Lease,
     LeaseResult,
     Level,
@@ -91,6 +92,9 @@ class FakePort:
             self.held.append(lambda: done(self._outcome(request)))
         else:
             done(self._outcome(request))
+
+    def get(self, key: bytes, done: Callable[[Outcome], None]) -> None:
+        self.submit(Get(key), done)
 
     def watch(self, watch_id: int, keys: tuple[bytes, ...], done: Any) -> None:
         raise NotImplementedError

@@ -86,6 +86,9 @@ class RespPort:
         outcome = self.fault or self._outcome(request)
         self._tell(lambda: done(outcome))
 
+    def get(self, key: bytes, done: Callable[[Outcome], None]) -> None:
+        self.submit(Get(key), done)
+
     def watch(self, watch_id: int, keys: tuple[bytes, ...], done: Any) -> None:
         number = watch_id or len(self.watches) + 1
         if self.fault is not None:

@@ -32,7 +32,7 @@ from coherenced.core.inputs import Input, Start, Stop, Submit, Tick
 from coherenced.core.invariants import Watch
 from coherenced.core.model import NEVER, Acknowledgement, Message
 from coherenced.core.node import Node, Settings
-from coherenced.core.outbox import Applied, Effect, Event, Settled
+from coherenced.core.outbox import Applied, Effect, Event, Settled, SettledAll
 from coherenced.core.requests import Fault, FaultKind, Outcome, Read, ReadResult, Request
 from tests.sim.copies import Copies
 from tests.sim.network import BUS, CONTROL, READS, WRITES, Connection, Process
@@ -273,6 +273,9 @@ class Host:
         if isinstance(effect, Settled):
             done = self.settled.pop(effect.request_id)
             done(effect.outcome)
+        elif isinstance(effect, SettledAll):
+            for request_id, outcome in zip(effect.request_ids, effect.outcomes, strict=True):
+                self.settled.pop(request_id)(outcome)
         elif isinstance(effect, Event):
             self.events.append(effect)
             self.world.note_event(self, effect)

@@ -59,6 +59,7 @@ from coherenced.core.model import (
     Reply,
     ReplyError,
 )
+from tests.core.driver import as_read
 from tests.sim.redis_commands import Keyspace
 from tests.sim.redis_labels import Labels, Marks
 from tests.sim.redis_leases import Leases
@@ -272,7 +273,7 @@ class Server:
             self._query(item) if isinstance(item, Query) else self.fetched(item)
             for item in call.items
         )
-        return FetchedAll(call.call_id, lineage, results)
+        return FetchedAll(call.call_id, lineage, as_read(results))
 
     def _claim(self, call: Claim) -> Claimed:
         lineage = self._live_lineage(call.new_epoch)
