@@ -217,19 +217,19 @@ class Host:
         """What the server said."""
         if answer.__class__ is Delivered:
             self._time_bus(answer.message)
-        elif isinstance(answer, Heard):
+        elif answer.__class__ is Mutated:
+            self._note_commit(answer)
+        elif answer.__class__ is FetchedAll:
+            self._time_fetch(answer)
+        elif answer.__class__ is Heard:
             for message in answer.messages:
                 self._time_bus(message)
-        elif isinstance(answer, FetchedAll):
-            self._time_fetch(answer)
-        elif isinstance(answer, Mutated):
-            self._note_commit(answer)
-        elif isinstance(answer, Probed) and self.outbound is not None:
+        elif answer.__class__ is Probed and self.outbound is not None:
             # The server answers: whatever waits in the journal can be sent, also when its
             # absence was too short for a probe to fail.
             self._loop.call_soon(self.outbound.replay)
         self.give(answer)
-        if isinstance(answer, AckReceived):
+        if answer.__class__ is AckReceived:
             for took_ms in self.node.acks.latencies_ms:
                 self.ack_latency.observe(took_ms)
             self.node.acks.latencies_ms.clear()

@@ -213,6 +213,24 @@ class Catchup:
     ) -> None:
         """V1: a node's own mutation reply is a probe too."""
         self.probes.server_seen(server_id)
+        lane = self.lane
+        if (
+            lineage.seq == lane.applied
+            and lineage.tag == lane.tag
+            and lineage.epoch == lane.epoch
+            and call_id >= lane.anchored_call_id
+            and known_then <= lane.applied >= lane.relied_to
+            and not (lane.proofs or lane.unconfirmed or self._stopped)
+        ):
+            # The usual case, for which all the judging below would come to the same.
+            if self.probes.vouches(call_id, sent_ms, NEVER):
+                before = lane.proved_call_id
+                lane.prove(call_id, sent_ms, lane.applied)
+                if lane.proved_call_id > before:
+                    self._proved(lane)
+            if lane.head > lane.applied:
+                self.expect_bus()
+            return
         self._lineage_seen(call_id, sent_ms, known_then, lineage)
 
     # -- proofs -------------------------------------------------------------------

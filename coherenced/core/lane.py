@@ -249,7 +249,7 @@ class Lane:
                 if lineage.seq < reliance and laws.confirm_position:
                     self._hold(call_id, sent_ms, lineage.seq, reliance)
                     continue
-            self._prove(call_id, sent_ms, min(lineage.seq, self.applied))
+            self.prove(call_id, sent_ms, min(lineage.seq, self.applied))
         self.proofs = remaining
         return verdict
 
@@ -260,7 +260,7 @@ class Lane:
             held_id, held_ms, position = self.unconfirmed
             if seq < position or call_id < held_id:
                 return
-            self._prove(held_id, held_ms, position)
+            self.prove(held_id, held_ms, position)
         self.unconfirmed = (call_id, sent_ms, reliance)
 
     def lend(self, entry: Lent, sent_ms: float) -> None:
@@ -283,7 +283,9 @@ class Lane:
                 waiting.append((entry, deadline_ms))
         self.lent = waiting
 
-    def _prove(self, call_id: int, sent_ms: float, seq: int) -> None:
+    def prove(self, call_id: int, sent_ms: float, seq: int) -> None:
+        """V1: this node had seen every invalidation up to `seq`, and that was all, at some moment
+        after `sent_ms`."""
         if seq > self.proved_seq:
             self.proved_seq = seq
             if self.lent:

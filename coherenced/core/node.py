@@ -223,6 +223,16 @@ class Node:
             Fill: self.leases.fill,
             Release: self.leases.release,
         }
+        self._others: dict[type, Callable[[Any], None]] = {
+            Subscribed: self.catchup.on_subscribed,
+            BusLost: self.catchup.on_bus_lost,
+            AckReceived: lambda given: self.acks.on_ack(given.ack),
+            Start: self._start,
+            Drain: lambda _: self.leases.stop(),
+            Stop: self._stop,
+            Forget: self._forget_all,
+        }
+        """What is done with inputs that are neither requests nor answers to calls."""
 
     # -- the short path ---------------------------------------------------------------
 
@@ -305,7 +315,11 @@ class Node:
                 self._get_all(given.ids, given.keys)  # type: ignore[union-attr]
             self._submit(given.submits)  # type: ignore[union-attr]
         elif kind is not Tick:
-            self._other(given)
+            other = self._others.get(kind)
+            if other is None:
+                box.answer(given.call_id, given)  # type: ignore[union-attr,arg-type]
+            else:
+                other(given)
         self._after()
         if kind is Flush:
             self._flush()
@@ -382,26 +396,14 @@ class Node:
 
         self.roster.read(read)
 
-    def _other(self, given: Any) -> None:
-        if isinstance(given, Subscribed):
-            self.catchup.on_subscribed(given)
-        elif isinstance(given, BusLost):
-            self.catchup.on_bus_lost(given)
-        elif isinstance(given, AckReceived):
-            self.acks.on_ack(given.ack)
-        elif isinstance(given, Start):
-            self.catchup.start()
-            self.roster.start()
-            self.box.timers.at(self.box.now_ms + SWEEP_EVERY_MS, self._sweep)
-        elif isinstance(given, Drain):
-            self.leases.stop()
-        elif isinstance(given, Stop):
-            self._stop()
-        elif isinstance(given, Forget):
-            for mutation in given.mutations:
-                self.writes.forget(mutation)
-        else:
-            self.box.answer(given.call_id, given)
+    def _start(self, _: Start) -> None:
+        self.catchup.start()
+        self.roster.start()
+        self.box.timers.at(self.box.now_ms + SWEEP_EVERY_MS, self._sweep)
+
+    def _forget_all(self, given: Forget) -> None:
+        for mutation in given.mutations:
+            self.writes.forget(mutation)
 
     def _after(self) -> None:
         """The end of a step: acknowledge what was applied, send what has gathered."""
@@ -435,7 +437,7 @@ class Node:
         flights, writes = self.flights, self.writes
         return bool((flights.queue and flights.sendable) or (writes.queue and writes.sendable))
 
-    def _stop(self) -> None:
+    def _stop(self, _: Stop) -> None:
         if self.stopped:
             return
         self.stopped = True

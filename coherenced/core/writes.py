@@ -308,7 +308,8 @@ class Writes:
             self._on_out_of_memory(batch, answer.detail)
         else:
             self._fail(batch, Fault(FaultKind.UNAVAILABLE, answer.detail))
-        self._resolve_lost()
+        if self._flying:
+            self._resolve_lost()
 
     def _on_mutated(self, batch: Batch, answer: Mutated) -> None:
         if answer.aborted:
@@ -373,6 +374,7 @@ class Writes:
         lane, namespaces = self._lane, self.namespaces
         renew, put = self._l1.renew, self._l1.put
         now_ms, sent_ms, policy = self._box.now_ms, batch.sent_ms, namespaces.default
+        deadline_ms, bound_ms = sent_ms + policy.max_age_ms, policy.hit_bound_ms
         allowed = self._tickets.redeem_own(batch.pending, answer.lineage.epoch, answer.done)
         for pending, done, may in zip(batch.pending, answer.done, allowed, strict=True):
             given = pending.given
@@ -381,10 +383,10 @@ class Writes:
             key = given.key
             if not namespaces.uniform:
                 policy = namespaces.for_key(key)
-            deadline_ms = sent_ms + policy.max_age_ms
+                deadline_ms, bound_ms = sent_ms + policy.max_age_ms, policy.hit_bound_ms
             if deadline_ms <= now_ms:
                 continue
-            bulk, seq, bound_ms = given.bulk, done.seq, policy.hit_bound_ms
+            bulk, seq = given.bulk, done.seq
             entry = renew(key, bulk, lane, seq, deadline_ms, bound_ms)
             if entry is None:
                 entry = Entry(key, bulk, lane, seq, deadline_ms, bound_ms)

@@ -397,6 +397,8 @@ class Link:
 
 def _failed(call_id: int, reply: Any) -> Failed | None:
     """What a failed request means for its call; None when `reply` is an answer."""
+    if reply.__class__ is list:
+        return None  # as nearly always
     if isinstance(reply, Unsent):
         return Failed(call_id, Failure.UNREACHABLE, reply.reason)
     if isinstance(reply, Lost):

@@ -1,7 +1,8 @@
 """Most writes take a short way through the core: they must fare as the long one says.
 
 Two nodes, each beside a server of its own, live through the same story, call for call. One is
-asked with `Set`, the other with the write that it means.
+asked with `Set`, the other with the write that it means, and what it is told is judged by all
+the rules, also where most answers need not be.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import pytest
 from coherenced.core import calls
 from coherenced.core.calls import Delivered, Failed, Failure
 from coherenced.core.inputs import Flush, Start, Submit, Tick
-from coherenced.core.model import Set
+from coherenced.core.model import Lineage, Set
 from coherenced.core.node import Node, Settings
 from coherenced.core.outbox import Settled
 from coherenced.core.policy import Namespaces, Policy
@@ -44,6 +45,8 @@ class Side:
         )
         self.made = 0
         self.node = Node(settings, self._new_id)
+        if not short:
+            self.node.catchup.own_reply = self._judge  # type: ignore[method-assign]
         self.open: list[Any] = []
         self.bus: list[Any] = []
         self.outcomes: dict[int, Any] = {}
@@ -52,6 +55,10 @@ class Side:
     def _new_id(self) -> bytes:
         self.made += 1
         return b"%016x" % (self.made + 1000)
+
+    def _judge(self, call_id: int, sent_ms: float, then: int, at: Lineage, server: bytes) -> None:
+        self.node.catchup.probes.server_seen(server)
+        self.node.catchup._lineage_seen(call_id, sent_ms, then, at)
 
     def step(self, given: Any) -> None:
         for effect in self.node.step(given, self.now_ms):
@@ -125,7 +132,21 @@ class Side:
         queue = [pending.request_id for pending in writes.queue]
         calls_open = [type(call).__name__ for call in self.open]
         log = [entry.record for entry in self.server.log]
-        return shown, counts, writes.faults, tickets, queue, calls_open, log, self.outcomes
+        lane = node.lane
+        position = (lane.lineage, lane.head, lane.relied, lane.relied_to, lane.recent)
+        proof = (lane.verified_at_ms, lane.proved_call_id, lane.proved_seq, lane.unconfirmed)
+        return (
+            position,
+            proof,
+            shown,
+            counts,
+            writes.faults,
+            tickets,
+            queue,
+            calls_open,
+            log,
+            self.outcomes,
+        )
 
 
 @pytest.mark.parametrize("group", range(6))
