@@ -6,6 +6,7 @@ What is kept as it is sent need not be built for each reply; what comes in as su
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 NIL_BULK: Final = b"$-1\r\n"
@@ -23,6 +24,14 @@ def bulk_of(value: bytes | None) -> bytes:
     # Not formatted in one go: that reserves a quarter more and gives it back, which leaves
     # a hole behind each long value that only short ones would fit into.
     return b"".join((head, value, b"\r\n"))
+
+
+def bulks_of(values: Sequence[bytes | None]) -> list[bytes]:
+    """`bulk_of` each of them."""
+    try:
+        return [b"".join((_HEADS[len(value)], value, b"\r\n")) for value in values]  # type: ignore[arg-type]
+    except (TypeError, IndexError):
+        return list(map(bulk_of, values))  # some are not there, or long
 
 
 def value_in(bulk: bytes) -> bytes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from itertools import repeat
 
-from coherenced.core.bulk import bulk_of
+from coherenced.core.bulk import NIL_BULK, bulk_of, bulks_of
 from coherenced.core.entry import Entry
 from coherenced.core.l1 import L1
 from coherenced.core.lane import Lane, Verdict
@@ -104,30 +104,35 @@ class Fills:
         values, ttls_ms = found.values, found.ttls_ms
         policy, is_uniform = self.namespaces.default, self.namespaces.uniform
         bound_ms, until_ms = policy.hit_bound_ms, sent_ms + policy.max_age_ms
-        bulks, absent = list(map(bulk_of, values)), values.count(None)
+        bulks = bulks_of(values)
+        absent = bulks.count(NIL_BULK)
         self.fetched += len(keys)
         self.negative += absent
-        is_plain = is_uniform and not absent and ttls_ms.count(-1) == len(keys)
-        if is_plain:
+        kept: list[Entry] = []
+        if is_uniform and not absent and ttls_ms is None:
             alike = (repeat(lane), repeat(seq), repeat(until_ms), repeat(bound_ms))
             entries = list(map(Entry, keys, bulks, *alike))
+            if until_ms > now_ms and self._l1.put_all(keys, bulks, entries):
+                kept = entries
         else:
             entries = []
-            for key, value, bulk, ttl_ms in zip(keys, values, bulks, ttls_ms, strict=True):
+            for key, value, bulk, ttl_ms in zip(
+                keys, values, bulks, ttls_ms or repeat(-1), strict=ttls_ms is not None
+            ):
                 if not is_uniform:
                     policy = self.namespaces.for_key(key)
                     bound_ms, until_ms = policy.hit_bound_ms, sent_ms + policy.max_age_ms
                 deadline_ms, expires_ms = until_ms, FOREVER
-                if ttl_ms >= 0 or value is None:
-                    deadline_ms, expires_ms = self._times(
-                        Fetched(value, ttl_ms), policy, sent_ms, None
-                    )
+                if value is None or (ttl_ms >= 0 and policy.has_origin):
+                    got = Fetched(value, ttl_ms)
+                    deadline_ms, expires_ms = self._times(got, policy, sent_ms, None)
+                elif ttl_ms >= 0:  # the same as `_times` says
+                    expires_ms = sent_ms + ttl_ms
+                    deadline_ms = expires_ms if expires_ms < until_ms else until_ms
                 entry = Entry(key, bulk, lane, seq, deadline_ms, bound_ms, (), expires_ms)
                 entries.append(entry)
-        if is_plain and until_ms > now_ms and self._l1.put_all(entries):
-            kept = entries
-        else:
-            kept, put = [], self._l1.put
+        if not kept:
+            put = self._l1.put
             for entry in entries:
                 if entry.deadline_ms > now_ms and put(entry):
                     kept.append(entry)

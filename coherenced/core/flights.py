@@ -11,7 +11,7 @@ known here: it is handed to `reads`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -193,7 +193,7 @@ class Flights:
         """Whether there is a fetch of `key` that others may be able to join."""
         return key in self._flights
 
-    def are_asked(self, keys: Sequence[bytes]) -> bool:
+    def are_asked(self, keys: Iterable[bytes]) -> bool:
         """Whether there is one of any of them."""
         return not self._flights.keys().isdisjoint(keys)
 
@@ -316,7 +316,7 @@ class Flights:
                 self.refill.fetching(len(batch.keys), self._box.now_ms)
                 batch.sent_ms = self._box.now_ms
                 self._tickets.admit_all(batch)
-                self._send(batch, tuple(batch.keys))
+                self._send(batch, tuple(batch.keys), keys_only=True)
             elif batch:
                 self.refill.fetching(len(batch), self._box.now_ms)
                 flights = [item for item in batch if isinstance(item, Flight)]
@@ -324,7 +324,7 @@ class Flights:
                     flight.sent_ms = self._box.now_ms
                 self._tickets.admit(*flights)
                 items = [item.key if isinstance(item, Flight) else item.query for item in batch]
-                self._send(batch, tuple(items))
+                self._send(batch, tuple(items), keys_only=len(flights) == len(batch))
 
     def _next_batch(self) -> Batch:
         """What leaves together: the first of the queue, except what is parked."""
@@ -357,7 +357,7 @@ class Flights:
         """A5: the budget allows more; it is sent at the end of this step, or of this turn."""
         self._held = False
 
-    def _send(self, batch: Batch, items: tuple[bytes | Query, ...]) -> None:
+    def _send(self, batch: Batch, items: tuple[bytes | Query, ...], *, keys_only: bool) -> None:
         self._open += 1
         self.fetches += 1
         sent_ms = self._box.now_ms
@@ -373,7 +373,7 @@ class Flights:
                 self._fetched(batch, answer, sent_ms)
 
         number = self._box.new_call_id(answered)
-        self._box.emit(Fetch(number, self.lane.index, self._new_epoch(), items))
+        self._box.emit(Fetch(number, self.lane.index, self._new_epoch(), items, keys_only))
 
     def suspect(self, lineage: Lineage, reliance: int) -> None:
         """A fetch that is not of this chain proves nothing, but it is a reason to probe."""

@@ -239,19 +239,19 @@ class L1:
         entry.expires_ms = FOREVER
         return entry
 
-    def put_all(self, entries: Sequence[Entry]) -> bool:
-        """`put` each of these, of different keys and without tags; False: nothing is done, they
-        are to be put one by one. So it is if a key is held, or they do not fit easily."""
-        keys, bulks = [entry.key for entry in entries], [entry.bulk for entry in entries]
+    def put_all(self, keys: Sequence[bytes], bulks: Sequence[bytes], entries: list[Entry]) -> bool:
+        """`put` these entries of different keys, without tags; False: nothing is done, they are to
+        be put one by one. So it is if a key is held, or if they do not fit easily."""
         sizes = list(map(len, bulks))
         total = sum(map(len, keys)) + sum(sizes) + ENTRY_BYTES * len(keys)
         total += sum([size >> HOLES_SHIFT for size in sizes])
-        to_main = self._small_bytes > self.max_bytes * SMALL_SHARE
+        small_bytes = self.max_bytes * SMALL_SHARE
+        to_main = self._small_bytes > small_bytes
         if (
             self.evictions
             or self.bytes_used + total > self.max_bytes
             or max(sizes) > self._max_bulk_bytes
-            or not (to_main or self._small_bytes + total <= self.max_bytes * SMALL_SHARE)
+            or not (to_main or self._small_bytes + total <= small_bytes)
             or not self.entries.keys().isdisjoint(keys)
         ):
             return False

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import repeat
 from typing import TYPE_CHECKING, Final, NamedTuple, cast, overload
 
 import msgspec
@@ -280,9 +281,14 @@ class PlainValues(Sequence[Fetched]):
 
     __slots__ = ("ttls_ms", "values")
 
-    def __init__(self, values: Sequence[bytes | None], ttls_ms: Sequence[int]) -> None:
+    def __init__(
+        self, values: Sequence[bytes | None], ttls_ms: Sequence[int] | None = None
+    ) -> None:
+        if ttls_ms is not None and len(ttls_ms) != len(values):
+            raise ValueError(f"{len(ttls_ms)} TTLs for {len(values)} values")
         self.values = values
         self.ttls_ms = ttls_ms
+        """None: all are -1."""
 
     def __len__(self) -> int:
         return len(self.values)
@@ -290,14 +296,12 @@ class PlainValues(Sequence[Fetched]):
     @overload
     def __getitem__(self, at: int) -> Fetched: ...
     @overload
-    def __getitem__(self, at: slice) -> PlainValues: ...
-    def __getitem__(self, at: int | slice) -> Fetched | PlainValues:
-        if isinstance(at, slice):
-            return PlainValues(self.values[at], self.ttls_ms[at])
-        return Fetched(self.values[at], self.ttls_ms[at])
+    def __getitem__(self, at: slice) -> Sequence[Fetched]: ...
+    def __getitem__(self, at: int | slice) -> Fetched | Sequence[Fetched]:
+        return tuple(self)[at]
 
     def __iter__(self) -> Iterator[Fetched]:
-        return map(Fetched, self.values, self.ttls_ms)
+        return map(Fetched, self.values, self.ttls_ms or repeat(-1))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and tuple(self) == tuple(other)

@@ -132,11 +132,12 @@ class Reads:
 
     def get_all(self, ids: Sequence[int], keys: Sequence[bytes]) -> None:
         """`get` for each of them."""
+        named = dict.fromkeys(keys)
         if (
             self.namespaces.uniform
-            and self._l1.entries.keys().isdisjoint(keys)
-            and not self.flights.are_asked(keys)
-            and len(set(keys)) == len(keys)
+            and len(named) == len(keys)
+            and self._l1.entries.keys().isdisjoint(named)
+            and not self.flights.are_asked(named)
         ):
             self.waiting += len(keys)
             self.misses += len(keys)

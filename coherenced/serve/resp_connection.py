@@ -60,6 +60,7 @@ _KEY: Final = slice(PLAIN_HEAD, -2)
 _GETS: Final = (b"GET", b"get")
 _MGETS: Final = (b"MGET", b"mget")
 
+_READ: Final = Access.READ
 _GET: Final = Plan(())
 _SET: Final = Plan((), status_shape)
 """What becomes of the replies of a plain GET and SET."""
@@ -71,7 +72,9 @@ class RespConnection(ReplyFlow):
     """One client."""
 
     __slots__ = (
+        "_get",
         "_hit",
+        "_lone",
         "_now_ms",
         "_reader",
         "authenticated",
@@ -99,7 +102,10 @@ class RespConnection(ReplyFlow):
         self.watched = resp_transaction.Watched()
         self.since_ms = 0.0
         self.quick = self.authenticated
+        self._get = front.port.get
         self._hit = front.port.hit
+        self._lone = Slot(_READ, 0)
+        """That of a lone GET; again and again, as long as nothing has come after it."""
         self._now_ms = front.port.now_ms
         self._reader = RequestReader(front.settings.frame, self.authenticated)
 
@@ -209,20 +215,41 @@ class RespConnection(ReplyFlow):
         if not is_usable(key, front.settings.bounds):
             return False
         front.requests += 1
-        self.open(Access.READ)
-        front.port.get(key, self._got)
+        # `open`, where nothing is under way and nothing waits.
+        slot = self._lone
+        self._slots.append(slot)
+        self._tail = slot.after
+        self._reads = 1
+        self._get(key, self._got)
         return True
 
     def _got(self, outcome: Outcome) -> None:
         """The node's answer to a lone GET: nothing was under way before it, so its slot is the
         first until it is filled."""
-        if self.lost:
+        slots = self._slots
+        if outcome.__class__ is not bytes:
+            if not self.lost:
+                self._lone = Slot(_READ, 0)
+                self._answered(slots[0], _GET, self.resp3, outcome)
             return
-        slot = self._slots[0]
-        if outcome.__class__ is bytes:
-            self.fill(slot, resp.NIL3 if self.resp3 and outcome == resp.NIL2 else outcome)
-        else:
-            self._answered(slot, _GET, self.resp3, outcome)
+        data = resp.NIL3 if self.resp3 and outcome == resp.NIL2 else outcome
+        if (
+            len(slots) == 1
+            and self._reading
+            and not (self._tail or self._out or self._queue)
+            and not (self._running or self._paused or self._ending)
+        ):
+            # `fill`, where nothing has come after it.
+            slots.clear()
+            self._reads = 0
+            self._tail = self._out
+            if change := (len(data) - self._reply_bytes) >> 3:
+                self._reply_bytes += change
+                self._resize_window()
+            self._transport.write(data)
+        elif not self.lost:
+            self._lone = Slot(_READ, 0)
+            self.fill(slots[0], data)
 
     def _lone_set(self, key: bytes, bulk: bytes) -> bool:
         """Have the node carry out the one SET that a chunk is; False: it goes the general way."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import hiredis
+import msgspec
 
 from coherenced.core.calls import (
     Claim,
@@ -71,6 +72,7 @@ _KEEPS_LABEL: Final = frozenset(
 """Commands after which a value is still the cache entry that it was."""
 _SIMPLE: Final = frozenset(b"nzdek")
 _DELETES: Final = (b"DEL", b"UNLINK", b"GETDEL")
+_lengths: Final = msgspec.msgpack.Encoder().encode
 _VALUES: Final = frozenset((bytes, type(None)))
 _REFUSED: Final = b"ERR more than %d words in one atomic command" % MOST_WORDS
 
@@ -301,37 +303,45 @@ def plain_reply(raw: Any) -> Reply:
 # -- Fetch ----------------------------------------------------------------------------
 
 
-def fetch_args(call: Fetch) -> list[Any]:
+def fetch_words(call: Fetch) -> Words:
     """Keys first, then queries: the reply comes in the same order."""
-    keys = [item for item in call.items if item.__class__ is bytes]
-    args: list[Any] = [call.new_epoch, len(keys), *keys]
-    if len(keys) < len(call.items):
-        for item in call.items:
-            if isinstance(item, Query):
-                args += (len(item.argv), len(item.keys), *item.argv, *item.keys)
-    return args
+    items: Sequence[bytes | Query] = call.items
+    keys: Any = items if call.keys_only else [i for i in items if i.__class__ is bytes]
+    lengths, named, epoch = _lengths(list(map(len, keys))), b"".join(keys), call.new_epoch
+    told = (len(epoch), epoch, len(lengths), lengths, len(named), named)
+    packed = b"$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % told
+    if len(keys) == len(items):
+        return Words(3, packed)
+    args: list[Any] = []
+    for item in items:
+        if isinstance(item, Query):
+            args += (len(item.argv), len(item.keys), *item.argv, *item.keys)
+    queries = words(args)
+    return Words(3 + queries.number, packed + queries.packed)
 
 
 def fetched(call: Fetch, reply: list[Any]) -> FetchedAll:
     """Read the reply to a fetch, back in the order in which it was asked."""
-    number = list(map(type, call.items)).count(bytes)
-    end = 3 + 3 * number
-    if len(reply) != end + len(call.items) - number:
-        raise ValueError(f"{len(reply)} words for {len(call.items)} items")
-    values, ttls, extras = reply[3:end:3], reply[4:end:3], reply[5:end:3]
-    lineage = Lineage(reply[0], reply[1], reply[2])
+    items = call.items
+    if len(reply) != 5 + len(items):
+        raise ValueError(f"{len(reply)} words for {len(items)} items")
+    number = len(items) if call.keys_only else list(map(type, items)).count(bytes)
+    lineage, ttls, extras = Lineage(reply[0], reply[1], reply[2]), reply[3], reply[4]
+    values = reply[5 : 5 + number]
     results: list[Any]
-    if extras.count(0) == number and _VALUES.issuperset(map(type, values)):
-        if number == len(call.items):
-            return FetchedAll(call.call_id, lineage, PlainValues(values, ttls))
-        results = list(map(Fetched, values, ttls))
+    if extras == 0 and _VALUES.issuperset(map(type, values)):
+        plain = PlainValues(values, None if ttls == 0 else ttls)
+        if number == len(items):
+            return FetchedAll(call.call_id, lineage, plain)
+        results = list(plain)
     else:
-        results = list(map(_fetched, values, ttls, extras))
-    if number < len(call.items):
-        keys, queries = iter(results), iter(reply[end:])
+        nothing = [0] * number
+        told = zip(values, ttls or [-1] * number, extras or nothing, strict=True)
+        results = [_fetched(value, ttl_ms, extra) for value, ttl_ms, extra in told]
+    if number < len(items):
+        found, queries = iter(results), iter(reply[5 + number :])
         results = [
-            next(keys) if item.__class__ is bytes else plain_reply(next(queries))
-            for item in call.items
+            next(found) if item.__class__ is bytes else plain_reply(next(queries)) for item in items
         ]
     return FetchedAll(call.call_id, lineage, tuple(results))
 

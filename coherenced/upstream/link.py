@@ -172,7 +172,7 @@ class Link:
         self,
         line: Line,
         script: Script,
-        args: list[Any],
+        args: codec.Words,
         call_id: int,
         read: Callable[[Any], Answer | None],
     ) -> None:
@@ -192,7 +192,7 @@ class Link:
                     return
             self._answer(failed)
 
-        self._run(line, script, codec.words(args), done)
+        self._run(line, script, args, done)
 
     # -- the calls ----------------------------------------------------------------------
 
@@ -200,7 +200,7 @@ class Link:
         self._ask(
             self._control,
             PROBE,
-            codec.probe_args(call),
+            codec.words(codec.probe_args(call)),
             call.call_id,
             lambda reply: codec.probed(call, reply, self._control.server_id),
         )
@@ -209,7 +209,7 @@ class Link:
         self._ask(
             self._reads,
             FETCH,
-            codec.fetch_args(call),
+            codec.fetch_words(call),
             call.call_id,
             lambda reply: codec.fetched(call, reply),
         )
@@ -218,7 +218,7 @@ class Link:
         self._ask(
             self._reads,
             CLAIM,
-            codec.claim_args(call),
+            codec.words(codec.claim_args(call)),
             call.call_id,
             lambda reply: codec.claimed(call, reply),
         )
@@ -230,13 +230,14 @@ class Link:
                 return Failed(call.call_id, Failure.UNREACHABLE, NO_METADATA)
             return Logged(call.call_id, head, tuple(records), tuple(replies))
 
-        self._ask(self._control, LOG, [call.start_seq, call.limit], call.call_id, read)
+        args = codec.words((call.start_seq, call.limit))
+        self._ask(self._control, LOG, args, call.call_id, read)
 
     def _read_roster(self, call: ReadRoster) -> None:
         self._ask(
             self._control,
             ROSTER,
-            [],
+            codec.words(()),
             call.call_id,
             lambda reply: codec.roster_read(call.call_id, reply),
         )
@@ -247,9 +248,8 @@ class Link:
         )
 
     def _leave(self, call: Leave) -> None:
-        self._ask(
-            self._control, PART, [call.incarnation], call.call_id, lambda _: Left(call.call_id)
-        )
+        args = codec.words((call.incarnation,))
+        self._ask(self._control, PART, args, call.call_id, lambda _: Left(call.call_id))
 
     def _send_ack(self, call: SendAck) -> None:
         channel = self._names.ack(call.writer)
@@ -392,7 +392,7 @@ class Link:
             self._read_rest(call, severed, records, replies, page[-1].seq + 1)
             return None
 
-        self._ask(self._control, LOG, [start, LOG_PAGE], call.call_id, read)
+        self._ask(self._control, LOG, codec.words((start, LOG_PAGE)), call.call_id, read)
 
 
 def _failed(call_id: int, reply: Any) -> Failed | None:

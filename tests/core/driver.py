@@ -133,7 +133,9 @@ def as_read(results: tuple[Fetched | Reply, ...]) -> Sequence[Fetched | Reply]:
     found = [r for r in results if isinstance(r, Fetched) and r == Fetched(r.value, r.ttl_ms)]
     if len(found) < len(results):
         return results
-    return PlainValues([r.value for r in found], [r.ttl_ms for r in found])
+    ttls_ms = [r.ttl_ms for r in found]
+    values = [r.value for r in found]
+    return PlainValues(values, ttls_ms if any(ttl != -1 for ttl in ttls_ms) else None)
 
 
 class Driver:

@@ -211,7 +211,8 @@ def test_what_is_put_together_is_put_as_if_one_by_one(seed: int) -> None:
             for _ in stores
         ]
         if what < 0.7:
-            if stores[0].put_all(given[0]):
+            keys, bulks = [e.key for e in given[0]], [e.bulk for e in given[0]]
+            if stores[0].put_all(keys, bulks, given[0]):
                 together += 1
             else:
                 for one in given[0]:

@@ -131,7 +131,7 @@ class Lane:
 
     def fetch_all(self, *items: bytes | Query, new_epoch: bytes = EPOCH) -> FetchedAll:
         call = Fetch(1, 0, new_epoch, items)
-        return codec.fetched(call, self.run(FETCH, codec.fetch_args(call)))
+        return codec.fetched(call, self.run(FETCH, codec.fetch_words(call)))
 
     def fetch(self, key: bytes) -> Fetched:
         found = self.fetch_all(key).results[0]

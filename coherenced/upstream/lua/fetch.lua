@@ -1,15 +1,15 @@
 -- F1: read keys and answer read commands, atomically with the lineage.
--- ARGV: new epoch, number of keys, the keys, then for each query: number of words,
--- number of keys, the words, the keys.
--- -> epoch, seq, tag, then for each key: value, TTL in ms, extra (0, or {pending 0|1,
---    tag...}); then each query's reply.
+-- ARGV: new epoch, the lengths of the keys (msgpack), the keys (one string), then for each
+-- query: number of words, number of keys, the words, the keys.
+-- -> epoch, seq, tag, the TTLs in ms (0: there is none), the extras (0: there is none; of
+--    each key 0, or {pending 0|1, tag...}), then each key's value; then each query's reply.
 
 local epoch, seq, tag, _, labelled, pending = read_lineage(ARGV[1])
-local out = {epoch, seq, tag}
-local n, i = 3, 3
-local count = tonumber(ARGV[2])
-while i <= 2 + count do
-  local key, extra = ARGV[i], 0
+local out, ttls, extras = {epoch, seq, tag, 0, 0}, {}, {}
+local lengths, at, n, i = cmsgpack.unpack(ARGV[2]), 1, 5, 4
+for k = 1, #lengths do
+  local key, extra = string.sub(ARGV[3], at, at + lengths[k] - 1), 0
+  at = at + lengths[k]
   if labelled then
     local label = purge(key, epoch)
     extra = label and {0, unpack(label, 3)} or 0
@@ -20,10 +20,15 @@ while i <= 2 + count do
     extra = extra == 0 and {1} or {1, unpack(extra, 2)}
   end
   local value = redis.pcall('GET', key)
-  out[n + 1] = value
-  out[n + 2] = value and redis.call('PTTL', key) or -1
-  out[n + 3] = extra
-  i, n = i + 1, n + 3
+  local ttl = value and redis.call('PTTL', key) or -1
+  n = n + 1
+  out[n], ttls[k], extras[k] = value, ttl, extra
+  if ttl ~= -1 then
+    out[4] = ttls
+  end
+  if extra ~= 0 then
+    out[5] = extras
+  end
 end
 while ARGV[i] do
   local words, keys = tonumber(ARGV[i]), tonumber(ARGV[i + 1])
