@@ -319,15 +319,16 @@ class Host:
     def submit(
         self, request: Request, done: Callable[[Outcome], None], *, past_origins: bool = False
     ) -> None:
-        if request.__class__ is Set and (self.origins is not None or self.outbound is not None):
-            request = Write.of(request)
-        if self.origins is not None and not past_origins:
-            told = self.origins.guard(request, done)
-            if told is None:
-                return
-            done = told
-        if self.outbound is not None and isinstance(request, Write):
-            done = self.outbound.guarding(request, done)
+        if self.origins is not None or self.outbound is not None:
+            if request.__class__ is Set:
+                request = Write.of(request)
+            if self.origins is not None and not past_origins:
+                told = self.origins.guard(request, done)
+                if told is None:
+                    return
+                done = told
+            if self.outbound is not None and isinstance(request, Write):
+                done = self.outbound.guarding(request, done)
         request_id = self._next_request
         self._next_request = request_id + 1
         self._waiting[request_id] = done

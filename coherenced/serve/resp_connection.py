@@ -58,7 +58,9 @@ TURN_BYTES: Final = 8192
 _HEAD: Final = slice(0, PLAIN_HEAD)
 _KEY: Final = slice(PLAIN_HEAD, -2)
 _GETS: Final = (b"GET", b"get")
+_SETS: Final = (b"SET", b"set")
 _MGETS: Final = (b"MGET", b"mget")
+_PLAIN: Final = ("get", "set")
 
 _READ: Final = Access.READ
 _GET: Final = Plan(())
@@ -217,6 +219,7 @@ class RespConnection(ReplyFlow):
         front.requests += 1
         # `open`, where nothing is under way and nothing waits.
         slot = self._lone
+        slot.resp3 = self.resp3
         self._slots.append(slot)
         self._tail = slot.after
         self._reads = 1
@@ -227,19 +230,18 @@ class RespConnection(ReplyFlow):
         """The node's answer to a lone GET: nothing was under way before it, so its slot is the
         first until it is filled."""
         slots = self._slots
-        if outcome.__class__ is not bytes:
-            if not self.lost:
-                self._lone = Slot(_READ, 0)
-                self._answered(slots[0], _GET, self.resp3, outcome)
-            return
-        data = resp.NIL3 if self.resp3 and outcome == resp.NIL2 else outcome
+        if not slots:
+            return  # the client has gone
+        slot = slots[0]
         if (
-            len(slots) == 1
+            outcome.__class__ is bytes
+            and len(slots) == 1
             and self._reading
             and not (self._tail or self._out or self._queue)
             and not (self._running or self._paused or self._ending)
         ):
             # `fill`, where nothing has come after it.
+            data = resp.NIL3 if slot.resp3 and outcome == resp.NIL2 else outcome
             slots.clear()
             self._reads = 0
             self._tail = self._out
@@ -247,9 +249,15 @@ class RespConnection(ReplyFlow):
                 self._reply_bytes += change
                 self._resize_window()
             self._transport.write(data)
-        elif not self.lost:
+        else:
             self._lone = Slot(_READ, 0)
-            self.fill(slots[0], data)
+            self._got_for(slot, outcome)
+
+    def _got_for(self, slot: Slot, outcome: Outcome) -> None:
+        if outcome.__class__ is bytes:
+            self.fill(slot, resp.NIL3 if slot.resp3 and outcome == resp.NIL2 else outcome)
+        else:
+            self._answered(slot, _GET, slot.resp3, outcome)
 
     def _lone_set(self, key: bytes, bulk: bytes) -> bool:
         """Have the node carry out the one SET that a chunk is; False: it goes the general way."""
@@ -270,6 +278,12 @@ class RespConnection(ReplyFlow):
             self.fill_lone_write(resp.OK)
         else:
             self._answered(self._slots[0], _SET, self.resp3, outcome)
+
+    def _stored_for(self, slot: Slot, outcome: Outcome) -> None:
+        if outcome == OK:
+            self.fill(slot, resp.OK)
+        else:
+            self._answered(slot, _SET, self.resp3, outcome)
 
     def _leading_hits(self, data: bytes) -> int:
         """Answer the GETs that a chunk begins with, as long as they hit; where the rest begins.
@@ -392,6 +406,8 @@ class RespConnection(ReplyFlow):
         elif access == Access.READ and self.quick and (data := self._short(request)) is not None:
             self.reply(data)
             return True
+        if command.name in _PLAIN and self._begin_plain(request):
+            return True
         if command.plan is None:
             data = resp_local.HANDLERS[command.name](self, request)
             if data is not None:
@@ -434,6 +450,26 @@ class RespConnection(ReplyFlow):
             *(bulk, len(version), version),
             *(len(age), age, stale, left_ms, terms, grace_ms),
         )
+
+    def _begin_plain(self, request: list[bytes]) -> bool:
+        """Ask the node, as for a lone one, if it is a SET or GET without options, as most are."""
+        settings, key = self.front.settings, request[1]
+        if self.watched or not is_usable(key, settings.bounds):
+            return False
+        if len(request) == 2 and request[0] in _GETS:
+            slot = self.open(Access.READ)
+            slot.resp3 = self.resp3
+            self._get(key, partial(self._got_for, slot))
+            return True
+        if len(request) != 3 or request[0] not in _SETS:
+            return False
+        value = request[2]
+        size = len(key) + len(value)
+        if not self.has_room(size):
+            return False  # and so it is told the general way
+        slot = self.open(Access.WRITE, size)
+        self.front.port.submit(Set.to(key, value), partial(self._stored_for, slot))
+        return True
 
     def _begin(self, command: Command, request: list[bytes]) -> bool:
         """Ask the node."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 FIRST_GUESS_BYTES: Final = 16_384
 """How large a reply is taken to be before any was seen."""
 FEWEST_PENDING: Final = 16
+SHORT_BYTES: Final = 4096
+"""A reply of less waits for others that come in the same turn: one call of the kernel for all."""
 _MINUS: Final = ord("-")
 _READ: Final = Access.READ
 _WRITE: Final = Access.WRITE
@@ -36,6 +38,8 @@ class Slot(msgspec.Struct, gc=False, eq=False):
     """Bytes of the request that are kept until it is answered."""
     data: bytes | None = None
     after: list[bytes] = []
+    resp3: bool = False
+    """Of a GET: the protocol that it was asked in."""
 
 
 class ReplyFlow(asyncio.Protocol):
@@ -45,6 +49,7 @@ class ReplyFlow(asyncio.Protocol):
         "_deaf",
         "_ending",
         "_flying_bytes",
+        "_handing_over",
         "_held_bytes",
         "_out",
         "_paused",
@@ -89,6 +94,8 @@ class ReplyFlow(asyncio.Protocol):
         self._reply_bytes = FIRST_GUESS_BYTES
         """A moving average over replies that were waited for."""
         self._window = FEWEST_PENDING
+        self._handing_over = False
+        """`_hand_over` is due in the next turn."""
         self._running = False
         """Requests are being executed: replies are handed over at the end of that."""
         self._paused = False
@@ -210,7 +217,21 @@ class ReplyFlow(asyncio.Protocol):
         self._held_bytes += len(data)
         if slot is slots[0]:
             self._release()
-        if not self._running:
+        if self._running:
+            return
+        if slots and not self._queue and len(data) < SHORT_BYTES:
+            self._hand_over_soon()  # the others' replies, which often come at once, go with it
+        else:
+            self.proceed()
+
+    def _hand_over_soon(self) -> None:
+        if not self._handing_over:
+            self._handing_over = True
+            self.front.soon(self._hand_over)
+
+    def _hand_over(self) -> None:
+        self._handing_over = False
+        if not (self.lost or self._running):
             self.proceed()
 
     def open_lone_write(self, size: int) -> None:

@@ -188,7 +188,7 @@ def test_a_reply_waits_for_the_one_before_it(client: Client) -> None:
     client.port.keep(b"hit", b"h")
     client.send("GET slow", "GET hit", "PING", "GET slower", "ECHO x")
     assert client.replies() == []
-    assert client.port.requests == [Read((b"slow",)), Read((b"slower",))]
+    assert client.port.requests == [Get(b"slow"), Get(b"slower")]
     client.port.release(1)
     assert client.replies() == [None, b"h", b"PONG"]
     client.port.release()
@@ -209,8 +209,8 @@ def test_answers_that_come_in_another_order(client: Client) -> None:
 def test_a_read_waits_for_writes_before_it(client: Client) -> None:
     client.port.keep(b"k", b"old")
     client.port.hold()
-    client.send("SET k new", "SET k newer", "GET k", "GET k")
-    assert [type(r) for r in client.port.requests] == [Write, Write]
+    client.send("SET k new", "SET k newer EX 9", "GET k", "GET k")
+    assert [type(r) for r in client.port.requests] == [Set, Write]
     assert not client.wire.reading
     client.port.release(1)
     assert client.replies() == [b"OK"]
@@ -224,11 +224,11 @@ def test_a_read_waits_for_writes_before_it(client: Client) -> None:
 def test_a_write_waits_for_reads_before_it(client: Client) -> None:
     client.port.hold()
     client.send("GET k", "TTL k", "SET k new", "SET k newer")
-    assert [type(r) for r in client.port.requests] == [Read, Ask]
+    assert [type(r) for r in client.port.requests] == [Get, Ask]
     client.port.release(1)
     assert len(client.port.requests) == 2
     client.port.release(1)
-    assert [type(r) for r in client.port.requests[2:]] == [Write, Write]
+    assert [type(r) for r in client.port.requests[2:]] == [Set, Set]
     client.port.release()
     assert client.replies() == [None, -2, b"OK", b"OK"]
 
@@ -639,11 +639,14 @@ def test_a_lone_set_is_the_write_that_the_general_way_makes_of_it(
     client.feed(data[:9])
     client.feed(data[9:])
     assert client.raw() == b"+OK\r\n"
-    lone, *others = client.port.requests
-    assert isinstance(lone, Set) == (verb != b"SeT")
-    written = Write.of(lone) if isinstance(lone, Set) else lone
-    assert {repr(other) for other in others} == {repr(written)}
-    assert client.front.requests == 4
+    client.send("SET k v KEEPTTL")
+    assert client.raw() == b"+OK\r\n"
+    *plain, optioned = client.port.requests
+    assert {type(request) for request in plain} == ({Write} if verb == b"SeT" else {Set})
+    written = {repr(Write.of(one) if isinstance(one, Set) else one) for one in plain}
+    assert written == {repr(Write.of(Set.to(b"k", b"v")))}
+    assert isinstance(optioned, Write)
+    assert client.front.requests == 5
 
 
 @pytest.mark.parametrize("value", [b"", b"*", b"*1\r\n", b">x", b"~", b"x" * 4_000, b"$3\r\nabc"])
@@ -697,6 +700,38 @@ def test_a_lone_set_that_fails(client: Client) -> None:
     client.port.changes = {"satisfied": False, "missing": ("b",)}
     client.feed(packed((b"SET", b"k", b"v")))
     assert client.raw().startswith(b"-NOACK committed")
+
+
+async def test_replies_that_come_at_once_leave_together(client: Client) -> None:
+    client.port.hold()
+    keys = [b"%d" % number for number in range(8)]
+    for key in keys:
+        client.port.space.execute((b"SET", key, b"v" + key))
+    client.feed(b"".join(packed((b"GET", key)) for key in keys))
+    writes = client.wire.writes
+    client.port.release(5)
+    assert client.wire.writes == writes, "the rest may come before the turn ends"
+    assert client.replies() == [b"v" + key for key in keys[:5]]
+    assert client.wire.writes == writes + 1
+    client.port.release()
+    assert client.wire.writes == writes + 2, "the last one waits for nobody"
+    assert client.replies() == [b"v" + key for key in keys[5:]]
+
+
+def test_a_reply_that_waits_for_its_turn_goes_when_the_client_does(client: Client) -> None:
+    client.port.hold()
+    client.send("GET a", "GET b")
+    client.port.release(1)
+    client.connection.connection_lost(None)
+    assert client.raw() == b""
+
+
+def test_a_nil_is_in_the_protocol_of_its_request(client: Client) -> None:
+    client.port.hold()
+    client.feed(packed((b"GET", b"a-key-of-some-length")))
+    client.send("HELLO 3", "GET another")
+    client.port.release()
+    assert client.raw().startswith(b"$-1\r\n%") and not client.port.held
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from coherenced.core.model import Mutation
-from coherenced.core.requests import Fault, FaultKind, Read, Write
+from coherenced.core.requests import Fault, FaultKind, Get, Read, Write
 from coherenced.serve.resp_settings import RespSettings
 from coherenced.wire.framing import FrameLimits
 from tests.serve.resp_rig import Client
@@ -165,7 +165,7 @@ def test_big_operations_inside_are_added_up(client: Client) -> None:
 def test_exec_waits_for_reads_before_it_and_reads_wait_for_exec(client: Client) -> None:
     client.port.hold()
     client.send("GET k", "MULTI", "SET k v", "EXEC", "GET k")
-    assert client.port.requests == [Read((b"k",))]
+    assert client.port.requests == [Get(b"k")]
     client.port.release(1)
     assert len(client.port.requests) == 2
     client.port.release(1)
