@@ -34,18 +34,16 @@ from coherenced.core.batches import (
     strength,
     together,
 )
-from coherenced.core.bulk import bulk_of
 from coherenced.core.calls import Failed, Failure, Logged, Mutate, Mutated, Resolve
 from coherenced.core.catchup import Catchup
 from coherenced.core.entry import Entry
 from coherenced.core.fills import Fills
 from coherenced.core.flights import Flights
+from coherenced.core.keeping import Keeping
 from coherenced.core.l1 import L1
 from coherenced.core.lane import Lane
 from coherenced.core.laws import Laws
-from coherenced.core.life import LONGEST_MS
 from coherenced.core.model import (
-    FOREVER,
     Done,
     Mutation,
     Op,
@@ -54,7 +52,6 @@ from coherenced.core.model import (
     ReplyError,
     Set,
     Version,
-    lineage_of,
     version_of,
 )
 from coherenced.core.outbox import Outbox, Settled
@@ -109,6 +106,7 @@ class Writes:
         self._new_tag = new_tag
         self._cover = cover
         self._page = page
+        self._keeping = Keeping(lane, box, l1, tickets, namespaces)
         self.queue: deque[Pending] = deque()
         self._follow_from = follow_from
         """So many must have gathered for a second batch."""
@@ -326,14 +324,14 @@ class Writes:
                 # Kept first, so that each takes its old one's place; covered before the proof, by
                 # which whoever waits for one is shown what is held.
                 whole = batch.are_sets and len(records) == len(batch.pending)
-                kept = (self._keep_sets if whole else self._keep_values)(batch, answer)
+                kept = (self._keeping.sets if whole else self._keeping.values)(batch, answer)
                 self._cover(lane, records)
             elif early := catchup.own_records(epoch, records):
                 self._cover(lane, early)
         known = batch.reliance if batch.generation == lane.generation else 0
         catchup.own_reply(batch.call_id, batch.sent_ms, known, answer.lineage, answer.server_id)
         if kept is None:
-            kept = self._keep_values(batch, answer)
+            kept = self._keeping.values(batch, answer)
         if kept and kept[-1].as_of > lane.proved_seq:
             for entry in dict.fromkeys(kept):  # a batch may have written one twice
                 lane.lend(entry, batch.sent_ms)
@@ -367,65 +365,6 @@ class Writes:
                 self._box.settle(pending.request_id, result)
         self.committed += concluded
         self.waiting -= concluded
-
-    def _keep_sets(self, batch: Batch, answer: Mutated) -> list[Entry]:
-        """`_keep_values` for what most batches are, once the lane has moved along all of it."""
-        kept: list[Entry] = []
-        lane, namespaces = self._lane, self.namespaces
-        renew, put = self._l1.renew, self._l1.put
-        now_ms, sent_ms, policy = self._box.now_ms, batch.sent_ms, namespaces.default
-        deadline_ms, bound_ms = sent_ms + policy.max_age_ms, policy.hit_bound_ms
-        allowed = self._tickets.redeem_own(batch.pending, answer.lineage.epoch, answer.done)
-        for pending, done, may in zip(batch.pending, answer.done, allowed, strict=True):
-            given = pending.given
-            if not may or given is None:
-                continue
-            key = given.key
-            if not namespaces.uniform:
-                policy = namespaces.for_key(key)
-                deadline_ms, bound_ms = sent_ms + policy.max_age_ms, policy.hit_bound_ms
-            if deadline_ms <= now_ms:
-                continue
-            bulk, seq = given.bulk, done.seq
-            entry = renew(key, bulk, lane, seq, deadline_ms, bound_ms)
-            if entry is None:
-                entry = Entry(key, bulk, lane, seq, deadline_ms, bound_ms)
-                if not put(entry):
-                    continue
-            kept.append(entry)
-        return kept
-
-    def _keep_values(self, batch: Batch, answer: Mutated) -> list[Entry]:
-        """A6: a node keeps what it wrote, unless something newer came in between."""
-        kept: list[Entry] = []
-        redeem, put, lane = self._tickets.redeem, self._l1.put, self._lane
-        now_ms, sent_ms, epoch = self._box.now_ms, batch.sent_ms, answer.lineage.epoch
-        for index, ticket in batch.fence.items():
-            mutation, done = batch.mutations[index], answer.done[index]
-            seq, value, label = done.seq, mutation.keeps, mutation.label
-            if seq == 0 or value is None or done.reply.__class__ is ReplyError:
-                self._tickets.close(ticket)
-                continue
-            labels = label or ()
-            if not redeem(ticket, lineage_of((epoch, seq, done.tag)), labels):
-                continue
-            key = mutation.keys[0]
-            ttl_ms = FOREVER if mutation.keeps_ttl_ms is None else mutation.keeps_ttl_ms
-            policy = self.namespaces.for_key(key)
-            fresh_ms = policy.max_age_ms
-            if label is not None and ttl_ms > LONGEST_MS:
-                ttl_ms = LONGEST_MS
-            if ttl_ms != FOREVER:
-                fresh_ms = min(policy.fresh_until(ttl_ms, labels), fresh_ms)
-            if sent_ms + fresh_ms > now_ms:
-                deadline_ms, expires_ms = sent_ms + fresh_ms, sent_ms + ttl_ms
-                bound_ms = policy.hit_bound_ms
-                entry = Entry(
-                    key, bulk_of(value), lane, seq, deadline_ms, bound_ms, labels, expires_ms
-                )
-                if put(entry):
-                    kept.append(entry)
-        return kept
 
     def _conclude(
         self, pending: Pending, epoch: bytes, done: tuple[Done, ...], roster_version: int
