@@ -19,11 +19,11 @@ Bounds: `resp_settings`. A client that does not read its replies is not read fro
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
-from coherenced.core.model import FOREVER, Set
+from coherenced.core.model import FOREVER
 from coherenced.core.requests import (
     Fault,
     FaultKind,
@@ -33,61 +33,40 @@ from coherenced.core.requests import (
 )
 from coherenced.errors import UsageError
 from coherenced.serve import resp_leases, resp_local, resp_transaction
-from coherenced.serve.resp_flow import ReplyFlow, Slot
+from coherenced.serve.resp_flow import Slot
+from coherenced.serve.resp_short import TURN_BYTES, ShortWay
 from coherenced.wire import resp
 from coherenced.wire.answers import answer
 from coherenced.wire.commands import CROSS_PROTOCOL, Access, Command, lookup
 from coherenced.wire.extensions import aging, keep_terms
 from coherenced.wire.framing import RequestReader, malformed
-from coherenced.wire.plain import PLAIN_GETS, PLAIN_HEAD, plain_gets, plain_set
-from coherenced.wire.plan import OK, Plan, is_usable, status_shape
+from coherenced.wire.plain import PLAIN_HEAD
+from coherenced.wire.plan import Plan
 
 if TYPE_CHECKING:
-    from coherenced.core.entry import Entry
     from coherenced.serve.resp import RespFront
 
 SLICE: Final = 64
 """Requests taken before replies are handed to the socket: bounds what one chunk can pile up."""
 
-SLICE_BYTES: Final = 2048
-"""The same for a chunk that is nothing but GETs, in bytes of requests."""
-
-TURN_BYTES: Final = 8192
-"""Of requests that came at once: after so many the other clients have their turn."""
-
 _HEAD: Final = slice(0, PLAIN_HEAD)
-_KEY: Final = slice(PLAIN_HEAD, -2)
 _GETS: Final = (b"GET", b"get")
-_SETS: Final = (b"SET", b"set")
 _MGETS: Final = (b"MGET", b"mget")
 _PLAIN: Final = ("get", "set")
 
-_READ: Final = Access.READ
-_GET: Final = Plan(())
-_SET: Final = Plan((), status_shape)
-"""What becomes of the replies of a plain GET and SET."""
 
-Hit = Callable[[bytes, float], "Entry | None"]
-
-
-class RespConnection(ReplyFlow):
+class RespConnection(ShortWay):
     """One client."""
 
     __slots__ = (
-        "_get",
-        "_hit",
-        "_lone",
-        "_now_ms",
         "_reader",
         "authenticated",
         "library",
         "name",
         "number",
         "peer",
-        "resp3",
         "since_ms",
         "transaction",
-        "watched",
     )
 
     def __init__(self, front: RespFront) -> None:
@@ -98,17 +77,10 @@ class RespConnection(ReplyFlow):
         self.name = b""
         self.library = [b"", b""]
         """What the client says of itself: library name and version."""
-        self.resp3 = False
         self.authenticated = not front.settings.password
         self.transaction: resp_transaction.Transaction | None = None
-        self.watched = resp_transaction.Watched()
         self.since_ms = 0.0
         self.quick = self.authenticated
-        self._get = front.port.get
-        self._hit = front.port.hit
-        self._lone = Slot(_READ, 0)
-        """That of a lone GET; again and again, as long as nothing has come after it."""
-        self._now_ms = front.port.now_ms
         self._reader = RequestReader(front.settings.frame, self.authenticated)
 
     @property
@@ -134,17 +106,10 @@ class RespConnection(ReplyFlow):
         reader = self._reader
         # Whatever waits in the queue waits for a slot, or for the client to read.
         if self.quick and not self._slots and not self._paused and reader.idle:
-            if PLAIN_GETS.get(data[_HEAD]) == len(data):
-                key = data[_KEY]
-                if self._lone_get(key):
-                    return
-            elif (told := plain_set(data)) is not None:
-                if self._lone_set(*told):
-                    return
-            elif len(data) <= TURN_BYTES and (done := self._leading_hits(data)):
-                if done == len(data):
-                    return
-                data = data[done:]
+            done = self._short_way(data)
+            if done == len(data):
+                return
+            data = data[done:] if done else data
         if self._deaf or (len(data) > TURN_BYTES and self._shares(data)):
             return
         trusted = reader.trusted
@@ -200,117 +165,6 @@ class RespConnection(ReplyFlow):
         self._balance()
 
     # -- the hot loop -----------------------------------------------------------------
-
-    def _lone_get(self, key: bytes) -> bool:
-        """Answer the one GET that a chunk is, if it hits, or ask the node; False: it goes the
-        general way."""
-        now_ms = self._now_ms()
-        entry = self._hit(key, now_ms)
-        front = self.front
-        if entry is not None:
-            bulk = entry.bulk
-            self._transport.write(resp.NIL3 if self.resp3 and bulk == resp.NIL2 else bulk)
-            front.requests = requests = front.requests + 1
-            if requests >= front.sample_at:
-                front.sample(now_ms)
-            return True
-        if not is_usable(key, front.settings.bounds):
-            return False
-        front.requests += 1
-        # `open`, where nothing is under way and nothing waits.
-        slot = self._lone
-        slot.resp3 = self.resp3
-        self._slots.append(slot)
-        self._tail = slot.after
-        self._reads = 1
-        self._get(key, self._got)
-        return True
-
-    def _got(self, outcome: Outcome) -> None:
-        """The node's answer to a lone GET: nothing was under way before it, so its slot is the
-        first until it is filled."""
-        slots = self._slots
-        if not slots:
-            return  # the client has gone
-        slot = slots[0]
-        if (
-            outcome.__class__ is bytes
-            and len(slots) == 1
-            and self._reading
-            and not (self._tail or self._out or self._queue)
-            and not (self._running or self._paused or self._ending)
-        ):
-            # `fill`, where nothing has come after it.
-            data = resp.NIL3 if slot.resp3 and outcome == resp.NIL2 else outcome
-            slots.clear()
-            self._reads = 0
-            self._tail = self._out
-            if change := (len(data) - self._reply_bytes) >> 3:
-                self._reply_bytes += change
-                self._resize_window()
-            self._transport.write(data)
-        else:
-            self._lone = Slot(_READ, 0)
-            self._got_for(slot, outcome)
-
-    def _got_for(self, slot: Slot, outcome: Outcome) -> None:
-        if outcome.__class__ is bytes:
-            self.fill(slot, resp.NIL3 if slot.resp3 and outcome == resp.NIL2 else outcome)
-        else:
-            self._answered(slot, _GET, slot.resp3, outcome)
-
-    def _lone_set(self, key: bytes, bulk: bytes) -> bool:
-        """Have the node carry out the one SET that a chunk is; False: it goes the general way."""
-        front = self.front
-        settings = front.settings
-        if not is_usable(key, settings.bounds) or len(bulk) > settings.frame.max_bulk_bytes:
-            return False
-        front.requests += 1
-        self.open_lone_write(len(key) + len(bulk))
-        front.port.submit(Set(key, bulk), self._stored)
-        return True
-
-    def _stored(self, outcome: Outcome) -> None:
-        """The node's answer to a lone SET; its slot is the first, as in `_got`."""
-        if self.lost:
-            return
-        if outcome == OK:
-            self.fill_lone_write(resp.OK)
-        else:
-            self._answered(self._slots[0], _SET, self.resp3, outcome)
-
-    def _stored_for(self, slot: Slot, outcome: Outcome) -> None:
-        if outcome == OK:
-            self.fill(slot, resp.OK)
-        else:
-            self._answered(slot, _SET, self.resp3, outcome)
-
-    def _leading_hits(self, data: bytes) -> int:
-        """Answer the GETs that a chunk begins with, as long as they hit; where the rest begins.
-
-        Most chunks are nothing else. No parser is needed to see that: the beginning of such
-        a request tells its length.
-        """
-        if data[_HEAD] not in PLAIN_GETS:
-            return 0
-        hits, now_ms = self.front.port.hits, self._now_ms()
-        size, done = len(data), 0
-        while done < size and not self._paused:
-            keys, ends = plain_gets(data, done, done + SLICE_BYTES)
-            bulks = hits(keys, now_ms)
-            if not bulks:
-                break
-            number = len(bulks)
-            done = ends[number - 1]
-            if self.resp3 and resp.NIL2 in bulks:
-                bulks = [resp.NIL3 if bulk == resp.NIL2 else bulk for bulk in bulks]
-            self._transport.write(b"".join(bulks))
-            self.front.requests += number
-            if number < len(keys):
-                break
-        if done and self.front.requests >= self.front.sample_at:
-            self.front.sample(now_ms)
-        return done
 
     def _run(self, requests: list[list[bytes]]) -> None:
         """Execute these in order; what must wait goes to the front of the queue."""
@@ -450,26 +304,6 @@ class RespConnection(ReplyFlow):
             *(bulk, len(version), version),
             *(len(age), age, stale, left_ms, terms, grace_ms),
         )
-
-    def _begin_plain(self, request: list[bytes]) -> bool:
-        """Ask the node, as for a lone one, if it is a SET or GET without options, as most are."""
-        settings, key = self.front.settings, request[1]
-        if self.watched or not is_usable(key, settings.bounds):
-            return False
-        if len(request) == 2 and request[0] in _GETS:
-            slot = self.open(Access.READ)
-            slot.resp3 = self.resp3
-            self._get(key, partial(self._got_for, slot))
-            return True
-        if len(request) != 3 or request[0] not in _SETS:
-            return False
-        value = request[2]
-        size = len(key) + len(value)
-        if not self.has_room(size):
-            return False  # and so it is told the general way
-        slot = self.open(Access.WRITE, size)
-        self.front.port.submit(Set.to(key, value), partial(self._stored_for, slot))
-        return True
 
     def _begin(self, command: Command, request: list[bytes]) -> bool:
         """Ask the node."""
