@@ -108,40 +108,36 @@ class Fills:
         absent = bulks.count(NIL_BULK)
         self.fetched += len(keys)
         self.negative += absent
-        kept: list[Entry] = []
-        if is_uniform and not absent and ttls_ms is None:
-            alike = (repeat(lane), repeat(seq), repeat(until_ms), repeat(bound_ms))
-            entries = list(map(Entry, keys, bulks, *alike))
-            if until_ms > now_ms and self._l1.put_all(keys, bulks, entries):
-                kept = entries
-        else:
-            entries = []
-            for key, value, bulk, ttl_ms in zip(
-                keys, values, bulks, ttls_ms or repeat(-1), strict=ttls_ms is not None
-            ):
-                if not is_uniform:
-                    policy = self.namespaces.for_key(key)
-                    bound_ms, until_ms = policy.hit_bound_ms, sent_ms + policy.max_age_ms
-                deadline_ms, expires_ms = until_ms, FOREVER
-                if value is None or (ttl_ms >= 0 and policy.has_origin):
-                    got = Fetched(value, ttl_ms)
-                    deadline_ms, expires_ms = self._times(got, policy, sent_ms, None)
-                elif ttl_ms >= 0:  # the same as `_times` says
-                    expires_ms = sent_ms + ttl_ms
-                    deadline_ms = expires_ms if expires_ms < until_ms else until_ms
-                entry = Entry(key, bulk, lane, seq, deadline_ms, bound_ms, (), expires_ms)
-                entries.append(entry)
-        if not kept:
-            put = self._l1.put
-            for entry in entries:
-                if entry.deadline_ms > now_ms and put(entry):
-                    kept.append(entry)
-                else:
-                    self.shown((entry.key,), lineage)
-        self.stored += len(kept)
-        if seq > lane.proved_seq:
-            for entry in kept:
-                lane.lend(entry, sent_ms)
+        put_all, put = self._l1.put_all, self._l1.put
+        if (
+            (is_uniform and not absent and ttls_ms is None)
+            and until_ms > now_ms
+            and put_all(keys, bulks, lane, seq, until_ms, bound_ms)
+        ):
+            self.stored += len(keys)
+            if seq > lane.proved_seq:
+                for key in keys:
+                    lane.lend(self._l1.entries[key], sent_ms)
+            return bulks
+        ttls = repeat(-1, len(keys)) if ttls_ms is None else ttls_ms
+        for key, value, bulk, ttl_ms in zip(keys, values, bulks, ttls, strict=True):
+            if not is_uniform:
+                policy = self.namespaces.for_key(key)
+                bound_ms, until_ms = policy.hit_bound_ms, sent_ms + policy.max_age_ms
+            deadline_ms, expires_ms = until_ms, FOREVER
+            if value is None or (ttl_ms >= 0 and policy.has_origin):
+                got = Fetched(value, ttl_ms)
+                deadline_ms, expires_ms = self._times(got, policy, sent_ms, None)
+            elif ttl_ms >= 0:  # the same as `_times` says
+                expires_ms = sent_ms + ttl_ms
+                deadline_ms = expires_ms if expires_ms < until_ms else until_ms
+            entry = Entry(key, bulk, lane, seq, deadline_ms, bound_ms, (), expires_ms)
+            if deadline_ms > now_ms and put(entry):
+                self.stored += 1
+                if seq > lane.proved_seq:
+                    lane.lend(entry, sent_ms)
+            else:
+                self.shown((key,), lineage)
         return bulks
 
     def told(

@@ -239,10 +239,18 @@ class L1:
         entry.expires_ms = FOREVER
         return entry
 
-    def put_all(self, keys: Sequence[bytes], bulks: Sequence[bytes], entries: list[Entry]) -> bool:
-        """`put` these entries of different keys, without tags; False: nothing is done, they are to
-        be put one by one. So it is if a key is held, or if they do not fit easily."""
-        sizes = list(map(len, bulks))
+    def put_all(
+        self,
+        keys: Sequence[bytes],
+        bulks: Sequence[bytes],
+        lane: Lane,
+        as_of: int,
+        deadline_ms: float,
+        bound_ms: float,
+    ) -> bool:
+        """`put` values of different keys, without tags or expiry; False: nothing is done, they are
+        to be put one by one. So it is if a key is held, or if they do not fit easily."""
+        sizes, index = list(map(len, bulks)), self.entries
         total = sum(map(len, keys)) + sum(sizes) + ENTRY_BYTES * len(keys)
         total += sum([size >> HOLES_SHIFT for size in sizes])
         small_bytes = self.max_bytes * SMALL_SHARE
@@ -252,23 +260,23 @@ class L1:
             or self.bytes_used + total > self.max_bytes
             or max(sizes) > self._max_bulk_bytes
             or not (to_main or self._small_bytes + total <= small_bytes)
-            or not self.entries.keys().isdisjoint(keys)
+            or not index.keys().isdisjoint(keys)
         ):
             return False
-        self.entries.update(zip(keys, entries, strict=True))
         self.bytes_used += total
         if to_main:
-            following = self._main
-            for entry in entries:
-                entry.looks = IN_MAIN
+            following, looks = self._main, IN_MAIN
         else:
-            following = self._small
+            following, looks = self._small, 0
             self._small_bytes += total
         last = following.prev
-        for entry in entries:
+        forever = FOREVER
+        for key, bulk in zip(keys, bulks, strict=True):
+            entry = Entry(
+                key, bulk, lane, as_of, deadline_ms, bound_ms, (), forever, 0, looks, last
+            )
             last.next = entry
-            entry.prev = last
-            last = entry
+            index[key] = last = entry
         last.next = following
         following.prev = last
         return True

@@ -18,7 +18,7 @@ from coherenced.serve.resp_transaction import Watched
 from coherenced.wire import resp
 from coherenced.wire.commands import Access
 from coherenced.wire.plain import PLAIN_GETS, PLAIN_HEAD, plain_gets, plain_set
-from coherenced.wire.plan import OK, Plan, is_usable, status_shape
+from coherenced.wire.plan import OK, RESERVED_PREFIX, Plan, is_usable, status_shape
 
 if TYPE_CHECKING:
     from coherenced.serve.resp import RespFront
@@ -43,7 +43,7 @@ _SET: Final = Plan((), status_shape)
 class ShortWay(ReplyFlow):
     """One connection's plain GETs and SETs."""
 
-    __slots__ = ("_get", "_hit", "_lone", "_now_ms", "resp3", "watched")
+    __slots__ = ("_get", "_hit", "_lone", "_longest_key", "_now_ms", "resp3", "watched")
 
     def __init__(self, front: RespFront) -> None:
         super().__init__(front)
@@ -52,6 +52,7 @@ class ShortWay(ReplyFlow):
         self._get = front.port.get
         self._hit = front.port.hit
         self._now_ms = front.port.now_ms
+        self._longest_key = front.settings.bounds.max_key_bytes
         self._lone = Slot(_READ, 0)
         """That of a lone GET; again and again, as long as nothing has come after it."""
 
@@ -81,7 +82,7 @@ class ShortWay(ReplyFlow):
     def _lone_get(self, key: bytes) -> bool:
         """Ask the node for the one GET that a chunk is; False: it goes the general way."""
         front = self.front
-        if not is_usable(key, front.settings.bounds):
+        if key[:4] == RESERVED_PREFIX or len(key) > self._longest_key:
             return False
         front.requests += 1
         # `open`, where nothing is under way and nothing waits.
@@ -104,10 +105,9 @@ class ShortWay(ReplyFlow):
             outcome.__class__ is bytes
             and len(slots) == 1
             and self._reading
-            and not (self._tail or self._out or self._queue)
-            and not (self._running or self._paused or self._ending)
+            and not (self._tail or self._ending)
         ):
-            # `fill`, where nothing has come after it.
+            # `fill`, where nothing has come after it, nor waits: then it would not be read on.
             data = resp.NIL3 if slot.resp3 and outcome == resp.NIL2 else outcome
             slots.clear()
             self._reads = 0

@@ -212,7 +212,7 @@ def test_what_is_put_together_is_put_as_if_one_by_one(seed: int) -> None:
         ]
         if what < 0.7:
             keys, bulks = [e.key for e in given[0]], [e.bulk for e in given[0]]
-            if stores[0].put_all(keys, bulks, given[0]):
+            if stores[0].put_all(keys, bulks, given[0][0].lane, at, 1e9, 1000.0):
                 together += 1
             else:
                 for one in given[0]:

@@ -775,7 +775,8 @@ def state(client: Client) -> tuple[object, ...]:
     """What decides how a connection goes on."""
     c = client.connection
     under_way = (len(c._slots), c._writes, c._reads, c._held_bytes, len(c._queue))
-    return (*under_way, c.quick, c._reading, c._paused, c._tail is c._out, bool(c._flying_bytes))
+    flags = (c.quick, c._reading, c._paused, c._tail is c._out, bool(c._flying_bytes))
+    return (*under_way, *flags, c._ending, c.lost, client.wire.closing)
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
@@ -800,6 +801,73 @@ def test_a_lone_get_that_misses(client: Client, protocol: int) -> None:
     assert client.raw() == b""
     client.port.release()
     assert client.raw() == b"$1\r\nv\r\n+PONG\r\n"
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_lone_gets_are_answered_as_the_general_way_answers(seed: int) -> None:
+    """Two clients say the same; one spells GET so that only the general reader knows it."""
+    chance = random.Random(seed)
+    lone, general = Client(settings=SMALL), Client(settings=SMALL)
+    if seed % 2:
+        for client in (lone, general):
+            client.send("HELLO 3")
+    keys = (b"a-key-of-some-length", b"another-key-as-long-as-it", b"coh:is-not-for-clients")
+    for _ in range(100):
+        deed, key, long = chance.random(), chance.choice(keys), chance.random() < 0.2
+        text = chance.choice(
+            ("PING", "MULTI", "EXEC", "DBSIZE", "GET k", f"SET {keys[0].decode()} w")
+        )
+        faulty = chance.random() < 0.1
+        for client, verb in ((lone, b"GET"), (general, b"GeT")):
+            port, connection, wire = client.port, client.connection, client.wire
+            port.fills, port.fault = False, Fault(FaultKind.UNAVAILABLE, "x") if faulty else None
+            port.l1.clear()
+            if wire.closing or (not wire.reading and deed < 0.6):
+                continue
+            if deed < 0.4:
+                client.feed(packed((verb, key)))
+            elif deed < 0.45:
+                client.feed(packed((b"SET", keys[0], b"v" * (900 if long else 1))))
+            elif deed < 0.5:
+                client.feed(packed((verb, key)) + packed("PING"))
+            elif deed < 0.6:
+                client.send(text)
+            elif deed < 0.7 and port.held is None:
+                port.hold()
+            elif deed < 0.9 and port.held is not None:
+                port.release(None if deed > 0.8 else 1)
+            elif 0.9 < deed < 0.92:
+                wire.blocked = True
+            elif 0.92 < deed < 0.98:
+                wire.blocked = False
+                wire.drain()
+            elif deed > 0.985 and seed % 3 == 0:
+                connection.retire()
+            elif deed > 0.996:
+                wire.close()
+        assert lone.raw() == general.raw()
+        assert state(lone) == state(general)
+        assert lone.connection._window == general.connection._window
+    for client in (lone, general):
+        client.wire.blocked = False
+        client.wire.drain()
+        if client.port.held is not None:
+            client.port.release()
+    assert lone.raw() == general.raw()
+    assert state(lone) == state(general)
+    assert lone.front.requests == general.front.requests
+    assert lone.front.errors == general.front.errors
+
+
+def test_stopping_waits_for_a_lone_get_and_closes() -> None:
+    client = Client()
+    client.port.hold()
+    client.port.fills = False
+    client.feed(packed((b"GET", b"a-key-of-some-length")))
+    client.connection.retire()
+    client.port.release()
+    assert client.raw() == b"$-1\r\n"
+    assert client.wire.closing
 
 
 # -- clients that keep copies -------------------------------------------------------------
