@@ -63,44 +63,37 @@ class ShortWay(ReplyFlow):
     def _short_way(self, data: bytes) -> int:
         """Take what a chunk begins with, of a connection of which nothing is under way: nothing
         of it, one request that is all of it, or GETs that hit. -> where the rest begins."""
-        if PLAIN_GETS.get(data[_HEAD]) == len(data):
-            key, now_ms = data[_KEY], self._now_ms()
+        size = len(data)
+        if PLAIN_GETS.get(data[_HEAD]) == size:
+            key, now_ms, front = data[_KEY], self._now_ms(), self.front
             entry = self._hit(key, now_ms)
-            if entry is None:
-                return len(data) if self._lone_get(key) else 0
-            bulk, front = entry.bulk, self.front
-            self._transport.write(resp.NIL3 if self.resp3 and bulk == resp.NIL2 else bulk)
-            front.requests = requests = front.requests + 1
-            if requests >= front.sample_at:
-                front.sample(now_ms)
-            return len(data)
+            if entry is not None:
+                bulk = entry.bulk
+                self._transport.write(resp.NIL3 if self.resp3 and bulk == resp.NIL2 else bulk)
+                front.requests = requests = front.requests + 1
+                if requests >= front.sample_at:
+                    front.sample(now_ms)
+                return size
+            if key[:4] == RESERVED_PREFIX or len(key) > self._longest_key:
+                return 0
+            front.requests += 1
+            # `open`, where nothing is under way and nothing waits.
+            slot = self._lone
+            slot.resp3 = self.resp3
+            self._slots.append(slot)
+            self._tail = slot.after
+            self._reads = 1
+            self._get(key, self._got)
+            return size
         told = plain_set(data)
         if told is not None:
-            return len(data) if self._lone_set(*told) else 0
-        return self._leading_hits(data) if len(data) <= TURN_BYTES else 0
-
-    def _lone_get(self, key: bytes) -> bool:
-        """Ask the node for the one GET that a chunk is; False: it goes the general way."""
-        front = self.front
-        if key[:4] == RESERVED_PREFIX or len(key) > self._longest_key:
-            return False
-        front.requests += 1
-        # `open`, where nothing is under way and nothing waits.
-        slot = self._lone
-        slot.resp3 = self.resp3
-        self._slots.append(slot)
-        self._tail = slot.after
-        self._reads = 1
-        self._get(key, self._got)
-        return True
+            return size if self._lone_set(*told) else 0
+        return self._leading_hits(data) if size <= TURN_BYTES else 0
 
     def _got(self, outcome: Outcome) -> None:
         """The node's answer to a lone GET: nothing was under way before it, so its slot is the
         first until it is filled."""
         slots = self._slots
-        if not slots:
-            return  # the client has gone
-        slot = slots[0]
         if (
             outcome.__class__ is bytes
             and len(slots) == 1
@@ -108,17 +101,17 @@ class ShortWay(ReplyFlow):
             and not (self._tail or self._ending)
         ):
             # `fill`, where nothing has come after it, nor waits: then it would not be read on.
-            data = resp.NIL3 if slot.resp3 and outcome == resp.NIL2 else outcome
             slots.clear()
             self._reads = 0
             self._tail = self._out
-            if change := (len(data) - self._reply_bytes) >> 3:
+            if change := (len(outcome) - self._reply_bytes) >> 3:
                 self._reply_bytes += change
                 self._resize_window()
-            self._transport.write(data)
-        else:
+            nil = self._lone.resp3 and outcome == resp.NIL2
+            self._transport.write(resp.NIL3 if nil else outcome)
+        elif slots:  # else the client has gone
             self._lone = Slot(_READ, 0)
-            self._got_for(slot, outcome)
+            self._got_for(slots[0], outcome)
 
     def _got_for(self, slot: Slot, outcome: Outcome) -> None:
         if outcome.__class__ is bytes:
