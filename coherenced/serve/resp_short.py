@@ -79,7 +79,8 @@ class ShortWay(ReplyFlow):
             front.requests += 1
             # `open`, where nothing is under way and nothing waits.
             slot = self._lone
-            slot.resp3 = self.resp3
+            if slot.resp3 is not self.resp3:
+                slot.resp3 = self.resp3
             self._slots.append(slot)
             self._tail = slot.after
             self._reads = 1
