@@ -353,7 +353,7 @@ class Writes:
         epoch, effects, concluded = answer.lineage.epoch, self._box.effects, 0
         for pending, done in zip(batch.pending, answer.done, strict=True):
             seq, reply = done.seq, done.reply
-            if seq == 0 or pending.level != _REDIS or pending.answered or pending.finished:
+            if seq == 0 or pending.level != _REDIS:
                 self._conclude(pending, epoch, (done,), answer.roster_version)
                 continue
             concluded += 1

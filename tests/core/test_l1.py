@@ -632,6 +632,7 @@ class StoreAgainstDict(RuleBasedStateMachine):
                 assert self.store.bytes_used + len(bulk) + 20 > more + self.store.max_bytes - 400
             return
         assert new is old is naive and not new.tags and size <= 300
+        assert before[1] is not None and before[1][1] <= as_of
         assert (new.bulk, new.as_of, new.deadline_ms, new.bound_ms) == (bulk, as_of, 150.0, 2.0)
         assert new.expires_ms == FOREVER
         assert [e.key for e in ring(self.ring_of(new))] == place
