@@ -731,3 +731,34 @@ StoreAgainstDict.TestCase.settings = settings(
     max_examples=60, stateful_step_count=60, deadline=None
 )
 TestStoreAgainstDict = StoreAgainstDict.TestCase
+
+
+@pytest.mark.parametrize(
+    "why", ["", "absent", "newer", "tags", "other lane", "lent", "marks", "large", "full"]
+)
+def test_a_value_is_renewed_in_place_only_where_nothing_speaks_against_it(why: str) -> None:
+    store, lane = L1(3000 if why == "full" else 1 << 20, 2000), Lane(0)
+    old = Entry(b"k", bulk_of(b"old"), lane, 7, 50.0, 1.0, (b"t",) if why == "tags" else (), 60.0)
+    if why != "absent":
+        assert store.put(old)
+    old.frequency = 1
+    if why == "lent":
+        lane.lent.append((old, 90.0))
+    if why == "marks":
+        store.end_prefix(b"x", 9)
+    value = b"v" * {"large": 2001, "full": 1950}.get(why, 30)
+    if why == "full":
+        assert store.put(Entry(b"other", bulk_of(b"w" * 500), lane, 7, 50.0, 1.0))
+    held = Lane(1) if why == "other lane" else lane
+    used, order = store.bytes_used, [e.key for e in ring(store._main)]
+    new = store.renew(b"k", bulk_of(value), held, 6 if why == "newer" else 7, 80.0, 2.0)
+    assert [e.key for e in ring(store._main)] == order
+    if why:
+        assert new is None
+        assert store.bytes_used == used
+        assert why == "absent" or (old.bulk, old.as_of) == (bulk_of(b"old"), 7)
+        return
+    assert new is old is store.held(b"k")
+    assert (old.value, old.as_of, old.deadline_ms, old.bound_ms) == (value, 7, 80.0, 2.0)
+    assert (old.expires_ms, old.frequency) == (FOREVER, 1)
+    check(store)

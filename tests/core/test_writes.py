@@ -20,6 +20,7 @@ from coherenced.core.model import (
     Op,
     Record,
     ReplyError,
+    Set,
     Version,
 )
 from coherenced.core.policy import Policy
@@ -830,3 +831,19 @@ def test_an_outcome_says_a_version_that_can_be_read_back() -> None:
     d.mutated(d.take(calls.Mutate), first=11)
     result: Any = d.result(write)
     assert Version.parse(str(result.version)) == version(11)
+
+
+def test_V1_what_one_batch_writes_twice_is_lent_its_time_once() -> None:
+    """Nobody vouches for the reply, so the value is lent one bound until a proof covers it."""
+    d = Driver()
+    d.write(set_to(b"first", b""))
+    twice = [d.submit(Set.to(b"k", value)) for value in (b"1", b"2", b"3")]
+    d.mutated(d.take(calls.Mutate), first=11)
+    d.node.catchup.probes.forget_joined()
+    d.mutated(d.take(calls.Mutate), first=12)
+    assert [d.result(request) for request in twice] == [b"OK"] * 3
+    entry = d.node.l1.entries[b"k"]
+    assert (entry.value, entry.as_of) == (b"3", 14)
+    assert entry.deadline_ms == d.now_ms + 1000.0
+    d.node.lane.prove(99, d.now_ms, 14)
+    assert entry.deadline_ms == d.now_ms + Policy().max_age_ms
