@@ -92,13 +92,14 @@ class Flock(Sheaf, gc=False, eq=False):
     """None: it is not under way."""
 
     def apart(self, key: bytes) -> Flight:
-        flight = self.told.get(key)
-        if flight is None:
-            at = self.keys.index(key)
-            wants = [Want(self.ids[at], key, self.terms[at])]
-            flight = Flight(key, self.generation, self.asked_applied, wants=wants)
-            flight.sent_ms = self.sent_ms
-            self.told[key] = flight
+        return self.told.get(key) or self.tell(self.keys.index(key))
+
+    def tell(self, place: int) -> Flight:
+        """`apart` for the key at this place, which was not told apart yet."""
+        key = self.keys[place]
+        wants = [Want(self.ids[place], key, self.terms[place])]
+        flight = Flight(key, self.generation, self.asked_applied, wants=wants, sent_ms=self.sent_ms)
+        self.told[key] = flight
         return flight
 
 
@@ -199,10 +200,17 @@ class Flights:
 
     def start(self, keys: Sequence[bytes], ids: Sequence[int], terms: Terms) -> None:
         """`join` for `Get`s on the same terms, of different keys, of which none `is_asked`."""
-        queue, at = self.queue, 0
-        while at < len(keys):
-            flock = queue[-1] if queue else None
-            if not isinstance(flock, Flock) or len(flock.keys) >= FETCH_BATCH:
+        queue, at, number = self.queue, 0, len(keys)
+        if not queue and number <= FETCH_BATCH:
+            flock = Flock(list(keys), ids=list(ids), terms=[terms] * number)
+            queue.append(flock)
+            self._flights.update(dict.fromkeys(keys, flock))
+            return
+        while at < number:
+            last = queue[-1] if queue else None
+            if isinstance(last, Flock) and len(last.keys) < FETCH_BATCH:
+                flock = last
+            else:
                 flock = Flock([])
                 queue.append(flock)
             end = at + FETCH_BATCH - len(flock.keys)
@@ -215,9 +223,9 @@ class Flights:
 
     def scatter(self, flock: Flock) -> list[Flight]:
         """The flights of a flock, each by itself from now on. Tickets that are open stay so."""
-        current, flights = self._flights, []
-        for key in flock.keys:
-            flight = flock.apart(key)
+        current, told, flights = self._flights, flock.told, []
+        for place, key in enumerate(flock.keys):
+            flight = told.get(key) or flock.tell(place)
             flights.append(flight)
             if current.get(key) is flock:
                 current[key] = flight
