@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from random import Random
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 from coherenced.core import calls
 from coherenced.core.bulk import bulk_of
 from coherenced.core.flights import FETCH_BATCH, FETCHES_OPEN
+from coherenced.core.inputs import Stop
 from coherenced.core.laws import Laws
 from coherenced.core.model import Fetched, Query, ReplyError
+from coherenced.core.page import NoPage
 from coherenced.core.policy import Policy
 from coherenced.core.reads import PROOF_WAIT_MS
 from coherenced.core.requests import AskResult, FaultKind, Get, Level, Read, ReadResult, Source
@@ -490,6 +493,36 @@ def test_gets_wait_for_room_together_and_others_join_them() -> None:
     assert d.together == 0
 
 
+class Seen(NoPage):
+    """What a page is told."""
+
+    def __init__(self) -> None:
+        self.touched: list[bytes] = []
+
+    def touch(self, keys: Iterable[bytes]) -> None:
+        self.touched += keys
+
+
+def test_gets_whose_answer_comes_after_its_time_are_answered_and_nothing_is_kept() -> None:
+    d = Driver(policy=Policy(max_age_ms=100))
+    asked = d.turn(Get(b"a"), Get(b"b"))
+    d.now_ms += 100
+    d.fetched(d.take(calls.Fetch), b"A", b"B")
+    assert [d.outcomes[n] for n in asked] == [bulk_of(b"A"), bulk_of(b"B")]
+    assert d.together == 2 and not d.node.l1.entries
+
+
+def test_gets_to_a_node_that_stops_are_refused_and_too_many_wait_for_none() -> None:
+    d = Driver(max_waiting=2)
+    d.turn(Get(b"a"), Get(b"b"))
+    (late,) = d.turn(Get(b"c"))
+    assert d.fault(late).kind == FaultKind.OVERLOADED
+    d = Driver()
+    d.step(Stop())
+    refused = d.turn(Get(b"a"), Get(b"b"))
+    assert [d.fault(n).kind for n in refused] == [FaultKind.STOPPING] * 2
+
+
 USUAL_CASES = (
     "reliance_checked",
     "fill_fence",
@@ -521,7 +554,8 @@ def test_gets_of_one_turn_are_answered_as_reads_and_leave_the_same_behind(seed: 
         "max_bytes": 6000 if seed % 6 == 0 else 1 << 20,
         "max_value_bytes": 50,
     }
-    gets, reads = Driver(**given), Driver(**given)
+    pages = Seen(), Seen()
+    gets, reads = (Driver(**given, page=page) for page in pages)
     pairs: list[tuple[int, int]] = []
     named = [b"%c%d" % (first, second) for first in b"azl" for second in range(200)]
     head = 10
@@ -564,6 +598,7 @@ def test_gets_of_one_turn_are_answered_as_reads_and_leave_the_same_behind(seed: 
     assert [told(gets, mine) for mine, _ in pairs] == [told(reads, other) for _, other in pairs]
     assert gets.open == reads.open and gets.node.waiting == reads.node.waiting
     assert left_behind(gets) == left_behind(reads)
+    assert pages[0].touched == pages[1].touched
     assert reads.together == 0
 
 

@@ -244,13 +244,13 @@ class Several(Sheaf):
         return self.told.setdefault(key, fresh)
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(150))
 def test_a_sheaf_is_worth_the_tickets_of_its_keys(seed: int) -> None:
     """Whatever happens to one of them happens to it alone, and what is open beside it stays."""
     random = Random(seed)
     (lane, tickets), (twin_lane, twins) = fence(), fence()
     names = [b"%d" % n for n in range(6)]
-    before = random.sample(names, 2)
+    before = random.sample(names, random.choice((0, 0, 2)))
     beside = [tickets.open(key) for key in before]
     twins_beside = [twins.open(key) for key in before]
     sheaf = Several(random.sample(names, 4))
@@ -271,9 +271,9 @@ def test_a_sheaf_is_worth_the_tickets_of_its_keys(seed: int) -> None:
                 one.hit_prefix(key, seq)
             elif what < 0.8:
                 its_lane.advance(record(its_lane.applied + 1))
-            elif what < 0.85:
+            elif what < 0.9:
                 its_lane.anchor(lineage(10), call_id=2)
-    as_of = lineage(random.randint(10, 12), random.choice((b"a", b"a", b"a", b"b")))
+    as_of = lineage(random.choice((10, 10, 11, 12)), random.choice((b"a", b"a", b"b")))
     assert len(tickets) == len(twins)
     if not sheaf.told and tickets.redeem_sheaf(sheaf, as_of):
         verdicts = [True] * 4
