@@ -838,9 +838,10 @@ def test_V1_what_one_batch_writes_twice_is_lent_its_time_once() -> None:
     d = Driver()
     d.write(set_to(b"first", b""))
     twice = [d.submit(Set.to(b"k", value)) for value in (b"1", b"2", b"3")]
-    d.mutated(d.take(calls.Mutate), first=11)
+    first = d.take(calls.Mutate)
+    d.mutated(first, first=11)
     d.node.catchup.probes.forget_joined()
-    d.mutated(d.take(calls.Mutate), first=12)
+    d.mutated(d.take(calls.Mutate), first=12, prev=first.tags[0])
     assert [d.result(request) for request in twice] == [b"OK"] * 3
     entry = d.node.l1.entries[b"k"]
     assert (entry.value, entry.as_of) == (b"3", 14)
