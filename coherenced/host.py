@@ -120,9 +120,12 @@ class Host:
         self._listeners: list[Callable[[Record, str], None]] = []
         self._event_listeners: list[Callable[[dict[str, Any]], None]] = []
         self._fetch_sent: dict[int, float] = {}
-        self.own_commits: dict[bytes, float] = {}
+        self._own_commits: dict[bytes, float] = {}
         """The last tag of a batch of this node's own -> when its reply came (ms), until the bus
         brings it back."""
+        self.own_applied: set[bytes] = set()
+        """Those of them up to which the reply has moved the lane: what the bus brings of them is
+        known. The others came before a record of another node, and are applied from the bus."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._left = asyncio.Event()
         self._ready = asyncio.Event()
@@ -229,7 +232,9 @@ class Host:
             # absence was too short for a probe to fail.
             self._loop.call_soon(self.outbound.replay)
         self.give(answer)
-        if answer.__class__ is AckReceived:
+        if answer.__class__ is Mutated:
+            self._note_applied(answer)
+        elif answer.__class__ is AckReceived:
             for took_ms in self.node.acks.latencies_ms:
                 self.ack_latency.observe(took_ms)
             self.node.acks.latencies_ms.clear()
@@ -286,14 +291,22 @@ class Host:
 
     def _note_commit(self, answer: Mutated) -> None:
         if answer.done and answer.done[-1].seq:
-            if len(self.own_commits) >= LAG_WATCHED:
-                self.own_commits.clear()
-            self.own_commits[answer.done[-1].tag] = boottime_ms()
+            if len(self._own_commits) >= LAG_WATCHED:
+                self._own_commits.clear()
+                self.own_applied.clear()
+            self._own_commits[answer.done[-1].tag] = boottime_ms()
+
+    def _note_applied(self, answer: Mutated) -> None:
+        if answer.done:
+            last = answer.done[-1]
+            if last.seq and self.node.lane.recent.get(last.seq) == last.tag:
+                self.own_applied.add(last.tag)
 
     def _time_bus(self, message: Message) -> None:
         self.messages += 1
-        if self.own_commits and message.tag in self.own_commits:
-            committed_ms = self.own_commits.pop(message.tag)
+        if self._own_commits and message.tag in self._own_commits:
+            committed_ms = self._own_commits.pop(message.tag)
+            self.own_applied.discard(message.tag)
             self.bus_lag.observe(boottime_ms() - committed_ms)
 
     # -- what the front ends ask (serve.port.NodePort) ---------------------------------

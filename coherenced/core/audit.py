@@ -3,8 +3,9 @@
 An entry says: "this is the value as of my sequence, and no record since has touched
 it". So it is asked for once more, past L1 (one atomic read, which says as of which
 sequence S it answers); once every record up to S has been applied here, an entry that
-is still the same object has been touched by none of them, and must equal the answer.
-What was dropped or replaced meanwhile has moved: it says nothing.
+is still the same object, and not of after S, has been touched by none of them since it
+was read or written anew (`L1.renew`), and must equal the answer. What was dropped,
+replaced or written anew after S has moved: it says nothing.
 
 A value that differs is a *divergence*: a broken promise, or a program that writes to
 Redis past coherenced. It is reported, and this node's copy is dropped.

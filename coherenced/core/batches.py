@@ -65,6 +65,10 @@ class Pending(Ticket, gc=False, eq=False):
             self.said = Write.of(self.given)
         return self.said
 
+    @property
+    def replicas(self) -> int:
+        return 0 if self.said is None else self.said.replicas
+
 
 class Batch:
     """What is in flight: its requests, and what is needed to know what became of it."""

@@ -27,8 +27,13 @@ class Keeping:
         self._l1 = l1
         self._tickets = tickets
 
-    def sets(self, batch: Batch, answer: Mutated) -> list[Entry]:
-        """`values` for what most batches are, once the lane has moved along all of it."""
+    def keep(self, batch: Batch, answer: Mutated) -> list[Entry]:
+        """What is stored of a batch, unless something newer came in between (F2); its tickets
+        end. The entries are in the order of their records; one may be there twice."""
+        return (self._sets if batch.are_sets else self._values)(batch, answer)
+
+    def _sets(self, batch: Batch, answer: Mutated) -> list[Entry]:
+        """`_values` for what most batches are."""
         kept: list[Entry] = []
         lane, namespaces = self._lane, self.namespaces
         renew, put = self._l1.renew, self._l1.put
@@ -54,9 +59,7 @@ class Keeping:
             kept.append(entry)
         return kept
 
-    def values(self, batch: Batch, answer: Mutated) -> list[Entry]:
-        """What is stored of a batch, unless something newer came in between (F2); its tickets
-        end. The entries are in the order of their records; one may be there twice."""
+    def _values(self, batch: Batch, answer: Mutated) -> list[Entry]:
         kept: list[Entry] = []
         redeem, put, lane = self._tickets.redeem, self._l1.put, self._lane
         now_ms, sent_ms, epoch = self._box.now_ms, batch.sent_ms, answer.lineage.epoch

@@ -84,7 +84,7 @@ class Read(msgspec.Struct, frozen=True, gc=False):
 class Get(msgspec.Struct, frozen=True, gc=False):
     """What `Read((key,))` asks, by a client that wants to know no more than the value.
 
-    -> the reply as it is sent (`entry.bulk_of`), or whatever else a Read may be answered with.
+    -> the reply as it is sent (`bulk.bulk_of`), or whatever else a Read may be answered with.
     """
 
     key: bytes

@@ -156,17 +156,23 @@ class Tickets:
         self, tickets: Sequence[Ticket], epoch: bytes, done: Sequence[Done]
     ) -> list[bool]:
         """`redeem` each of them, with a value that this node has written itself and no tags, as of
-        its record: one of those by which the lane has just been moved along."""
+        its record; what has none is not stored."""
         self.close(*tickets)
-        generation = self._lane.generation
+        lane = self._lane
+        generation, recent, is_known = lane.generation, lane.recent, epoch == lane.epoch
         return [
-            (
-                ticket.asked_applied <= one.seq
-                and ticket.generation == generation
-                and ticket.hit_seq <= one.seq
-                and not ticket.void
-            )  # the usual case, as in `may_store`
-            or self.may_store(ticket, lineage_of((epoch, one.seq, one.tag)), ())
+            one.seq > 0
+            and (
+                (
+                    is_known
+                    and ticket.asked_applied <= one.seq
+                    and ticket.generation == generation
+                    and ticket.hit_seq <= one.seq
+                    and recent.get(one.seq) == one.tag
+                    and not ticket.void
+                )  # the usual case, as in `may_store`
+                or self.may_store(ticket, lineage_of((epoch, one.seq, one.tag)), ())
+            )
             for ticket, one in zip(tickets, done, strict=True)
         ]
 

@@ -194,22 +194,30 @@ class Writes:
 
     def _accept(self, pending: Pending) -> None:
         """ack=none: drop the own copies, answer, and let the rest happen behind."""
-        for mutation in pending.write.mutations:
-            self.forget(mutation)
-            for key in mutation.keys:
-                self._flights.unsettle(key)
-            if is_wide(mutation):
-                self._flights.unsettle_all()
+        replies: tuple[Reply, ...] = (b"OK",)
+        if pending.given is not None:  # no Write is made of it: that would hold its value twice
+            self._forget_keys((pending.key,))
+            self._flights.unsettle(pending.key)
+        else:
+            for mutation in pending.write.mutations:
+                self.forget(mutation)
+                for key in mutation.keys:
+                    self._flights.unsettle(key)
+                if is_wide(mutation):
+                    self._flights.unsettle_all()
+            replies = tuple(assumed_reply(m) for m in pending.write.mutations)
         pending.answered = pending.parked = True
-        replies = tuple(assumed_reply(m) for m in pending.write.mutations)
         self._box.settle(pending.request_id, WriteResult(replies, None, {}))
+
+    def _forget_keys(self, keys: tuple[bytes, ...]) -> None:
+        self._page.touch(keys)
+        for key in keys:
+            self._l1.remove(key)
+            self._tickets.void(key)
 
     def forget(self, mutation: Mutation) -> None:
         """W5 without a sequence: what is held or on its way is not to be used any more."""
-        self._page.touch(mutation.keys)
-        for key in mutation.keys:
-            self._l1.remove(key)
-            self._tickets.void(key)
+        self._forget_keys(mutation.keys)
         seq = self._lane.reliance + 1  # newer than all that is held
         for prefix in mutation.prefixes:
             self._l1.end_prefix(prefix, seq)
@@ -323,15 +331,14 @@ class Writes:
             if catchup.follows_own(epoch, records):
                 # Kept first, so that each takes its old one's place; covered before the proof, by
                 # which whoever waits for one is shown what is held.
-                whole = batch.are_sets and len(records) == len(batch.pending)
-                kept = (self._keeping.sets if whole else self._keeping.values)(batch, answer)
+                kept = self._keeping.keep(batch, answer)
                 self._cover(lane, records)
             elif early := catchup.own_records(epoch, records):
                 self._cover(lane, early)
         known = batch.reliance if batch.generation == lane.generation else 0
         catchup.own_reply(batch.call_id, batch.sent_ms, known, answer.lineage, answer.server_id)
         if kept is None:
-            kept = self._keeping.values(batch, answer)
+            kept = self._keeping.keep(batch, answer)
         if kept and kept[-1].as_of > lane.proved_seq:
             for entry in dict.fromkeys(kept):  # a batch may have written one twice
                 lane.lend(entry, batch.sent_ms)
@@ -385,7 +392,7 @@ class Writes:
         self.committed += 1
         version = version_of((epoch, last))
         level = pending.level
-        waits = (level != Level.REDIS and level != Level.NONE) or pending.write.replicas > 0
+        waits = (level != Level.REDIS and level != Level.NONE) or pending.replicas > 0
         if waits and not pending.answered:
             self._wait(pending, replies, version, roster_version)
         else:
@@ -408,7 +415,7 @@ class Writes:
             level=Level.REDIS if pending.level == Level.NONE else pending.level,
             timeout_ms=pending.timeout_ms,
             roster_version=roster_version,
-            replicas=pending.write.replicas,
+            replicas=pending.replicas,
         )
 
     def _on_out_of_memory(self, batch: Batch, detail: str) -> None:
@@ -555,7 +562,9 @@ class Writes:
     def _finish(self, pending: Pending) -> None:
         pending.finished = True
         self.waiting -= 1
-        if pending.parked:
+        if pending.parked and pending.given is not None:
+            self._flights.resettle(pending.key)
+        elif pending.parked:
             for mutation in pending.write.mutations:
                 for key in mutation.keys:
                     self._flights.resettle(key)

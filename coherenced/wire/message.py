@@ -11,7 +11,8 @@ is not exactly one of ours is a `ProtocolError`, never anything else.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -45,6 +46,8 @@ class _Head(msgspec.Struct, array_like=True, gc=False):
     seq: int
     tag: bytes
 
+
+_M = TypeVar("_M", Message, _Head)
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_message = msgspec.msgpack.Decoder(Message).decode
@@ -98,10 +101,14 @@ def encode_message(message: Message) -> bytes:
 
 def decode_message(payload: bytes) -> Message:
     """Read what arrived on the bus; ProtocolError when it is not a message."""
+    return _decoded(payload, _decode_message)
+
+
+def _decoded(payload: bytes, decode: Callable[[bytes], _M]) -> _M:
     if len(payload) > ACCEPTED_BYTES:
         raise ProtocolError(f"a message of {len(payload)} bytes")
     try:
-        message = _decode_message(payload)
+        message = decode(payload)
     except _BAD as error:
         raise ProtocolError(f"not a message: {error}") from None
     if len(message.epoch) != TAG_BYTES or len(message.tag) != TAG_BYTES:
@@ -117,10 +124,7 @@ def told_tag(payload: bytes) -> bytes:
 
 def decode_head(payload: bytes) -> Message:
     """`decode_message` of one whose records are known: they are left out."""
-    try:
-        head = _decode_head(payload)
-    except _BAD as error:
-        raise ProtocolError(f"not a message: {error}") from None
+    head = _decoded(payload, _decode_head)
     return Message(head.lane, head.epoch, head.seq, head.tag)
 
 

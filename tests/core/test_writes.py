@@ -848,3 +848,17 @@ def test_V1_what_one_batch_writes_twice_is_lent_its_time_once() -> None:
     assert entry.deadline_ms == d.now_ms + 1000.0
     d.node.lane.prove(99, d.now_ms, 14)
     assert entry.deadline_ms == d.now_ms + Policy().max_age_ms
+
+
+def test_what_is_accepted_with_ack_none_is_held_once_until_it_is_sent() -> None:
+    """As a `Set`: the Write that it means has its value once more."""
+    d = Driver(policy=Policy(ack=Level.NONE))
+    told = [d.submit(Set.to(b"k", value)) for value in (b"1", b"2", b"3")]
+    assert len(d.outcomes) == 3 and len(d.node.writes.queue) == 2
+    assert all(pending.said is None for pending in d.node.writes.queue)
+    for first, number in ((11, 1), (12, 2)):
+        call = d.take(calls.Mutate)
+        assert len(call.sets) == number
+        d.mutated(call, first=first)
+    assert [d.result(request).replies for request in told] == [(b"OK",)] * 3
+    assert d.node.waiting == 0 and d.hit(b"k") == b"3"

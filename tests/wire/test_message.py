@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from coherenced.core.model import (
     EVERYTHING,
+    TAG_BYTES,
     WANT_ACK,
     Acknowledgement,
     Member,
@@ -152,3 +153,14 @@ def test_what_is_looked_at_by_place_alone_may_be_anything(payload: bytes) -> Non
     except ProtocolError:
         with pytest.raises(ProtocolError):
             wire.decode_message(payload)
+
+
+def test_a_head_is_looked_at_no_further_than_a_message() -> None:
+    """Whoever may publish can forge one that begins like our own."""
+    epoch, tag = b"e" * TAG_BYTES, b"t" * TAG_BYTES
+    long = msgspec.msgpack.encode((0, epoch, 7, tag, [0] * wire.ACCEPTED_BYTES))
+    assert wire.told_tag(long) == tag
+    with pytest.raises(ProtocolError):
+        wire.decode_head(long)
+    with pytest.raises(ProtocolError):
+        wire.decode_head(msgspec.msgpack.encode((0, b"e", 7, b"t", ())))

@@ -1,0 +1,97 @@
+"""The host between a node and its server: what it knows of this node's own messages."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from coherenced.bench.bare import new_id
+from coherenced.core import calls
+from coherenced.core.model import Message, Set
+from coherenced.core.node import Node, Settings
+from coherenced.core.policy import Namespaces, Policy
+from coherenced.host import Host
+from coherenced.upstream.bus import Subscriber
+from coherenced.upstream.names import lane_names
+from coherenced.wire.framing import pack
+from coherenced.wire.message import encode_message
+from tests.core.driver import EPOCH, set_to
+from tests.sim.redis_model import Server
+
+
+class Upstream:
+    """A modelled server whose bus is the test's to deliver."""
+
+    def __init__(self, host: Host) -> None:
+        self.server = Server()
+        self.host = host
+        self.calls: list[Any] = []
+        self.bus: list[Message] = []
+        self.subscriber: Subscriber
+
+    def call(self, call: Any) -> None:
+        self.calls.append(call)
+        if isinstance(call, calls.Subscribe):
+            told, own = self.host.answer, self.host.own_applied
+            names = lane_names(0, 0)
+            self.subscriber = Subscriber(0, names, b"i" * 16, 1e3, told, lambda: None, own)
+            self.subscriber.connection = call.connection
+            self.host.answer(calls.Subscribed(0, call.connection))
+            return
+        done = self.server.execute(call, self.host.now_ms())
+        self.bus += done.messages
+        if done.answer is not None:
+            asyncio.get_running_loop().call_soon(self.host.answer, done.answer)
+
+    def other_writes(self) -> None:
+        tag, writer = new_id(), b"%016x" % 2
+        call = calls.Mutate(-1, 0, EPOCH, writer, (False,), (set_to(b"k", b"v"),), (tag,))
+        self.bus += self.server.execute(call, self.host.now_ms()).messages
+
+    def deliver(self) -> None:
+        messages, self.bus = self.bus, []
+        channel = lane_names(0, 0).bus
+        told = [b"*" + pack([b"message", channel, encode_message(m)])[1:] for m in messages]
+        self.subscriber.data_received(b"".join(told))
+
+
+async def started() -> tuple[Host, Upstream]:
+    settings = Settings(
+        name="a", incarnation=b"%016x" % 1, namespaces=Namespaces(Policy()), gathers=True
+    )
+    host = Host(Node(settings, new_id), dict)
+    upstream = Upstream(host)
+    host.attach(upstream)  # type: ignore[arg-type]
+    host.start()
+    await host.wait_ready()
+    return host, upstream
+
+
+async def set_key(host: Host) -> None:
+    told = asyncio.get_running_loop().create_future()
+    host.submit(Set.to(b"mine", b"v"), told.set_result)
+    assert await told == b"OK"
+
+
+async def test_an_own_message_behind_one_of_another_node_is_applied_from_the_bus() -> None:
+    """Its reply came first and could not move the lane: the log need not be read for it."""
+    host, upstream = await started()
+    upstream.other_writes()
+    await set_key(host)
+    assert host.node.lane.applied == 0
+    upstream.deliver()
+    assert host.node.lane.applied == 2
+    assert not any(isinstance(call, calls.ReadLog) for call in upstream.calls)
+    assert host.bus_lag.count == 1
+
+
+async def test_an_own_message_that_is_applied_already_is_not_taken_apart() -> None:
+    host, upstream = await started()
+    heard: list[Any] = []
+    await set_key(host)
+    assert host.node.lane.applied == 1 and len(host.own_applied) == 1
+    upstream.subscriber._answer = heard.append
+    upstream.deliver()
+    assert heard[0].message.records == ()
+    host.answer(heard[0])
+    assert not host.own_applied and host.node.lane.applied == 1
