@@ -8,8 +8,9 @@ or the log's where the reply was lost) can be said without knowing anything else
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
 from typing import Final
+
+import msgspec
 
 from coherenced.core.calls import Logged, Mutated
 from coherenced.core.lane import Lane
@@ -25,7 +26,7 @@ from coherenced.core.model import (
     Set,
 )
 from coherenced.core.requests import Fault, Level, Write, WriteResult
-from coherenced.core.tickets import Ticket
+from coherenced.core.tickets import KeySheaf, Ticket
 
 BATCH_MUTATIONS: Final = 32
 """Mutations in one script, so that their records fit one message of the bus (W6: 4 KB). Only a
@@ -38,13 +39,14 @@ _WRITE: Final = Op.WRITE
 NO_VALUE: Final = ReplyError("ERR the write is committed, but its reply was lost")
 
 
-class Pending(Ticket, gc=False, eq=False):
-    """One write request; for its value a ticket, if it is a `Set`."""
+class Pending(msgspec.Struct, gc=False, eq=False):
+    """One write request."""
 
-    request_id: int = 0
-    level: int = 0
-    timeout_ms: float = 0.0
-    is_plain: bool = False
+    request_id: int
+    level: int
+    timeout_ms: float
+    key: bytes
+    is_plain: bool
     """It changes `key`, and that is all that can be said about it. False: it goes by itself."""
     given: Set | None = None
     """What is asked for, if it is that: who asks wants the reply alone."""
@@ -85,6 +87,7 @@ class Batch:
         "pending",
         "reliance",
         "sent_ms",
+        "sheaf",
         "started_ms",
         "tags",
         "tickets",
@@ -97,6 +100,9 @@ class Batch:
         self.want_ack: list[bool] = []
         self.tags: tuple[bytes, ...] = ()
         self.tickets: dict[int, Ticket] = {}
+        """F2: which of the mutations have a value to be kept, and theirs; if `are_sets`, all have,
+        and these are in `sheaf`."""
+        self.sheaf = KeySheaf([])
         self.keys: set[bytes] = set()
         """Those of its plain writes."""
         self.is_plain = True
@@ -121,11 +127,6 @@ class Batch:
         if self._mutations is None:
             self._mutations = [m for pending in self.pending for m in pending.write.mutations]
         return self._mutations
-
-    @property
-    def fence(self) -> Mapping[int, Ticket]:
-        """F2: which of the mutations have a value to be kept, and their tickets."""
-        return dict(enumerate(self.pending)) if self.are_sets else self.tickets
 
     def take(self, queue: deque[Pending], before: Batch | None = None) -> None:
         """The first of the queue: as many as fit, and may be in flight beside `before` (W4)."""

@@ -39,7 +39,8 @@ class Keeping:
         renew, put = self._l1.renew, self._l1.put
         now_ms, sent_ms, policy = self._box.now_ms, batch.sent_ms, namespaces.default
         deadline_ms, bound_ms = sent_ms + policy.max_age_ms, policy.hit_bound_ms
-        allowed = self._tickets.redeem_own(batch.pending, answer.lineage.epoch, answer.done)
+        keys = (pending.key for pending in batch.pending)
+        allowed = self._tickets.redeem_own(batch.sheaf, answer.lineage.epoch, keys, answer.done)
         for pending, done, may in zip(batch.pending, answer.done, allowed, strict=True):
             given = pending.given
             if not may or given is None:
@@ -63,7 +64,7 @@ class Keeping:
         kept: list[Entry] = []
         redeem, put, lane = self._tickets.redeem, self._l1.put, self._lane
         now_ms, sent_ms, epoch = self._box.now_ms, batch.sent_ms, answer.lineage.epoch
-        for index, ticket in batch.fence.items():
+        for index, ticket in batch.tickets.items():
             mutation, done = batch.mutations[index], answer.done[index]
             seq, value, label = done.seq, mutation.keeps, mutation.label
             if seq == 0 or value is None or done.reply.__class__ is ReplyError:

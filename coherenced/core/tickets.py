@@ -11,6 +11,7 @@ Memcache at Facebook", NSDI 2013, solve the same race with leases.)
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import repeat
 
 import msgspec
 
@@ -43,6 +44,18 @@ class Sheaf(msgspec.Struct, gc=False, eq=False):
     def apart(self, key: bytes) -> Ticket:
         """The ticket of one of the keys, which has a fate of its own from now on."""
         raise NotImplementedError
+
+
+class KeySheaf(Sheaf, gc=False, eq=False):
+    """One of which nothing is to be known but its keys, each named once."""
+
+    told: dict[bytes, Ticket] = msgspec.field(default_factory=dict)
+
+    def apart(self, key: bytes) -> Ticket:
+        ticket = self.told.get(key)
+        if ticket is None:
+            ticket = self.told[key] = Ticket(key, self.generation, self.asked_applied)
+        return ticket
 
 
 class Tickets:
@@ -153,26 +166,29 @@ class Tickets:
         return verdicts
 
     def redeem_own(
-        self, tickets: Sequence[Ticket], epoch: bytes, done: Sequence[Done]
-    ) -> list[bool]:
-        """`redeem` each of them, with a value that this node has written itself and no tags, as of
-        its record; what has none is not stored."""
-        self.close(*tickets)
-        lane = self._lane
-        generation, recent, is_known = lane.generation, lane.recent, epoch == lane.epoch
+        self, sheaf: KeySheaf, epoch: bytes, keys: Iterable[bytes], done: Sequence[Done]
+    ) -> Iterable[bool]:
+        """`redeem` its tickets, with values that this node has written itself and no tags: which of
+        them may be stored. Of each its key, and what became of it; what has no record is not."""
+        lane, by_key = self._lane, self.by_key
+        first, last = done[0], done[-1]
+        if (
+            not sheaf.told
+            and epoch == lane.epoch
+            and sheaf.generation == lane.generation
+            and sheaf.asked_applied <= first.seq
+            and 0 < first.seq == last.seq - len(done) + 1
+            and lane.recent.get(last.seq) == last.tag
+        ):
+            # The usual case, as in `may_store`: the chain came through the last of them, so through
+            # all.
+            for key in sheaf.keys:
+                del by_key[key]
+            return repeat(True, len(done))
+        tickets = [sheaf.apart(key) for key in keys]
+        self.close(*sheaf.told.values())
         return [
-            one.seq > 0
-            and (
-                (
-                    is_known
-                    and ticket.asked_applied <= one.seq
-                    and ticket.generation == generation
-                    and ticket.hit_seq <= one.seq
-                    and recent.get(one.seq) == one.tag
-                    and not ticket.void
-                )  # the usual case, as in `may_store`
-                or self.may_store(ticket, lineage_of((epoch, one.seq, one.tag)), ())
-            )
+            one.seq > 0 and self.may_store(ticket, lineage_of((epoch, one.seq, one.tag)), ())
             for ticket, one in zip(tickets, done, strict=True)
         ]
 

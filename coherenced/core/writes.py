@@ -129,14 +129,7 @@ class Writes:
             return
         level, timeout_ms = self._terms(write)
         key = plain_key(write)
-        pending = Pending(
-            b"" if key is None else key,
-            request_id=request_id,
-            level=level,
-            timeout_ms=timeout_ms,
-            is_plain=key is not None,
-            said=write,
-        )
+        pending = Pending(request_id, level, timeout_ms, key or b"", key is not None, said=write)
         self.waiting += 1
         if level == Level.NONE and answerable(write):
             self._accept(pending)
@@ -148,14 +141,7 @@ class Writes:
         if not self.namespaces.uniform:
             policy = self.namespaces.for_key(key)
         level = policy.ack
-        pending = Pending(
-            key,
-            request_id=request_id,
-            level=level,
-            timeout_ms=policy.ack_timeout_ms,
-            is_plain=True,
-            given=given,
-        )
+        pending = Pending(request_id, level, policy.ack_timeout_ms, key, True, given)
         self.waiting += 1
         if level == Level.NONE:
             self._accept(pending)
@@ -260,7 +246,8 @@ class Writes:
         mutations: tuple[Mutation, ...] = ()
         if batch.are_sets:
             sets = tuple([pending.given for pending in batch.pending])  # type: ignore[misc]
-            self._tickets.admit(*batch.pending)
+            batch.sheaf.keys = list(batch.keys)
+            self._tickets.admit_all(batch.sheaf)
         else:
             mutations = self._prepared(batch)
             self._tickets.admit(*batch.tickets.values())
@@ -572,5 +559,7 @@ class Writes:
                     self._flights.resettle_all()
 
     def _close_tickets(self, batch: Batch) -> None:
-        self._tickets.close(*batch.fence.values())
+        sheaf = batch.sheaf
+        self._tickets.close(*map(sheaf.apart, sheaf.keys), *batch.tickets.values())
+        sheaf.keys.clear()
         batch.tickets.clear()

@@ -21,9 +21,7 @@ def incr(key: bytes) -> Mutation:
 def pending(*mutations: Mutation, level: int = Level.REDIS, **terms: Any) -> Pending:
     write = Write(mutations, **terms)
     key = plain_key(write)
-    return Pending(
-        key or b"", request_id=1, level=level, timeout_ms=1e3, is_plain=key is not None, said=write
-    )
+    return Pending(1, level, 1e3, key or b"", key is not None, said=write)
 
 
 def batch(*writes: Pending) -> Batch:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from itertools import permutations
 from random import Random
 
-import msgspec
 import pytest
 
 from coherenced.core.lane import RECENT_TAGS, Lane
 from coherenced.core.laws import Laws
 from coherenced.core.model import Done, Lineage
-from coherenced.core.tickets import Sheaf, Ticket, Tickets
+from coherenced.core.tickets import KeySheaf, Tickets
 from tests.core.driver import EPOCH, OTHER_EPOCH, lineage, record
 
 LAWS = ("fill_fence", "fill_not_backwards", "tags_cover", "reliance_checked")
@@ -196,8 +195,10 @@ def test_own_writes_redeemed_together_are_judged_like_each_of_them(seed: int) ->
     random = Random(seed)
     off = {law: False for law in LAWS if random.random() < 0.2}
     (lane, tickets), (twin_lane, twins) = fence(laws=Laws(**off)), fence(laws=Laws(**off))
-    opened = [tickets.open(b"%d" % number) for number in range(6)]
-    same = [twins.open(ticket.key) for ticket in opened]
+    keys = [b"%d" % random.choice((number, number, 0)) for number in range(6)]
+    sheaf = KeySheaf(list(dict.fromkeys(keys)))
+    tickets.admit_all(sheaf)
+    same = [twins.open(key) for key in keys]
     for key, hit in [(b"%d" % random.randint(0, 9), random.randint(9, 18)) for _ in range(3)]:
         for one in (tickets, twins):
             one.hit(key, hit)
@@ -209,9 +210,14 @@ def test_own_writes_redeemed_together_are_judged_like_each_of_them(seed: int) ->
         for seq in range(11, 17):
             one.advance(record(seq))
     done = [Done(b"OK", seq, record(seq).tag, record(seq).prev) for seq in range(11, 17)]
-    verdicts = tickets.redeem_own(opened, EPOCH, done)
+    if seed % 5 == 0:
+        done.insert(3, Done(b"OK", 0, b"", b""))
+        del done[-1]
+    verdicts = list(tickets.redeem_own(sheaf, EPOCH, keys, done))
     pairs = zip(same, done, strict=True)
-    assert verdicts == [twins.may_store(t, Lineage(EPOCH, d.seq, d.tag), ()) for t, d in pairs]
+    assert verdicts == [
+        d.seq > 0 and twins.may_store(t, Lineage(EPOCH, d.seq, d.tag), ()) for t, d in pairs
+    ]
     assert (tickets.refused, lane.relied) == (twins.refused, twin_lane.relied)
     assert not tickets.by_key
 
@@ -233,17 +239,6 @@ def test_tickets_of_one_key_end_in_any_order(order: tuple[int, ...]) -> None:
     assert len(tickets) == 3
 
 
-class Several(Sheaf):
-    """The least that a sheaf must do."""
-
-    told: dict[bytes, Ticket] = msgspec.field(default_factory=dict)
-
-    def apart(self, key: bytes) -> Ticket:
-        assert key in self.keys
-        fresh = Ticket(key, self.generation, self.asked_applied)
-        return self.told.setdefault(key, fresh)
-
-
 @pytest.mark.parametrize("seed", range(150))
 def test_a_sheaf_is_worth_the_tickets_of_its_keys(seed: int) -> None:
     """Whatever happens to one of them happens to it alone, and what is open beside it stays."""
@@ -253,7 +248,7 @@ def test_a_sheaf_is_worth_the_tickets_of_its_keys(seed: int) -> None:
     before = random.sample(names, random.choice((0, 0, 2)))
     beside = [tickets.open(key) for key in before]
     twins_beside = [twins.open(key) for key in before]
-    sheaf = Several(random.sample(names, 4))
+    sheaf = KeySheaf(random.sample(names, 4))
     tickets.admit_all(sheaf)
     same = [twins.open(key) for key in sheaf.keys]
     if seed % 3 == 0:

@@ -139,7 +139,7 @@ class Side:
             shown[key] = None if entry is None else (entry.bulk, entry.as_of, entry.deadline_ms)
         writes = node.writes
         counts = (writes.committed, writes.refused, writes.waiting, writes.batches, writes.resolved)
-        tickets = len(node.tickets), node.tickets.refused
+        tickets = set(node.tickets.by_key), node.tickets.refused
         queue = [pending.request_id for pending in writes.queue]
         calls_open = [type(call).__name__ for call in self.open]
         log = [entry.record for entry in self.server.log]
