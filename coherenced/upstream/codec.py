@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Any, Final, NamedTuple
 
 import hiredis
@@ -82,8 +83,8 @@ _PLAIN: Final = (
 )
 """A plain write of three words: their number, mode, tag, body (its head, then the key), words."""
 
-_SET_BEGINS: Final = b"$1\r\n3\r\n$0\r\n\r\n$16\r\n"
-"""A `Set`, up to its tag."""
+_TAG: Final = b"$16\r\n"
+"""How the word of a tag begins."""
 
 _PHASES: Final = {Op.PREPARE: b"p", Op.COMMIT: b"t", Op.ABORT: b"a"}
 
@@ -224,7 +225,7 @@ def mutate_words(call: Mutate, names: LaneNames, log_length: int) -> tuple[Scrip
             simple = False
         if not mutation.frees_memory and mutation.is_write:
             frees = False
-    before, after = _leading(call.lane, names.bus, log_length, simple)
+    before, after = _leading(call.lane, names.bus, log_length, b"s" if simple else b"")
     epoch = call.new_epoch
     packed = b"%b$%d\r\n%b\r\n%b%b" % (before, len(epoch), epoch, after, b"".join(parts))
     return (MUTATE_FREEING if frees else MUTATE), Words(count, packed)
@@ -239,29 +240,29 @@ def _set_words(call: Mutate, names: LaneNames, log_length: int) -> Words:
         if len(key) != size or want_ack is not asks:
             size, asks = len(key), want_ack
             before, after = _around_key(size, WANT_ACK if asks else 0, call.writer)
-        parts += (_SET_BEGINS, tag, before, key, after, key, b"\r\n", given.bulk)
-    first, last = _leading(call.lane, names.bus, log_length, True)
+        parts += (_TAG, tag, before, key, after, key, b"\r\n", given.bulk)
+    first, last = _leading(call.lane, names.bus, log_length, b"p")
     epoch = call.new_epoch
     packed = b"%b$%d\r\n%b\r\n%b%b" % (first, len(epoch), epoch, last, b"".join(parts))
-    return Words(5 + 7 * len(call.sets), packed)
+    return Words(5 + 4 * len(call.sets), packed)
 
 
 @functools.lru_cache(maxsize=1024)
 def _around_key(size: int, flags: int, writer: bytes) -> tuple[bytes, bytes]:
     """What is between the tag of a `Set` and a key of so many bytes, and from there to the key's
-    second time: the body of the record, and the first words of the command."""
+    second time: the body of the record, and how the next word begins."""
     key = b"k" * size
     body = encode_body(Op.WRITE, flags, writer, (key,))
     head, _, tail = body.rpartition(key) if key else (body[:-2], b"", body[-2:])
     before = b"\r\n$%d\r\n%b" % (len(body), head)
-    return before, b"%b\r\n$3\r\nSET\r\n$%d\r\n" % (tail, size)
+    return before, b"%b\r\n$%d\r\n" % (tail, size)
 
 
 @functools.lru_cache(maxsize=64)
-def _leading(lane: int, bus: bytes, log_length: int, simple: bool) -> tuple[bytes, bytes]:
+def _leading(lane: int, bus: bytes, log_length: int, layout: bytes) -> tuple[bytes, bytes]:
     """The arguments before and after the epoch that a new lane would begin."""
     before = words((message_head(lane),))
-    return before.packed, words((bus, log_length, b"s" * simple)).packed
+    return before.packed, words((bus, log_length, layout)).packed
 
 
 _body_head: Final = functools.lru_cache(maxsize=64)(body_head)
@@ -270,13 +271,15 @@ _body_head: Final = functools.lru_cache(maxsize=64)(body_head)
 def mutated(call: Mutate, reply: list[Any], server_id: bytes = b"") -> Mutated:
     """Read the reply to a batch."""
     epoch, seq, tag, roster_version, prev = reply[:5]
-    tags, seqs, raws = call.tags, reply[5::2], reply[6::2]
-    if not len(tags) == len(seqs) == len(raws):
-        raise ValueError(f"{len(reply)} words for {len(tags)} mutations")
-    if call.sets and all(seqs) and raws.count(b"OK") == len(raws):
-        done = list(map(Done, raws, seqs, tags, (prev, *tags)))
+    tags = call.tags
+    if len(reply) == 6 and call.sets:
+        done = list(
+            map(Done, repeat(b"OK"), range(reply[5], reply[5] + len(tags)), tags, (prev, *tags))
+        )
     else:
-        done = []
+        seqs, raws, done = reply[5::2], reply[6::2], []
+        if not len(tags) == len(seqs) == len(raws):
+            raise ValueError(f"{len(reply)} words for {len(tags)} mutations")
         exact = [mutation.exact_integer for mutation in call.every]
         for own_tag, own_seq, raw, is_exact in zip(tags, seqs, raws, exact, strict=True):
             value = raw if raw.__class__ is bytes else plain_reply(raw)

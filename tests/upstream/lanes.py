@@ -20,6 +20,7 @@ from coherenced.core.model import (
     Query,
     Record,
     Reply,
+    Set,
 )
 from coherenced.upstream import codec
 from coherenced.upstream.names import lane_names
@@ -89,6 +90,19 @@ def unpacked(words: codec.Words) -> list[bytes]:
     return list(args)
 
 
+def as_sets(call: Mutate) -> Mutate:
+    """The same, where it is nothing but SETs without options, told as that."""
+    sets = tuple(Set.to(m.keys[0], m.argv[-1]) for m in call.mutations if m == plain(m))
+    if not sets or len(sets) < len(call.mutations):
+        return call
+    return msgspec.structs.replace(call, mutations=(), sets=sets)
+
+
+def plain(mutation: Mutation) -> Mutation | None:
+    argv = mutation.argv
+    return set_(argv[1], argv[2]) if argv[:1] == (b"SET",) and len(argv) == 3 else None
+
+
 class Lane:
     """Lane 0 of `server`, as a node's calls would drive it."""
 
@@ -118,7 +132,9 @@ class Lane:
         )
 
     def mutate(self, *mutations: Mutation, new_epoch: bytes = EPOCH) -> Mutated:
+        """As a node sends it: what is nothing but SETs without options, as that."""
         call = self.mutate_call(*mutations, new_epoch=new_epoch)
+        call = as_sets(call)
         script, args = codec.mutate_words(call, NAMES, self.log_length)
         return codec.mutated(call, self.run(script, args))
 

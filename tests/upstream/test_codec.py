@@ -92,6 +92,7 @@ def test_queries_come_after_keys() -> None:
 
 @pytest.mark.parametrize("want_ack", [False, True])
 def test_a_batch_of_sets_says_what_their_mutations_say(want_ack: bool) -> None:
+    """But for the words that go without saying: their number, the mode, the command."""
     keys = [b"", b"k", b"key:1", b"key:2", b"k" * 255, b"k" * 256, b"k" * 70_000, b"\x90\x90"]
     sets = tuple(Set.to(key, b"v" * (17 * number)) for number, key in enumerate(keys))
     tags = tuple(b"%016x" % number for number in range(len(sets)))
@@ -99,9 +100,22 @@ def test_a_batch_of_sets_says_what_their_mutations_say(want_ack: bool) -> None:
     call = Mutate(1, 0, EPOCH, WRITER, acks, (), tags, sets=sets)
     same = Mutate(1, 0, EPOCH, WRITER, acks, call.every, tags)
     assert [m.argv for m in call.every] == [
-        (b"SET", s.key, m.keeps) for s, m in zip(sets, call.every, strict=True)
+        (b"SET", key, b"v" * (17 * number)) for number, key in enumerate(keys)
     ]
-    assert codec.mutate_words(call, NAMES, 100) == codec.mutate_words(same, NAMES, 100)
+    script, short = codec.mutate_words(call, NAMES, 100)
+    assert script is MUTATE
+    script, long = codec.mutate_words(same, NAMES, 100)
+    assert script is MUTATE
+    first, others = unpacked(short), unpacked(long)
+    assert (first[:4], first[4], others[4]) == (others[:4], b"p", b"s")
+    for at, word in ((5, b"3"), (6, b""), (9, b"SET")):
+        assert set(others[at::7]) == {word}
+    meant = [
+        word
+        for at in range(5, len(others), 7)
+        for word in (*others[at + 2 : at + 4], *others[at + 5 : at + 7])
+    ]
+    assert first[5:] == meant
 
 
 def test_the_reply_to_sets_is_read_like_any_other() -> None:
@@ -110,8 +124,12 @@ def test_the_reply_to_sets_is_read_like_any_other() -> None:
     call = Mutate(1, 0, EPOCH, WRITER, (False,) * 3, (), tags, sets=sets)
     same = Mutate(1, 0, EPOCH, WRITER, (False,) * 3, call.every, tags)
     refused = hiredis.ReplyError("OOM no")
+    head = [EPOCH, 9, tags[2], 1, b"p" * 16]
     for told in ([7, b"OK", 8, b"OK", 9, b"OK"], [7, b"OK", 0, refused, 8, b"OK"]):
-        reply = [EPOCH, 9, tags[2], 1, b"p" * 16, *told]
-        assert codec.mutated(call, reply) == codec.mutated(same, reply)
+        assert codec.mutated(call, [*head, *told]) == codec.mutated(same, [*head, *told])
+    whole = codec.mutated(same, [*head, 7, b"OK", 8, b"OK", 9, b"OK"])
+    assert codec.mutated(call, [*head, 7]) == whole
     with pytest.raises(ValueError, match="words for 3 mutations"):
-        codec.mutated(call, reply[:-2])
+        codec.mutated(call, [*head, 7, b"OK"])
+    with pytest.raises(ValueError, match="words for 3 mutations"):
+        codec.mutated(same, [*head, 7])

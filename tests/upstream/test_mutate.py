@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+
+import msgspec
 import pytest
 
 from coherenced.core.model import EVERYTHING, Mutation, Op, Query, ReplyError, Version
+from coherenced.upstream import codec
 from coherenced.upstream.codec import MOST_WORDS
+from coherenced.upstream.scripts import CLAIM
 from tests.servers import Server, ServerError
+from tests.upstream import lanes
 from tests.upstream.lanes import (
     EPOCH,
     FLUSH,
@@ -14,6 +21,7 @@ from tests.upstream.lanes import (
     WRITER,
     Lane,
     Listener,
+    as_sets,
     delete,
     incr,
     invalidate,
@@ -496,3 +504,84 @@ def test_queries_and_fills_come_back_in_the_order_asked(lane: Lane) -> None:
     assert b.value == b"22"
     assert 0 < b.ttl_ms <= 60_000
     assert found.lineage.seq == 2
+
+
+# -- nothing but SETs ----------------------------------------------------------------
+
+
+def everything_but_times(server: Server) -> dict[bytes, object]:
+    """What is in the server, the log and the metadata included."""
+    found: dict[bytes, object] = {}
+    for key in server.command("KEYS", "*"):
+        kind = server.command("TYPE", key)
+        if kind == b"string":
+            found[key] = (server.command("GET", key), server.command("TTL", key) > 0)
+        elif kind == b"hash":
+            pairs = server.command("HGETALL", key)
+            fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
+            fields.pop(b"rv", None)
+            found[key] = {name: re.sub(rb"^\d+ ", b"", value) for name, value in fields.items()}
+        elif kind == b"stream":
+            found[key] = server.command("XRANGE", key, "-", "+")
+        else:
+            found[key] = kind
+    return found
+
+
+PLAIN_SETS = (set_(b"a", b"1"), set_(b"b", b"\r\n\x00"), set_(b"a", b""))
+LONG_SETS = tuple(set_(b"k" * 200 + b"%d" % number, b"v") for number in range(30))
+ONE_BY_ONE = ("labels", "pending", "lease", "no MSET")
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "",
+        "other types",
+        "expiry",
+        "lost log",
+        "log ahead",
+        "no metadata",
+        "long keys",
+        *ONE_BY_ONE,
+    ],
+)
+def test_nothing_but_sets_does_what_one_by_one_does(
+    lane: Lane, listener: Listener, before: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = lane.server
+    told, replies = [], []
+    for is_short in (True, False):
+        server.command("FLUSHALL")
+        monkeypatch.setattr(lanes, "_numbers", itertools.count(1))  # the same tags again
+        lane.mutate(incr(b"first"))
+        if before == "other types":
+            server.commands(["SADD", "a", "x"], ["HSET", "b", "x", "y"])
+        elif before == "expiry":
+            server.commands(["SET", "a", "old", "EX", "100"], ["SET", "b", "old", "EX", "100"])
+        elif before == "labels":
+            lane.mutate(set_(b"a", b"old", label=(b"t",)), set_(b"z", b"old", label=(b"t",)))
+        elif before == "pending":
+            lane.mutate(prepare(b"b", b"T"))
+        elif before == "lease":
+            lane.run(CLAIM, [EPOCH, b"a", b"t" * 16, 60_000, -1])
+        elif before == "lost log":
+            server.command("DEL", NAMES.log)
+        elif before == "log ahead":
+            server.command("XADD", NAMES.log, "900-0", "p", "x")
+        elif before == "no metadata":
+            server.command("DEL", NAMES.meta)
+        call = lane.mutate_call(*(LONG_SETS if before == "long keys" else PLAIN_SETS))
+        if is_short:
+            call = as_sets(call)
+            assert call.sets
+        server.command("ACL", "SETUSER", "default", "-mset" if before == "no MSET" else "+mset")
+        try:
+            reply = lane.run(*codec.mutate_words(call, NAMES, 100))
+        finally:
+            server.command("ACL", "SETUSER", "default", "+mset")
+        replies.append(len(reply))
+        answer = msgspec.structs.replace(codec.mutated(call, reply), roster_version=0)
+        told.append((answer, listener.messages(server)[-1], everything_but_times(server)))
+    assert told[0] == told[1]
+    assert (replies[0] == 6) == (before not in ONE_BY_ONE)

@@ -1,7 +1,9 @@
 -- W1: execute and record a batch of mutations, in order, as one atomic step.
 --
 -- ARGV: packed head of the message (array of 5, lane), new epoch, channel, length of the
--- log, 's' when no mode below has another letter than n z d k e, then for each mutation: number
+-- log, and one of three layouts.
+-- 'p': nothing but SETs without options. For each: tag, record body, key, value.
+-- 's' when no mode below has another letter than n z d k e, else '': for each mutation number
 -- of words of its command (0: a pure invalidation), mode, tag, record body, the words, and
 -- what the mode's letters ask for:
 --   n  a nil reply means that nothing changed    z  so does an integer 0
@@ -14,7 +16,8 @@
 --   h  L1, under a lease: token                  u  its release: how long nothing is there, ms
 --   x  refused by the caller: the words are the error's text
 -- -> epoch, seq, tag, roster version, tag before the batch, then for each mutation its
---    sequence (0: not recorded) and its reply
+--    sequence (0: not recorded) and its reply; or, where each is recorded and its reply is OK,
+--    the first sequence alone
 
 local epoch, seq, tag, roster, labelled, pending, leased = read_lineage(ARGV[2])
 local out = {epoch, seq, tag, tonumber(roster), tag}
@@ -22,7 +25,8 @@ local parts, recorded, size = {}, 0, 0
 local broken, flushed = false, nil -- flushed: how many nodes had joined
 local before, execute, after, finish, are_leased
 
-if labelled or pending or leased or ARGV[5] ~= 's' then
+local sets = ARGV[5] == 'p'
+if labelled or pending or leased or not sets and ARGV[5] ~= 's' then
   local EVERYTHING, MOST_CHECKED, MOST_TAGS, MOST_PREFIXES = 2, 1000, 100000, 256
   local LONGEST_MS = 2592000000 -- 30 days
   local BASE = string.sub(META, 1, -5)
@@ -362,9 +366,45 @@ end
 
 local find, format = string.find, string.format
 local i, n, words_in_all, began = 6, 5, #ARGV, seq
+
+if sets and not before then
+  -- What most batches are, with nothing more to be done about any of its keys: one command, and
+  -- as little as can be for each record. (An error is told one by one, below.)
+  local command, length = {'MSET'}, 1
+  for at = 8, words_in_all, 4 do
+    command[length + 1], command[length + 2] = ARGV[at], ARGV[at + 1]
+    length = length + 2
+  end
+  if not redis.pcall(unpack(command)).err then
+    out[6] = seq + 1
+    for at = 6, words_in_all, 4 do
+      local new_tag, body, added = ARGV[at], ARGV[at + 1], nil
+      seq = seq + 1
+      if (at - 6) % 128 == 0 then -- the log is trimmed once a batch, as below
+        added = redis.pcall('XADD', LOG, 'MAXLEN', '~', ARGV[4], format('%d-0', seq), 'p', tag,
+          't', new_tag, 'b', body)
+      else
+        added = redis.pcall('XADD', LOG, format('%d-0', seq), 'p', tag, 't', new_tag, 'b', body)
+      end
+      broken = broken or type(added) == 'table'
+      size = size + #body + 48
+      recorded = recorded + 1
+      parts[recorded] = '\153' .. cmsgpack.pack(seq) .. '\196\016' .. tag .. '\196\016'
+        .. new_tag .. body
+      tag = new_tag
+    end
+    i = words_in_all + 1
+  end
+end
+
 while i <= words_in_all do
-  local words, mode, new_tag, body = tonumber(ARGV[i]), ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  local first, last = i + 4, i + 3 + words
+  local words, mode, new_tag, body, first, last
+  if sets then
+    mode, new_tag, body, first, last = '', ARGV[i], ARGV[i + 1], i + 2, i + 3
+  else
+    words, mode, new_tag, body = tonumber(ARGV[i]), ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+    first, last = i + 4, i + 3 + words
+  end
   local label, expected, token, ttl_ms, held, covers, reply
   i = last + 1
   if before then
@@ -392,10 +432,13 @@ while i <= words_in_all do
     fine, covers, reply = pcall(before, mode, body, label, expected, token, held)
     if not fine then
       broken, reply = true, {err = 'ERR the metadata of coherenced is damaged, try again'}
-    elseif reply == nil then
+    elseif reply == nil and not sets then
       reply = execute(mode, first, last)
     end
-  else
+  end
+  if sets and reply == nil then
+    reply = redis.pcall('SET', ARGV[first], ARGV[last])
+  elseif not before then
     reply = redis.pcall(unpack(ARGV, first, last))
   end
 
