@@ -7,9 +7,17 @@
 local epoch, seq, tag, _, labelled, pending = read_lineage(ARGV[1])
 local out, ttls, extras = {epoch, seq, tag, 0, 0}, {}, {}
 local lengths, at, n, i = cmsgpack.unpack(ARGV[2]), 1, 5, 4
+local keys, values = {}, nil
 for k = 1, #lengths do
-  local key, extra = string.sub(ARGV[3], at, at + lengths[k] - 1), 0
+  keys[k] = string.sub(ARGV[3], at, at + lengths[k] - 1)
   at = at + lengths[k]
+end
+if #keys > 1 and not labelled then -- else some of them may have to go before they are read
+  values = redis.pcall('MGET', unpack(keys))
+  values = not values.err and values
+end
+for k = 1, #keys do
+  local key, extra = keys[k], 0
   if labelled then
     local label = purge(key, epoch)
     extra = label and {0, unpack(label, 3)} or 0
@@ -19,7 +27,8 @@ for k = 1, #lengths do
     or tonumber(string.match(mark, '^%d+') or 0) > server_ms()) then
     extra = extra == 0 and {1} or {1, unpack(extra, 2)}
   end
-  local value = redis.pcall('GET', key)
+  -- What is no string is nothing to MGET, and an error to GET.
+  local value = values and values[k] or redis.pcall('GET', key)
   local ttl = value and redis.call('PTTL', key) or -1
   n = n + 1
   out[n], ttls[k], extras[k] = value, ttl, extra
