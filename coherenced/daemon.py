@@ -152,7 +152,7 @@ class Daemon:
         )
         host = Host(node, lambda: describe(self.config))
         host.page_file, host.no_page = page, no_page
-        link = Link(settings, name, incarnation, host.answer, self._changed, own=host.own_applied)
+        link = Link(settings, name, incarnation, host.answer, self._changed, is_known=host.is_known)
         opened.push_async_callback(link.close)
         host.attach(link)
         open_spool(opened, config, host)

@@ -31,7 +31,7 @@ from coherenced.core.calls import (
 )
 from coherenced.core.entry import Entry
 from coherenced.core.inputs import Drain, Flush, Input, Start, Stop, Submit, Tick
-from coherenced.core.model import FOREVER, Message, Record, Set, Version
+from coherenced.core.model import FOREVER, Record, Set, Version
 from coherenced.core.node import Node
 from coherenced.core.outbox import Applied, Event, Settled, SettledAll
 from coherenced.core.requests import Fault, Get, Outcome, Request, Write
@@ -123,9 +123,9 @@ class Host:
         self._own_commits: dict[bytes, float] = {}
         """The last tag of a batch of this node's own -> when its reply came (ms), until the bus
         brings it back."""
-        self.own_applied: set[bytes] = set()
-        """Those of them up to which the reply has moved the lane: what the bus brings of them is
-        known. The others came before a record of another node, and are applied from the bus."""
+        self._own_applied: set[bytes] = set()
+        """Those of them up to which the reply has moved the lane. The others came before a record
+        of another node, and are applied from the bus."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._left = asyncio.Event()
         self._ready = asyncio.Event()
@@ -219,14 +219,14 @@ class Host:
     def answer(self, answer: Answer) -> None:
         """What the server said."""
         if answer.__class__ is Delivered:
-            self._time_bus(answer.message)
+            self._time_bus(answer.message.tag)
         elif answer.__class__ is Mutated:
             self._note_commit(answer)
         elif answer.__class__ is FetchedAll:
             self._time_fetch(answer)
         elif answer.__class__ is Heard:
             for message in answer.messages:
-                self._time_bus(message)
+                self._time_bus(message.tag)
         elif answer.__class__ is Probed and self.outbound is not None:
             # The server answers: whatever waits in the journal can be sent, also when its
             # absence was too short for a probe to fail.
@@ -293,21 +293,29 @@ class Host:
         if answer.done and answer.done[-1].seq:
             if len(self._own_commits) >= LAG_WATCHED:
                 self._own_commits.clear()
-                self.own_applied.clear()
+                self._own_applied.clear()
             self._own_commits[answer.done[-1].tag] = boottime_ms()
 
     def _note_applied(self, answer: Mutated) -> None:
         if answer.done:
             last = answer.done[-1]
             if last.seq and self.node.lane.recent.get(last.seq) == last.tag:
-                self.own_applied.add(last.tag)
+                self._own_applied.add(last.tag)
 
-    def _time_bus(self, message: Message) -> None:
+    def _time_bus(self, tag: bytes) -> None:
         self.messages += 1
-        if self._own_commits and message.tag in self._own_commits:
-            committed_ms = self._own_commits.pop(message.tag)
-            self.own_applied.discard(message.tag)
+        if tag in self._own_commits:
+            committed_ms = self._own_commits.pop(tag)
             self.bus_lag.observe(boottime_ms() - committed_ms)
+
+    def is_known(self, tag: bytes) -> bool:
+        """Whether a message on the bus that tells this tag is one of this node's own, all of which
+        it has applied (A6): nobody needs to look at it. Asked once of each message."""
+        if tag not in self._own_applied:
+            return False
+        self._own_applied.discard(tag)
+        self._time_bus(tag)
+        return True
 
     # -- what the front ends ask (serve.port.NodePort) ---------------------------------
 

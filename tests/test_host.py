@@ -10,7 +10,7 @@ from coherenced.core import calls
 from coherenced.core.model import Message, Set
 from coherenced.core.node import Node, Settings
 from coherenced.core.policy import Namespaces, Policy
-from coherenced.host import Host
+from coherenced.host import LAG_WATCHED, Host
 from coherenced.upstream.bus import Subscriber
 from coherenced.upstream.names import lane_names
 from coherenced.wire.framing import pack
@@ -32,7 +32,7 @@ class Upstream:
     def call(self, call: Any) -> None:
         self.calls.append(call)
         if isinstance(call, calls.Subscribe):
-            told, own = self.host.answer, self.host.own_applied
+            told, own = self.host.answer, self.host.is_known
             names = lane_names(0, 0)
             self.subscriber = Subscriber(0, names, b"i" * 16, 1e3, told, lambda: None, own)
             self.subscriber.connection = call.connection
@@ -85,13 +85,30 @@ async def test_an_own_message_behind_one_of_another_node_is_applied_from_the_bus
     assert host.bus_lag.count == 1
 
 
-async def test_an_own_message_that_is_applied_already_is_not_taken_apart() -> None:
+async def test_an_own_message_that_is_applied_already_is_nothing_new() -> None:
     host, upstream = await started()
     heard: list[Any] = []
     await set_key(host)
-    assert host.node.lane.applied == 1 and len(host.own_applied) == 1
+    assert host.node.lane.applied == 1
     upstream.subscriber._answer = heard.append
+    (own,) = upstream.bus
     upstream.deliver()
-    assert heard[0].message.records == ()
-    host.answer(heard[0])
-    assert not host.own_applied and host.node.lane.applied == 1
+    assert heard == [] and host.messages == 1 and host.bus_lag.count == 1
+    assert not host.is_known(own.tag), "each comes once"
+    upstream.bus.append(own)
+    upstream.deliver()
+    host.answer(heard.pop())
+    assert host.node.lane.applied == 1 and host.node.catchup.duplicates == 1
+    upstream.other_writes()
+    upstream.deliver()
+    host.answer(heard.pop())
+    assert host.node.lane.applied == 2
+
+
+async def test_what_is_remembered_of_own_messages_has_a_bound() -> None:
+    host, upstream = await started()
+    for _ in range(LAG_WATCHED + 3):
+        await set_key(host)
+    assert len(host._own_applied) <= len(host._own_commits) <= LAG_WATCHED
+    upstream.deliver()
+    assert host.node.lane.applied == LAG_WATCHED + 3

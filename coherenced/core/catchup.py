@@ -137,7 +137,7 @@ class Catchup:
             self.probes.send(beat=False)
             return
         if lane.recent.get(message.seq) == message.tag and message.seq <= lane.applied:
-            self.duplicates += len(message.records)  # A6; own ones come without (`decode_head`)
+            self.duplicates += len(message.records)  # A6
             return
         if self._follow(message.records):
             self._apply(lane, message.records)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from typing import Any, Final
 
 import hiredis
@@ -34,7 +34,7 @@ from coherenced.upstream.faults import plain
 from coherenced.upstream.line import Changed, Dialler
 from coherenced.upstream.names import LaneNames
 from coherenced.upstream.settings import ServerSettings
-from coherenced.wire.message import decode_ack, decode_head, decode_message, told_tag
+from coherenced.wire.message import decode_ack, decode_message, told_tag
 
 SILENCE_S: Final = 1.0
 """A bus that has brought nothing for so long is asked whether it is there."""
@@ -57,9 +57,10 @@ class Subscriber(asyncio.Protocol):
         timeout_ms: float,
         answer: Callable[[Answer], None],
         on_confirmed: Callable[[], None],
-        own: Container[bytes] = (),
+        is_known: Callable[[bytes], bool] = lambda tag: False,
     ) -> None:
-        """`own`: tags of this node's last records, whose messages need not be taken apart."""
+        """`is_known`: is given the tag that a message tells; whether nothing is to be done about
+        it, since it is of this node's own, which has applied it."""
         loop = asyncio.get_running_loop()
         self.connection = 0
         """The core's number of this connection, once it is subscribed."""
@@ -71,7 +72,7 @@ class Subscriber(asyncio.Protocol):
         self._timeout_s = timeout_ms / 1e3
         self._answer = answer
         self._on_confirmed = on_confirmed
-        self._own = own
+        self._is_known = is_known
         self._loop = loop
         self._unconfirmed = set(self._channels)
         self._reader = hiredis.Reader()
@@ -152,7 +153,7 @@ class Subscriber(asyncio.Protocol):
     def _take_slice(self) -> bool:
         """Hand over what was read, as far as one slice goes; whether there may be more."""
         gets, lane, bus = self._reader.gets, self._lane, self._channels[0]
-        own = self._own
+        is_known = self._is_known
         heard: list[Message] = []
         left = SLICE_RECORDS
         try:
@@ -165,9 +166,10 @@ class Subscriber(asyncio.Protocol):
                     self._push(*item)
                 else:
                     payload = item[2]
+                    if is_known(told_tag(payload)):
+                        continue
                     try:
-                        known = own and told_tag(payload) in own
-                        message = decode_head(payload) if known else decode_message(payload)
+                        message = decode_message(payload)
                     except ProtocolError:
                         self.malformed += 1
                         continue
@@ -235,10 +237,10 @@ class Bus:
         incarnation: bytes,
         answer: Callable[[Answer], None],
         changed: Changed,
-        own: Container[bytes] = (),
+        is_known: Callable[[bytes], bool],
     ) -> None:
         self._settings = settings
-        self._own = own
+        self._is_known = is_known
         self._lane = lane
         self._names = names
         self._incarnation = incarnation
@@ -309,7 +311,7 @@ class Bus:
                 self._settings.command_timeout_ms,
                 self._answer,
                 confirmed,
-                self._own,
+                self._is_known,
             )
             subscriber.connection = connection
             self._subscriber = subscriber

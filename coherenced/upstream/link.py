@@ -13,7 +13,7 @@ that has an answer gets exactly one, `Failed` if need be, possibly before `call`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from typing import Any, Final
 
 import hiredis
@@ -78,15 +78,15 @@ class Link:
         answer: Callable[[Answer], None],
         changed: Changed = lambda name, up, detail: None,
         lane: int = 0,
-        own: Container[bytes] = (),
+        is_known: Callable[[bytes], bool] = lambda tag: False,
     ) -> None:
-        """`own`: tags of this node's last records, as far as the bus has not brought them back."""
+        """`is_known`: see `bus.Subscriber`."""
         self._settings = settings
         self._names = lane_names(lane, settings.endpoint().db)
         self._answer = answer
         self._changed = changed
         told = self._on_change
-        self._bus = Bus(settings, lane, self._names, node, incarnation, answer, told, own)
+        self._bus = Bus(settings, lane, self._names, node, incarnation, answer, told, is_known)
         self._control = Line(settings, "control", node, told, self._load_scripts)
         self._writes = Line(settings, "writes", node, told)
         self._reads = Line(settings, "reads", node, told)

@@ -11,8 +11,7 @@ is not exactly one of ours is a `ProtocolError`, never anything else.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 
@@ -38,20 +37,8 @@ _BAD: Final = (msgspec.MsgspecError, RecursionError)
 """What decoding raises: also for arrays that are nested too deeply."""
 
 
-class _Head(msgspec.Struct, array_like=True, gc=False):
-    """How a `Message` begins."""
-
-    lane: int
-    epoch: bytes
-    seq: int
-    tag: bytes
-
-
-_M = TypeVar("_M", Message, _Head)
-
 _encode = msgspec.msgpack.Encoder().encode
 _decode_message = msgspec.msgpack.Decoder(Message).decode
-_decode_head = msgspec.msgpack.Decoder(_Head).decode
 _decode_record = msgspec.msgpack.Decoder(Record).decode
 _decode_ack = msgspec.msgpack.Decoder(Acknowledgement).decode
 _decode_member = msgspec.msgpack.Decoder(Member).decode
@@ -101,14 +88,10 @@ def encode_message(message: Message) -> bytes:
 
 def decode_message(payload: bytes) -> Message:
     """Read what arrived on the bus; ProtocolError when it is not a message."""
-    return _decoded(payload, _decode_message)
-
-
-def _decoded(payload: bytes, decode: Callable[[bytes], _M]) -> _M:
     if len(payload) > ACCEPTED_BYTES:
         raise ProtocolError(f"a message of {len(payload)} bytes")
     try:
-        message = decode(payload)
+        message = _decode_message(payload)
     except _BAD as error:
         raise ProtocolError(f"not a message: {error}") from None
     if len(message.epoch) != TAG_BYTES or len(message.tag) != TAG_BYTES:
@@ -120,12 +103,6 @@ def told_tag(payload: bytes) -> bytes:
     """The tag that a message tells, found by its place alone; any other bytes where it is none."""
     at = _SEQ_AT + _SEQ_BYTES.get(payload[_SEQ_AT : _SEQ_AT + 1], 1) + 2
     return payload[at : at + TAG_BYTES]
-
-
-def decode_head(payload: bytes) -> Message:
-    """`decode_message` of one whose records are known: they are left out."""
-    head = _decoded(payload, _decode_head)
-    return Message(head.lane, head.epoch, head.seq, head.tag)
 
 
 def encode_ack(ack: Acknowledgement) -> bytes:
