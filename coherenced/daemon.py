@@ -41,6 +41,7 @@ from coherenced.serve.http_limits import HttpLimits
 from coherenced.serve.listeners import open_sockets
 from coherenced.serve.resp import RespFront, serve_resp
 from coherenced.serve.resp_settings import RespSettings
+from coherenced.upstream.bus import Own
 from coherenced.upstream.check import inspect
 from coherenced.upstream.link import Link
 from coherenced.warmth import Warmth
@@ -152,7 +153,8 @@ class Daemon:
         )
         host = Host(node, lambda: describe(self.config))
         host.page_file, host.no_page = page, no_page
-        link = Link(settings, name, incarnation, host.answer, self._changed, is_known=host.is_known)
+        own = Own(host.own_applied, host.own_came)
+        link = Link(settings, name, incarnation, host.answer, self._changed, own=own)
         opened.push_async_callback(link.close)
         host.attach(link)
         open_spool(opened, config, host)

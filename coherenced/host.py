@@ -123,9 +123,9 @@ class Host:
         self._own_commits: dict[bytes, float] = {}
         """The last tag of a batch of this node's own -> when its reply came (ms), until the bus
         brings it back."""
-        self._own_applied: set[bytes] = set()
-        """Those of them up to which the reply has moved the lane. The others came before a record
-        of another node, and are applied from the bus."""
+        self.own_applied: set[bytes] = set()
+        """Those of them up to which the reply has moved the lane (A6): what the bus brings of them
+        is known. The others came before a record of another node, and are applied from the bus."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._left = asyncio.Event()
         self._ready = asyncio.Event()
@@ -293,14 +293,14 @@ class Host:
         if answer.done and answer.done[-1].seq:
             if len(self._own_commits) >= LAG_WATCHED:
                 self._own_commits.clear()
-                self._own_applied.clear()
+                self.own_applied.clear()
             self._own_commits[answer.done[-1].tag] = boottime_ms()
 
     def _note_applied(self, answer: Mutated) -> None:
         if answer.done:
             last = answer.done[-1]
             if last.seq and self.node.lane.recent.get(last.seq) == last.tag:
-                self._own_applied.add(last.tag)
+                self.own_applied.add(last.tag)
 
     def _time_bus(self, tag: bytes) -> None:
         self.messages += 1
@@ -308,14 +308,10 @@ class Host:
             committed_ms = self._own_commits.pop(tag)
             self.bus_lag.observe(boottime_ms() - committed_ms)
 
-    def is_known(self, tag: bytes) -> bool:
-        """Whether a message on the bus that tells this tag is one of this node's own, all of which
-        it has applied (A6): nobody needs to look at it. Asked once of each message."""
-        if tag not in self._own_applied:
-            return False
-        self._own_applied.discard(tag)
+    def own_came(self, tag: bytes) -> None:
+        """A message on the bus tells this tag of `own_applied`."""
+        self.own_applied.discard(tag)
         self._time_bus(tag)
-        return True
 
     # -- what the front ends ask (serve.port.NodePort) ---------------------------------
 

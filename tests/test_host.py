@@ -11,7 +11,7 @@ from coherenced.core.model import Message, Set
 from coherenced.core.node import Node, Settings
 from coherenced.core.policy import Namespaces, Policy
 from coherenced.host import LAG_WATCHED, Host
-from coherenced.upstream.bus import Subscriber
+from coherenced.upstream.bus import Own, Subscriber
 from coherenced.upstream.names import lane_names
 from coherenced.wire.framing import pack
 from coherenced.wire.message import encode_message
@@ -32,7 +32,7 @@ class Upstream:
     def call(self, call: Any) -> None:
         self.calls.append(call)
         if isinstance(call, calls.Subscribe):
-            told, own = self.host.answer, self.host.is_known
+            told, own = self.host.answer, Own(self.host.own_applied, self.host.own_came)
             names = lane_names(0, 0)
             self.subscriber = Subscriber(0, names, b"i" * 16, 1e3, told, lambda: None, own)
             self.subscriber.connection = call.connection
@@ -94,7 +94,7 @@ async def test_an_own_message_that_is_applied_already_is_nothing_new() -> None:
     (own,) = upstream.bus
     upstream.deliver()
     assert heard == [] and host.messages == 1 and host.bus_lag.count == 1
-    assert not host.is_known(own.tag), "each comes once"
+    assert not host.own_applied, "each comes once"
     upstream.bus.append(own)
     upstream.deliver()
     host.answer(heard.pop())
@@ -109,6 +109,6 @@ async def test_what_is_remembered_of_own_messages_has_a_bound() -> None:
     host, upstream = await started()
     for _ in range(LAG_WATCHED + 3):
         await set_key(host)
-    assert len(host._own_applied) <= len(host._own_commits) <= LAG_WATCHED
+    assert len(host.own_applied) <= len(host._own_commits) <= LAG_WATCHED
     upstream.deliver()
     assert host.node.lane.applied == LAG_WATCHED + 3

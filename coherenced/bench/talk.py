@@ -79,3 +79,9 @@ class Talk:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def values_read(upstream: Talk) -> int:
+    """How many values a server has been asked for by nodes, which with each ask how long it lives."""
+    told = upstream.info("commandstats").get("cmdstat_pttl", "calls=0")
+    return int(told.partition("calls=")[2].partition(",")[0])

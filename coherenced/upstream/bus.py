@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Collection
+from typing import Any, Final, NamedTuple
 
 import hiredis
 
@@ -46,6 +46,14 @@ wait for, some 0.3 ms."""
 _PING: Final[bytes] = pack((b"PING",))
 
 
+class Own(NamedTuple):
+    """This node's own messages, as far as it has applied what they tell: nobody else hears them."""
+
+    tags: Collection[bytes]
+    """The last tag of each that has not come yet."""
+    came: Callable[[bytes], None]
+
+
 class Subscriber(asyncio.Protocol):
     """Speaks on a connection from its SUBSCRIBE on."""
 
@@ -57,10 +65,8 @@ class Subscriber(asyncio.Protocol):
         timeout_ms: float,
         answer: Callable[[Answer], None],
         on_confirmed: Callable[[], None],
-        is_known: Callable[[bytes], bool] = lambda tag: False,
+        own: Own | None = None,
     ) -> None:
-        """`is_known`: is given the tag that a message tells; whether nothing is to be done about
-        it, since it is of this node's own, which has applied it."""
         loop = asyncio.get_running_loop()
         self.connection = 0
         """The core's number of this connection, once it is subscribed."""
@@ -72,7 +78,7 @@ class Subscriber(asyncio.Protocol):
         self._timeout_s = timeout_ms / 1e3
         self._answer = answer
         self._on_confirmed = on_confirmed
-        self._is_known = is_known
+        self._own = own or Own(set(), lambda tag: None)
         self._loop = loop
         self._unconfirmed = set(self._channels)
         self._reader = hiredis.Reader()
@@ -153,7 +159,7 @@ class Subscriber(asyncio.Protocol):
     def _take_slice(self) -> bool:
         """Hand over what was read, as far as one slice goes; whether there may be more."""
         gets, lane, bus = self._reader.gets, self._lane, self._channels[0]
-        is_known = self._is_known
+        own, came = self._own
         heard: list[Message] = []
         left = SLICE_RECORDS
         try:
@@ -166,7 +172,8 @@ class Subscriber(asyncio.Protocol):
                     self._push(*item)
                 else:
                     payload = item[2]
-                    if is_known(told_tag(payload)):
+                    if own and (tag := told_tag(payload)) in own:
+                        came(tag)
                         continue
                     try:
                         message = decode_message(payload)
@@ -237,10 +244,10 @@ class Bus:
         incarnation: bytes,
         answer: Callable[[Answer], None],
         changed: Changed,
-        is_known: Callable[[bytes], bool],
+        own: Own | None,
     ) -> None:
         self._settings = settings
-        self._is_known = is_known
+        self._own = own
         self._lane = lane
         self._names = names
         self._incarnation = incarnation
@@ -311,7 +318,7 @@ class Bus:
                 self._settings.command_timeout_ms,
                 self._answer,
                 confirmed,
-                self._is_known,
+                self._own,
             )
             subscriber.connection = connection
             self._subscriber = subscriber

@@ -44,7 +44,7 @@ from coherenced.core.model import Lineage, Record, Reply
 from coherenced.core.requests import Fault
 from coherenced.errors import ProtocolError
 from coherenced.upstream import codec
-from coherenced.upstream.bus import Bus
+from coherenced.upstream.bus import Bus, Own
 from coherenced.upstream.connection import Callback, Pipe, pack
 from coherenced.upstream.faults import Lost, Unsent, failure_of, plain
 from coherenced.upstream.line import Changed, Line
@@ -78,15 +78,14 @@ class Link:
         answer: Callable[[Answer], None],
         changed: Changed = lambda name, up, detail: None,
         lane: int = 0,
-        is_known: Callable[[bytes], bool] = lambda tag: False,
+        own: Own | None = None,
     ) -> None:
-        """`is_known`: see `bus.Subscriber`."""
         self._settings = settings
         self._names = lane_names(lane, settings.endpoint().db)
         self._answer = answer
         self._changed = changed
         told = self._on_change
-        self._bus = Bus(settings, lane, self._names, node, incarnation, answer, told, is_known)
+        self._bus = Bus(settings, lane, self._names, node, incarnation, answer, told, own)
         self._control = Line(settings, "control", node, told, self._load_scripts)
         self._writes = Line(settings, "writes", node, told)
         self._reads = Line(settings, "reads", node, told)

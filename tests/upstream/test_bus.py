@@ -11,7 +11,7 @@ from coherenced.core.calls import Answer, BusLost, Delivered, Heard, Subscribe, 
 from coherenced.core.model import Message, Record
 from coherenced.lab.proxy import Proxy, role
 from coherenced.upstream import bus
-from coherenced.upstream.bus import Subscriber
+from coherenced.upstream.bus import Own, Subscriber
 from coherenced.upstream.connection import pack
 from coherenced.wire.message import encode_message
 from tests.servers import Server, shared_server, wait_until
@@ -172,7 +172,8 @@ async def test_clients_have_their_turn_while_much_is_taken() -> None:
 
 async def test_what_this_node_has_written_and_applied_itself_is_not_told() -> None:
     told: list[Answer] = []
-    own = {b"%016x" % 2}.__contains__
+    came: list[bytes] = []
+    own = Own({b"%016x" % 2, b"other"}, came.append)
 
     def message(seq: int) -> bytes:
         tag, prev = b"%016x" % seq, b"%016x" % (seq - 1)
@@ -184,6 +185,7 @@ async def test_what_this_node_has_written_and_applied_itself_is_not_told() -> No
     (heard,) = told
     assert isinstance(heard, Heard)
     assert [(one.seq, len(one.records)) for one in heard.messages] == [(1, 1), (3, 1)]
+    assert came == [b"%016x" % 2]
     assert [one.tag for one in heard.messages] == [b"%016x" % seq for seq in (1, 3)]
 
 

@@ -20,7 +20,7 @@ from coherenced.bench.load import GENERATOR, Loader, Place, Sides, fill, key, ro
 from coherenced.bench.model import Context, Figure, Row, Target, at_least
 from coherenced.bench.rig import LASTING, Daemon, Rig, wait_until
 from coherenced.bench.rounds import Sample
-from coherenced.bench.talk import Talk, pack
+from coherenced.bench.talk import Talk, pack, values_read
 from coherenced.errors import CommandError
 
 CONNECTIONS: Final = 50
@@ -102,7 +102,7 @@ def _ask_together(rig: Rig, talks: Sequence[Talk], keys: Sequence[bytes]) -> dic
     """Each client asks for its key while the server stands still; what that cost the server."""
     with rig.talk_to_server() as upstream, Talk(talks[0].path) as observer:
         asked = observer.stats()["fronts"]["resp"]["requests"]
-        before, fetches = _reads(upstream), observer.stats()["l2"]["fetches"]
+        before, fetches = values_read(upstream), observer.stats()["l2"]["fetches"]
         os.kill(rig.server_pid, signal.SIGSTOP)
         try:
             for talk, name in zip(talks, keys, strict=True):
@@ -117,11 +117,5 @@ def _ask_together(rig: Rig, talks: Sequence[Talk], keys: Sequence[bytes]) -> dic
         for talk in talks:
             if talk.receive() is None:
                 raise CommandError("a key that was stored is not there")
-        reads = _reads(upstream) - before
+        reads = values_read(upstream) - before
         return {"reads": reads, "trips": observer.stats()["l2"]["fetches"] - fetches}
-
-
-def _reads(upstream: Talk) -> int:
-    """How often the server has looked a key up with GET, inside scripts too."""
-    told = upstream.info("commandstats").get("cmdstat_get", "calls=0")
-    return int(told.partition("calls=")[2].partition(",")[0])

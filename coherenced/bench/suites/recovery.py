@@ -23,7 +23,7 @@ from coherenced.bench.model import Context, Figure, Row, at_most
 from coherenced.bench.processes import cpu_s
 from coherenced.bench.rig import LASTING, Daemon, Rig, wait_until
 from coherenced.bench.rounds import compare
-from coherenced.bench.talk import Talk
+from coherenced.bench.talk import Talk, values_read
 from coherenced.errors import CommandError
 
 VALUE_BYTES: Final = 100
@@ -179,13 +179,11 @@ def _dropped(rig: Rig, talks: Sequence[Talk], entries: int) -> Refilled:
 
 
 def _watch(rig: Rig, samples: list[tuple[float, int, float]], done: threading.Event) -> None:
-    """(when, GETs executed so far, CPU used so far), ten times a second."""
+    """(when, values read so far, CPU used so far), ten times a second."""
     with rig.talk_to_server() as upstream:
         while True:
             last = done.is_set()
-            told = upstream.info("commandstats").get("cmdstat_get", "calls=0")
-            calls = int(told.partition("calls=")[2].partition(",")[0])
-            samples.append((time.perf_counter(), calls, cpu_s(rig.server_pid)))
+            samples.append((time.perf_counter(), values_read(upstream), cpu_s(rig.server_pid)))
             if last:
                 return
             done.wait(WINDOW_S)
