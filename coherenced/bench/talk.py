@@ -82,6 +82,6 @@ class Talk:
 
 
 def values_read(upstream: Talk) -> int:
-    """How many values a server has been asked for by nodes, which with each ask how long it lives."""
+    """How many values nodes have asked a server for: with each they ask how long it lives."""
     told = upstream.info("commandstats").get("cmdstat_pttl", "calls=0")
     return int(told.partition("calls=")[2].partition(",")[0])
