@@ -249,7 +249,8 @@ class L1:
         bound_ms: float,
     ) -> bool:
         """`put` values of different keys, without tags or expiry; False: nothing is done, they are
-        to be put one by one. So it is if a key is held, or if they do not fit easily."""
+        to be put one by one. So it is if a key is held, if they do not fit easily, and ever since
+        something was evicted: each newcomer is then looked up among the ghosts."""
         sizes, index = list(map(len, bulks)), self.entries
         total = sum(map(len, keys)) + sum(sizes) + ENTRY_BYTES * len(keys)
         total += sum([size >> HOLES_SHIFT for size in sizes])
