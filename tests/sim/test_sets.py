@@ -17,7 +17,7 @@ from coherenced.core.calls import Delivered, Failed, Failure
 from coherenced.core.inputs import Flush, Start, Submit, Tick
 from coherenced.core.model import Lineage, Set
 from coherenced.core.node import Node, Settings
-from coherenced.core.outbox import Settled
+from coherenced.core.outbox import Settled, SettledAll
 from coherenced.core.policy import Namespaces, Policy
 from coherenced.core.requests import Get, Level, Write, WriteResult
 from tests.core.driver import EPOCH, delete, set_to
@@ -71,6 +71,10 @@ class Side:
                 told = outcome.replies[0] if isinstance(outcome, WriteResult) else outcome
                 assert effect.request_id not in self.outcomes
                 self.outcomes[effect.request_id] = told
+            elif isinstance(effect, SettledAll):
+                told_now = dict(zip(effect.request_ids, effect.outcomes, strict=True))
+                assert told_now.keys().isdisjoint(self.outcomes)
+                self.outcomes |= told_now
             elif hasattr(effect, "lane"):
                 self.open.append(effect)
 
