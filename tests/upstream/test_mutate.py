@@ -8,7 +8,7 @@ import re
 import msgspec
 import pytest
 
-from coherenced.core.model import EVERYTHING, Mutation, Op, Query, ReplyError, Version
+from coherenced.core.model import EVERYTHING, Fetched, Mutation, Op, Query, ReplyError, Version
 from coherenced.upstream import codec
 from coherenced.upstream.codec import MOST_WORDS
 from coherenced.upstream.scripts import CLAIM
@@ -585,3 +585,9 @@ def test_nothing_but_sets_does_what_one_by_one_does(
         told.append((answer, listener.messages(server)[-1], everything_but_times(server)))
     assert told[0] == told[1]
     assert (replies[0] == 6) == (before not in ONE_BY_ONE)
+
+
+def test_a_fetch_of_more_keys_than_a_command_has_room_for(lane: Lane) -> None:
+    lane.mutate(set_(b"8500", b"v"))
+    found = lane.fetch_all(*(b"%d" % number for number in range(9_000))).results
+    assert [number for number, got in enumerate(found) if got != Fetched(None)] == [8500]

@@ -12,7 +12,8 @@ for k = 1, #lengths do
   keys[k] = string.sub(ARGV[3], at, at + lengths[k] - 1)
   at = at + lengths[k]
 end
-if #keys > 1 and not labelled then -- else some of them may have to go before they are read
+-- Labelled ones may have to go before they are read; and a call has room for so many words.
+if #keys > 1 and #keys <= 7000 and not labelled then
   values = redis.pcall('MGET', unpack(keys))
   values = not values.err and values
 end
