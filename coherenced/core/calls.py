@@ -75,8 +75,6 @@ class Fetch(msgspec.Struct, frozen=True, gc=False):
     lane: int
     new_epoch: bytes
     items: tuple[bytes | Query, ...]
-    keys_only: bool = False
-    """It is known that there is no query among them."""
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):

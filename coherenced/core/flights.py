@@ -324,7 +324,7 @@ class Flights:
                 self.refill.fetching(len(batch.keys), self._box.now_ms)
                 batch.sent_ms = self._box.now_ms
                 self._tickets.admit_all(batch)
-                self._send(batch, tuple(batch.keys), keys_only=True)
+                self._send(batch, tuple(batch.keys))
             elif batch:
                 self.refill.fetching(len(batch), self._box.now_ms)
                 flights = [item for item in batch if isinstance(item, Flight)]
@@ -332,7 +332,7 @@ class Flights:
                     flight.sent_ms = self._box.now_ms
                 self._tickets.admit(*flights)
                 items = [item.key if isinstance(item, Flight) else item.query for item in batch]
-                self._send(batch, tuple(items), keys_only=len(flights) == len(batch))
+                self._send(batch, tuple(items))
 
     def _next_batch(self) -> Batch:
         """What leaves together: the first of the queue, except what is parked."""
@@ -365,7 +365,7 @@ class Flights:
         """A5: the budget allows more; it is sent at the end of this step, or of this turn."""
         self._held = False
 
-    def _send(self, batch: Batch, items: tuple[bytes | Query, ...], *, keys_only: bool) -> None:
+    def _send(self, batch: Batch, items: tuple[bytes | Query, ...]) -> None:
         self._open += 1
         self.fetches += 1
         sent_ms = self._box.now_ms
@@ -381,7 +381,7 @@ class Flights:
                 self._fetched(batch, answer, sent_ms)
 
         number = self._box.new_call_id(answered)
-        self._box.emit(Fetch(number, self.lane.index, self._new_epoch(), items, keys_only))
+        self._box.emit(Fetch(number, self.lane.index, self._new_epoch(), items))
 
     def suspect(self, lineage: Lineage, reliance: int) -> None:
         """A fetch that is not of this chain proves nothing, but it is a reason to probe."""

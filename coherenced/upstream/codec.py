@@ -309,7 +309,7 @@ def plain_reply(raw: Any) -> Reply:
 def fetch_words(call: Fetch) -> Words:
     """Keys first, then queries: the reply comes in the same order."""
     items: Sequence[bytes | Query] = call.items
-    keys: Any = items if call.keys_only else [i for i in items if i.__class__ is bytes]
+    keys: Any = [item for item in items if item.__class__ is bytes]
     lengths, named, epoch = _lengths(list(map(len, keys))), b"".join(keys), call.new_epoch
     told = (len(epoch), epoch, len(lengths), lengths, len(named), named)
     packed = b"$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % told
@@ -328,7 +328,7 @@ def fetched(call: Fetch, reply: list[Any]) -> FetchedAll:
     items = call.items
     if len(reply) != 5 + len(items):
         raise ValueError(f"{len(reply)} words for {len(items)} items")
-    number = len(items) if call.keys_only else list(map(type, items)).count(bytes)
+    number = list(map(type, items)).count(bytes)
     lineage, ttls, extras = Lineage(reply[0], reply[1], reply[2]), reply[3], reply[4]
     values = reply[5 : 5 + number]
     results: list[Any]

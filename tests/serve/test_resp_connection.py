@@ -752,23 +752,34 @@ def test_lone_sets_are_answered_as_the_general_way_answers(seed: int) -> None:
                 client.feed(packed((b"GET", key)))
             elif deed < 0.6:
                 client.send(text)
-            elif deed < 0.7 and port.held is None:
-                port.hold()
-            elif deed < 0.9 and port.held is not None:
-                port.release(None if deed > 0.8 else 1)
+            elif deed < 0.9:
+                hold_or_release(port, deed)
             elif 0.9 < deed < 0.93:
                 connection.pause_writing()
             elif deed > 0.93:
                 connection.resume_writing()
-        assert lone.raw() == general.raw()
-        assert state(lone) == state(general)
+        assert_alike(lone, general)
     for client in (lone, general):
         client.connection.resume_writing()
         if client.port.held is not None:
             client.port.release()
+    assert_alike(lone, general)
+    assert lone.front.requests == general.front.requests
+
+
+def hold_or_release(port: RespPort, deed: float) -> None:
+    """Between 0.6 and 0.9: outcomes are held from now on; or those held are told, one or all."""
+    if port.held is None:
+        if deed < 0.7:
+            port.hold()
+    else:
+        port.release(None if deed > 0.8 else 1)
+
+
+def assert_alike(lone: Client, general: Client) -> None:
+    """They have heard the same, and go on alike."""
     assert lone.raw() == general.raw()
     assert state(lone) == state(general)
-    assert lone.front.requests == general.front.requests
 
 
 def state(client: Client) -> tuple[object, ...]:
@@ -832,10 +843,8 @@ def test_lone_gets_are_answered_as_the_general_way_answers(seed: int) -> None:
                 client.feed(packed((verb, key)) + packed("PING"))
             elif deed < 0.6:
                 client.send(text)
-            elif deed < 0.7 and port.held is None:
-                port.hold()
-            elif deed < 0.9 and port.held is not None:
-                port.release(None if deed > 0.8 else 1)
+            elif deed < 0.9:
+                hold_or_release(port, deed)
             elif 0.9 < deed < 0.92:
                 wire.blocked = True
             elif 0.92 < deed < 0.98:
@@ -845,16 +854,14 @@ def test_lone_gets_are_answered_as_the_general_way_answers(seed: int) -> None:
                 connection.retire()
             elif deed > 0.996:
                 wire.close()
-        assert lone.raw() == general.raw()
-        assert state(lone) == state(general)
+        assert_alike(lone, general)
         assert lone.connection._window == general.connection._window
     for client in (lone, general):
         client.wire.blocked = False
         client.wire.drain()
         if client.port.held is not None:
             client.port.release()
-    assert lone.raw() == general.raw()
-    assert state(lone) == state(general)
+    assert_alike(lone, general)
     assert lone.front.requests == general.front.requests
     assert lone.front.errors == general.front.errors
 
