@@ -10,8 +10,9 @@ What happens to a chunk of bytes:
 Replies leave in order: while a slot waits, whatever is ready after it is kept behind it.
 Requests of one connection see each other as in Redis: reads may be under way together,
 writes too (the core keeps their order), but neither starts while the other kind is still
-unanswered; a request that must wait keeps all later ones waiting, and then nothing more
-is read from the client.
+unanswered, nor a read of a key while one is that may be shown something newer of it than L1
+holds (it asks for less staleness, or asks Redis): no key goes back in time. A request that must
+wait keeps all later ones waiting, and then nothing more is read from the client.
 
 Bounds: `resp_settings`. A client that does not read its replies is not read from either.
 """
@@ -28,6 +29,7 @@ from coherenced.core.requests import (
     Fault,
     FaultKind,
     Outcome,
+    Read,
     ReadResult,
     Request,
 )
@@ -37,7 +39,7 @@ from coherenced.serve.resp_flow import Slot
 from coherenced.serve.resp_short import TURN_BYTES, ShortWay
 from coherenced.wire import resp
 from coherenced.wire.answers import answer
-from coherenced.wire.commands import CROSS_PROTOCOL, Access, Command, lookup
+from coherenced.wire.commands import CROSS_PROTOCOL, Access, Command, keys_of, lookup
 from coherenced.wire.extensions import aging, keep_terms
 from coherenced.wire.framing import RequestReader, malformed
 from coherenced.wire.plain import PLAIN_HEAD
@@ -254,6 +256,8 @@ class RespConnection(ShortWay):
         access = command.access
         if (access & Access.READ and self._writes) or (access & Access.WRITE and self._reads):
             return False
+        if self._asked and access == Access.READ and self._is_asked(command, request):
+            return False
         if command.name == "exec" and self.transaction is not None:
             if not self.has_room(self.transaction.size):
                 return False
@@ -268,6 +272,11 @@ class RespConnection(ShortWay):
                 self.reply(data)
             return True
         return self._begin(command, request)
+
+    def _is_asked(self, command: Command, request: list[bytes]) -> bool:
+        """Whether an unanswered read is about one of these keys and may be shown something newer
+        than L1 holds: what is answered after it must not be older."""
+        return not self._asked.keys().isdisjoint(keys_of(command, request))
 
     def _short(self, request: list[bytes]) -> bytes | None:
         """A hit while earlier requests are still waiting: its reply is kept behind theirs."""
@@ -320,7 +329,8 @@ class RespConnection(ShortWay):
         if asked[0].__class__ in resp_leases.REQUESTS:
             resp_leases.begin(self, command, plan, size)
             return True
-        slot = self.open(command.access, size)
+        is_usual = command.access != Access.READ or _is_usual(asked[0])
+        slot = self.open(command.access, size, () if is_usual else keys_of(command, request))
         if self.watched:
             asked = tuple(resp_transaction.past_l1(wanted) for wanted in asked)
         if len(asked) == 1:
@@ -386,3 +396,13 @@ def _turn_end(data: bytes, start: int) -> int:
         return len(data)
     at = data.rfind(b"\r\n*", start, start + TURN_BYTES)
     return at + 2 if at >= 0 else len(data)
+
+
+def _is_usual(asked: Request) -> bool:
+    """Whether this read is shown what any other of its keys would be, were it to come next."""
+    return (
+        isinstance(asked, Read)
+        and asked.max_staleness_ms is None
+        and asked.min_version is None
+        and not asked.snapshot
+    )

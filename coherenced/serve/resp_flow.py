@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
@@ -40,12 +41,15 @@ class Slot(msgspec.Struct, gc=False, eq=False):
     after: list[bytes] = []
     resp3: bool = False
     """Of a GET: the protocol that it was asked in."""
+    keys: Sequence[bytes] = ()
+    """Of a read that may be shown something newer than L1 holds: what it is about."""
 
 
 class ReplyFlow(asyncio.Protocol):
     """One connection's side towards the socket. What requests mean: `resp_connection`."""
 
     __slots__ = (
+        "_asked",
         "_deaf",
         "_ending",
         "_flying_bytes",
@@ -87,6 +91,8 @@ class ReplyFlow(asyncio.Protocol):
         """Where the next reply belongs: `_out`, or behind the last slot."""
         self._reads = self._writes = 0
         """Unanswered ones."""
+        self._asked: dict[bytes, int] = {}
+        """The `keys` of unanswered reads, and how often each."""
         self._flying_bytes = 0
         """Arguments of unanswered writes."""
         self._held_bytes = 0
@@ -134,6 +140,7 @@ class ReplyFlow(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = self._deaf = self._stopped = True
         self._slots.clear()
+        self._asked.clear()
         self._queue.clear()
         self._out.clear()
         self._rest = b""
@@ -170,9 +177,13 @@ class ReplyFlow(asyncio.Protocol):
         bound = self.front.settings.frame.max_query_bytes
         return not self._flying_bytes or self._flying_bytes + size <= bound
 
-    def open(self, access: int, size: int = 0) -> Slot:
+    def open(self, access: int, size: int = 0, keys: Sequence[bytes] = ()) -> Slot:
         """A place for the reply to the request that is being executed; `fill` it once."""
         slot = Slot(access, size)
+        if keys:
+            slot.keys = keys
+            for key in keys:
+                self._asked[key] = self._asked.get(key, 0) + 1
         self._slots.append(slot)
         self._tail = slot.after
         if access & _READ:
@@ -195,6 +206,8 @@ class ReplyFlow(asyncio.Protocol):
             self._writes -= 1
             if not self._writes:
                 self.settle_mode()
+        if slot.keys:
+            self._no_longer_ask(slot.keys)
         if data[0] == _MINUS:
             self.front.errors += 1
         if change := (len(data) - self._reply_bytes) >> 3:
@@ -223,6 +236,14 @@ class ReplyFlow(asyncio.Protocol):
             self._hand_over_soon()  # the others' replies, which often come at once, go with it
         else:
             self.proceed()
+
+    def _no_longer_ask(self, keys: Sequence[bytes]) -> None:
+        asked = self._asked
+        for key in keys:
+            if left := asked[key] - 1:
+                asked[key] = left
+            else:
+                del asked[key]
 
     def _hand_over_soon(self) -> None:
         if not self._handing_over:

@@ -18,7 +18,7 @@ from coherenced.serve.resp_connection import TURN_BYTES
 from coherenced.serve.resp_settings import RespSettings
 from coherenced.wire.framing import FrameLimits
 from coherenced.wire.plan import Bounds
-from tests.serve.resp_rig import Client, RespPort, packed
+from tests.serve.resp_rig import EPOCH, Client, RespPort, packed
 
 SMALL = RespSettings(
     max_pending=20,
@@ -231,6 +231,64 @@ def test_a_write_waits_for_reads_before_it(client: Client) -> None:
     assert [type(r) for r in client.port.requests[2:]] == [Set, Set]
     client.port.release()
     assert client.replies() == [None, -2, b"OK", b"OK"]
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "COH.GET k MAXSTALE 0",
+        f"COH.GET k MINVER {EPOCH.decode()}:1",
+        "COH.MGET other k SNAPSHOT",
+        "STRLEN k",
+        "EXISTS other k",
+    ],
+)
+@pytest.mark.parametrize("second", ["GET k", "COH.GET k", "MGET k other", "TTL k"])
+def test_no_key_goes_back_in_time_behind_a_read_that_asks_for_more(
+    client: Client, first: str, second: str
+) -> None:
+    """What L1 holds now may be older than what the first will be shown."""
+    client.port.keep(b"k", b"old")
+    client.port.keep(b"other", b"o")
+    client.port.hold()
+    client.send(first, second, "GET other")
+    assert len(client.port.requests) == 1
+    assert not client.wire.reading
+    client.port.keep(b"k", b"new")
+    client.port.release()
+    replies = client.replies()
+    assert len(replies) == 3
+    assert b"old" not in replies
+    assert [b"old", b"o"] not in replies
+    assert client.wire.reading
+    assert not client.connection._asked
+
+
+@pytest.mark.parametrize("first", ["COH.GET k MAXSTALE 0", "STRLEN k"])
+def test_reads_of_other_keys_do_not_wait_for_it(client: Client, first: str) -> None:
+    client.port.keep(b"hit", b"h")
+    client.port.hold()
+    client.send(first, "GET hit", "GET miss", "COH.GET j MAXSTALE 0", "TTL i")
+    assert len(client.port.requests) == 4
+    client.port.release()
+    assert len(client.replies()) == 5
+
+
+def test_reads_that_ask_for_no_more_do_not_wait_for_each_other(client: Client) -> None:
+    client.port.fills = False
+    client.port.hold()
+    client.send("GET k", "COH.GET k META", "MGET k j", "COH.MGET k j", "GET k")
+    assert len(client.port.requests) == 5
+    client.port.release()
+    assert len(client.replies()) == 5
+
+
+def test_a_client_that_goes_while_a_read_is_asked(client: Client) -> None:
+    client.port.hold()
+    client.send("COH.GET k MAXSTALE 0", "STRLEN k")
+    client.connection.connection_lost(None)
+    client.port.release()
+    assert not client.connection._asked
 
 
 def test_what_arrives_while_something_waits_waits_behind_it(client: Client) -> None:
