@@ -35,7 +35,7 @@ from coherenced.observe.stats import FrontSection, NodeStats
 from coherenced.origin.rules import BEHIND, all_rules
 from coherenced.parts import open_origins, open_page, open_server, open_spool, open_warmth
 from coherenced.paths import Paths, prepare_runtime_dir
-from coherenced.policies import policies
+from coherenced.policies import hold_bounds, policies
 from coherenced.serve.http import HttpFront, serve_http
 from coherenced.serve.http_limits import HttpLimits
 from coherenced.serve.listeners import open_sockets
@@ -84,6 +84,8 @@ class Daemon:
         self._namespaces = Namespaces(*policies(self.config))
         self._host: Host | None = None
         self._warmth: Warmth | None = None
+        self._rebound: Callable[[], None] | None = None
+        """Has the sockets' servers take over the limits of the configuration."""
 
     async def serve(self) -> int:
         """Open everything, run until told to stop, close everything. Returns the exit code."""
@@ -105,6 +107,7 @@ class Daemon:
             )
             opened.push_async_callback(resp.close, CLOSE_S)
             host.fronts = partial(_fill_fronts, resp, http)
+            self._rebound = partial(self._bound_fronts, host, settings, resp, http)
             await self._live(host, paths)
             self._notify.stopping()
             await resp.stop_accepting()
@@ -252,32 +255,36 @@ class Daemon:
         self._notify.ready()
 
     def _apply(self, change: Diff) -> None:
-        host, fresh = self._host, change.config
+        host, namespaces = self._host, self._namespaces
         assert host is not None
+        fresh, held = hold_bounds(self.config, change.config, namespaces.largest_bound_ms)
+        stays = [c.key for c in change.restart] + held
         default, rules = policies(fresh)
-        bound_ms = Namespaces(default, rules).largest_bound_ms
-        stays = [c.key for c in change.restart]
-        if bound_ms > self._namespaces.largest_bound_ms:
-            # Writers fence this node by the bound it published: a larger one needs a new join.
-            stays.append("max_staleness_ms (a larger bound)")
-        else:
-            self._namespaces.replace(default, rules)
-            if host.page_file is not None:
-                host.page_file.bound(bound_ms)
-            origins = list(all_rules(fresh).values())
-            if host.origins is not None:
-                host.origins.replace(origins)
-                behind = host.origins.behind is not None
-                if not behind and any(one.mode == BEHIND for one in origins):
-                    stays.append("origin_mode = write-behind (the first one)")
-            elif origins:
-                stays.append("namespace.*.origin (the first one)")
-            host.node.let_go()  # entries carry the rules they were stored under
+        namespaces.replace(default, rules)
+        if host.page_file is not None:
+            host.page_file.bound(namespaces.largest_bound_ms)
+        if host.outbound is None and any(policy.spool for policy in namespaces.all()):
+            stays.append("on_unavailable = spool (the first one)")
+        origins = list(all_rules(fresh).values())
+        if host.origins is not None:
+            host.origins.replace(origins)
+            behind = host.origins.behind is not None
+            if not behind and any(one.mode == BEHIND for one in origins):
+                stays.append("origin_mode = write-behind (the first one)")
+        elif origins:
+            stays.append("namespace.*.origin (the first one)")
+        host.node.let_go()  # entries carry the rules they were stored under
+        host.node.bound_waiting(fresh.limits.max_waiting_requests)
         logs.configure(fresh.log.level, fresh.log.format)
         self.config = fresh
-        host.report(
-            "reloaded", {"changed": [c.key for c in change.reloaded], "needs_restart": stays}
-        )
+        if self._rebound is not None:
+            self._rebound()
+        changed = [c.key for c in change.reloaded if c.key not in held]
+        host.report("reloaded", {"changed": changed, "needs_restart": stays})
+
+    def _bound_fronts(self, host: Host, settings: Redis, resp: RespFront, http: HttpFront) -> None:
+        resp.reconfigure(self._resp_settings(host, settings))
+        http.reconfigure(http_limits(self.config))
 
 
 def http_limits(config: Config) -> HttpLimits:

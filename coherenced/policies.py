@@ -9,6 +9,27 @@ from coherenced.core.policy import Policy
 from coherenced.origin.rules import rules_of
 
 
+def hold_bounds(old: Config, new: Config, largest_ms: float) -> tuple[Config, list[str]]:
+    """`new`, but a bound above `largest_ms`, the largest that this node has published, stays as it
+    is in `old`: writers fence this node by that one (K3). -> that, and the keys that stay.
+    """
+    stays = []
+    common = new.coherence
+    if common.max_staleness_ms > largest_ms:
+        stays.append("coherence.max_staleness_ms")
+        bound_ms = old.coherence.max_staleness_ms
+        common = msgspec.structs.replace(common, max_staleness_ms=bound_ms)
+    spaces = {}
+    for name, space in new.namespace.items():
+        if (space.max_staleness_ms or 0) > largest_ms:
+            stays.append(f"namespace.{name}.max_staleness_ms")
+            before = old.namespace.get(name)
+            held_ms = None if before is None else before.max_staleness_ms
+            space = msgspec.structs.replace(space, max_staleness_ms=held_ms)
+        spaces[name] = space
+    return msgspec.structs.replace(new, coherence=common, namespace=spaces), stays
+
+
 def policies(config: Config) -> tuple[Policy, list[tuple[str, Policy]]]:
     """The configuration's defaults and namespaces as the core's policies."""
     common = config.coherence

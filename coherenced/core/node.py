@@ -343,6 +343,10 @@ class Node:
         reads = self.reads.waiting + self.audits.waiting + self.leases.waiting
         return reads + self.writes.waiting + self.phases.waiting
 
+    def bound_waiting(self, max_waiting: int) -> None:
+        """From now on at most so many requests wait for Redis."""
+        self.settings = msgspec.structs.replace(self.settings, max_waiting=max_waiting)
+
     def _get_all(self, ids: Sequence[int], keys: Sequence[bytes]) -> None:
         if self.stopped or self.waiting + len(keys) > self.settings.max_waiting:
             self._submit([Submit(number, Get(key)) for number, key in zip(ids, keys, strict=True)])

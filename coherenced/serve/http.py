@@ -99,6 +99,11 @@ class HttpFront:
             connection.abort()  # whoever does not read its last answer cannot hold us up
         self._listening.clear()
 
+    def reconfigure(self, limits: HttpLimits) -> None:
+        """Other bounds from now on (of the longest request line only for who connects anew)."""
+        self.limits = self._context.limits = limits
+        self.short.max_key_bytes = limits.max_key_bytes
+
     def stats(self) -> dict[str, int]:
         """requests, errors, connections, accepted, rejected, listeners: for `NodePort.stats()`."""
         return {

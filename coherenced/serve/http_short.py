@@ -53,11 +53,11 @@ REFRESH_MS: Final = 10_000.0
 class ShortPath:
     """Answers hits as bytes. One per front end."""
 
-    __slots__ = ("_date", "_date_until_ms", "_max_key_bytes", "_port", "_server", "hits", "open")
+    __slots__ = ("_date", "_date_until_ms", "_port", "_server", "hits", "max_key_bytes", "open")
 
     def __init__(self, port: Any, max_key_bytes: int, server: str) -> None:
         self._port = port
-        self._max_key_bytes = max_key_bytes
+        self.max_key_bytes = max_key_bytes
         self._server = server.encode()
         self._date = b""
         self._date_until_ms = float("-inf")
@@ -71,7 +71,7 @@ class ShortPath:
         if _KEY.fullmatch(encoded) is None or not self.open:
             return None
         key = unquote_to_bytes(encoded) if b"%" in encoded else encoded
-        if len(key) > self._max_key_bytes or key.startswith(RESERVED):
+        if len(key) > self.max_key_bytes or key.startswith(RESERVED):
             return None
         entry = self._port.hit(key, now_ms)
         if entry is None:

@@ -77,6 +77,12 @@ class RespFront:
         """A new client's protocol object: asyncio's protocol factory."""
         return RespConnection(self)
 
+    def reconfigure(self, settings: RespSettings) -> None:
+        """Other bounds from now on, for those who are connected, too."""
+        self.settings = settings
+        for connection in self.connections.values():
+            connection.reconfigured()
+
     async def stop_accepting(self) -> None:
         """Take no new connections and no new requests; what is under way goes on."""
         for server in self._listening:

@@ -85,6 +85,12 @@ class RespConnection(ShortWay):
         self.quick = self.authenticated
         self._reader = RequestReader(front.settings.frame, self.authenticated)
 
+    def reconfigured(self) -> None:
+        """The front's settings are others: take over what is kept of them here."""
+        settings = self.front.settings
+        self._longest_key = settings.bounds.max_key_bytes
+        self._reader.limits = settings.frame
+
     @property
     def address(self) -> object:
         """Where the client is, or, on a Unix socket, where it came in."""

@@ -66,18 +66,18 @@ class RequestReader:
         "_gets",
         "_left",
         "_length",
-        "_limits",
         "_missing",
         "_need",
         "_parts",
         "_position",
         "error",
         "idle",
+        "limits",
         "trusted",
     )
 
     def __init__(self, limits: FrameLimits, trusted: bool = True) -> None:
-        self._limits = limits
+        self.limits = limits
         self.trusted = trusted
         """False until the client has authenticated: small requests only."""
         self.error = ""
@@ -137,7 +137,7 @@ class RequestReader:
         except (hiredis.HiredisError, MemoryError, UnicodeError):
             self._renew()
             return self._careful(data)
-        if len(data) > self._limits.max_bulk_bytes and self._has_oversized(requests):
+        if len(data) > self.limits.max_bulk_bytes and self._has_oversized(requests):
             return self._careful(data)
         if len(requests) == stars:
             return requests
@@ -145,7 +145,7 @@ class RequestReader:
 
     def _has_oversized(self, requests: list[list[bytes]]) -> bool:
         """Whether an argument is larger than allowed: that can only be where a chunk is."""
-        bound = self._limits.max_bulk_bytes
+        bound = self.limits.max_bulk_bytes
         words = (word for request in requests if request.__class__ is list for word in request)
         if any(word.__class__ is bytes and len(word) > bound for word in words):
             self._renew()
@@ -263,7 +263,7 @@ class RequestReader:
             if line is None:
                 return None
             count = _number(line[1:])
-            if count is None or count > self._limits.max_arguments:
+            if count is None or count > self.limits.max_arguments:
                 raise _Malformed("invalid multibulk length")
             if count > UNAUTHENTICATED_ARGUMENTS and not self.trusted:
                 raise _Malformed("unauthenticated multibulk length")
@@ -305,7 +305,7 @@ class RequestReader:
 
     def _checked_length(self, line: bytes) -> int:
         length = _number(line[1:])
-        limits = self._limits
+        limits = self.limits
         if length is None or length < 0:
             raise _Malformed("invalid bulk length")
         if length > UNAUTHENTICATED_BULK_BYTES and not self.trusted:

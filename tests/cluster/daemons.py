@@ -173,6 +173,9 @@ class Daemon:
             os.kill(self.pid, signal.SIGCONT)
         self.paused = False
 
+    def send_signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
     def remove(self) -> None:
         """Kill it if it runs, and delete its directory."""
         self.kill()
