@@ -16,6 +16,8 @@ LOCAL_FILE: Final = Path("coherenced.toml")
 SYSTEM_FILE: Final = Path("/etc/coherenced/coherenced.toml")
 FILE_VARIABLE: Final = "COHERENCED_CONFIG"
 PREFIX: Final = "COHERENCED_"
+VARIABLE: Final = "environment variable"
+"""How the origin of what the environment says begins."""
 
 MAX_FILE_BYTES: Final = 1 << 20
 """A configuration is a few KiB; a larger file is not one."""
@@ -96,7 +98,7 @@ def read_environment(environ: Mapping[str, str], known: Iterable[str]) -> list[G
     for variable in sorted(name for name in environ if name.startswith(PREFIX)):
         if "__" in variable:
             key = tuple(variable.removeprefix(PREFIX).lower().split("__"))
-            origin = f"environment variable {variable}"
+            origin = f"{VARIABLE} {variable}"
             given.append(Given(key, environ[variable], origin, is_text=True))
         elif variable in misspelt:
             raise ConfigError(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coherenced.cli.options import as_json
-from coherenced.cli.output import print_json, print_table
+from coherenced.cli.output import counted, print_json, print_table
+from coherenced.config_sources import VARIABLE
 
 if TYPE_CHECKING:
     from coherenced.config import Loaded
@@ -40,8 +41,11 @@ def check(path: Path | None, as_json: bool) -> int:
     file = None if loaded.file is None else str(loaded.file)
     if as_json:
         print_json({"ok": True, "file": file})
-    else:
-        print(f"the configuration is right: {file or 'no file, defaults only'}")
+        return 0
+    variables = sum(origin.startswith(VARIABLE) for origin in loaded.sources.values())
+    rest = f"{counted(variables, 'value')} from the environment" if variables else ""
+    parts = (file or "no file", rest or ("" if file else "defaults only"))
+    print(f"the configuration is right: {', '.join(filter(None, parts))}")
     return 0
 
 

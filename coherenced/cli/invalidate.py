@@ -14,6 +14,7 @@ from coherenced.cli.options import (
     as_json,
     connect,
     connection,
+    label,
     name,
     replicas_option,
     timeout_option,
@@ -103,9 +104,9 @@ def _longer(one: float | None, other: float | None) -> float | None:
 
 @click.command("invalidate")
 @click.argument("keys", type=name, nargs=-1, metavar="KEY...")
-@click.option("--tag", "tags", type=name, multiple=True, metavar="T", help="May be repeated.")
+@click.option("--tag", "tags", type=label, multiple=True, metavar="T", help="May be repeated.")
 @click.option(
-    "--prefix", "prefixes", type=name, multiple=True, metavar="P", help="May be repeated."
+    "--prefix", "prefixes", type=label, multiple=True, metavar="P", help="May be repeated."
 )
 @click.option("--all", "everything", is_flag=True, help="Everything that any node holds.")
 @click.option(
@@ -256,7 +257,8 @@ def report(tally: Tally, as_json: bool) -> int:
         )
     else:
         at = f" at {tally.version}" if tally.version else ""
-        print(f"{'invalidated' if at else 'accepted'} {tally.what()}{at}")
+        verb = "invalidated" if at or tally.acknowledged is None else "accepted"
+        print(f"{verb} {tally.what()}{at}")
         rows = [[node, "acknowledged", in_units(ms)] for node, ms in acknowledged.items()]
         rows += [[node, "fenced: holds nothing old any more", ""] for node in tally.fenced]
         rows += [

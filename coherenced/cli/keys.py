@@ -14,6 +14,7 @@ from coherenced.cli.options import (
     connect,
     connection,
     duration,
+    label,
     name,
     replicas_option,
     timeout_option,
@@ -113,7 +114,7 @@ def mget(
 @click.argument("key", type=name)
 @click.argument("value", metavar="VALUE|-")
 @click.option("--ttl", type=duration, metavar="TIME", help="Expires after, for example 60s.")
-@click.option("--tag", "tags", type=name, multiple=True, metavar="T", help="May be repeated.")
+@click.option("--tag", "tags", type=label, multiple=True, metavar="T", help="May be repeated.")
 @ack_option
 @timeout_option
 @replicas_option

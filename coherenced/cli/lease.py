@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from coherenced.cli.options import as_json, connect, connection, duration, name
+from coherenced.cli.options import as_json, connect, connection, duration, label, name
 from coherenced.cli.output import json_name, json_value, note, print_json, print_raw
 from coherenced.client.leases import Filling, Granted, fills, lease, releases
 from coherenced.client.sync import Client
@@ -21,7 +21,7 @@ LONGEST_WAIT_S = 600.0
 @click.argument("key", type=name)
 @click.argument("command", nargs=-1, required=True, metavar="COMMAND...")
 @click.option("--ttl", type=duration, metavar="TIME", help="The output is kept so long: 60s, 1h.")
-@click.option("--tag", "tags", type=name, multiple=True, metavar="T", help="May be repeated.")
+@click.option("--tag", "tags", type=label, multiple=True, metavar="T", help="May be repeated.")
 @click.option(
     "--lease", "hold_s", type=duration, default="60s", show_default=True, metavar="TIME",
     help="How long COMMAND may take before somebody else may run it.",

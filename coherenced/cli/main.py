@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import click
 
@@ -18,6 +18,9 @@ from coherenced.cli.options import connection
 from coherenced.cli.output import note
 from coherenced.cli.start import INTERRUPTED
 from coherenced.errors import CoherencedError
+
+_NO_ARGUMENTS: Final[Any] = getattr(click.exceptions, "NoArgsIsHelpError", click.Abort)
+"""What a group raises that was called alone (click 8.2 and later; before, it shows its help)."""
 
 
 class Command(NamedTuple):
@@ -100,6 +103,9 @@ def run(arguments: list[str]) -> int:
         sys.stdout.flush()
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
+    except _NO_ARGUMENTS as error:
+        print(error.format_message(), file=sys.stderr)  # click writes the help into it
+        return 2
     except click.ClickException as error:
         where = getattr(error, "ctx", None)
         advice = f" (see '{where.command_path} --help')" if where is not None else ""

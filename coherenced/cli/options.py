@@ -63,6 +63,13 @@ def name(written: str) -> bytes:
     return os.fsencode(written)
 
 
+def label(written: str) -> bytes:
+    """A tag or prefix, which may not be empty: a slip is bad usage before anything is sent."""
+    if not written:
+        raise click.BadParameter("it must not be empty")
+    return name(written)
+
+
 def _keep_socket(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
     if value is not None:
         ctx.find_root().obj = value

@@ -65,6 +65,13 @@ ROSTER_UNKNOWN: Final = "(the roster could not be read)"
 T = TypeVar("T")
 
 
+def _kept_from(lacking: int) -> str:
+    """What kept the level from being reached when no node did; in a daemon's words."""
+    if lacking > 0:
+        return f"({lacking} more nodes than there are)"
+    return "(quarantine after a lineage change)"
+
+
 class Broadcast(msgspec.Struct, frozen=True):
     """What became of it."""
 
@@ -222,12 +229,15 @@ class Broadcaster:
             fences_ms = {m.name: fence_after_ms(m.bound_ms) for m in silent}
             fenced = tuple(name for name, at_ms in fences_ms.items() if now_ms >= at_ms)
             missing = tuple(name for name, at_ms in fences_ms.items() if now_ms < at_ms)
+            needed = 0
             if level == Level.ALL:
                 satisfied = not missing and now_ms >= unknown_ms
             else:
                 needed = len(members) // 2 + 1 if level == Level.QUORUM else level
                 satisfied = len(acked) >= needed
             if satisfied or now_ms >= timeout_ms:
+                if not satisfied and not missing:
+                    missing = (_kept_from(needed - len(acked)),)
                 return Broadcast(version, acked, fenced, missing, satisfied)
             waits_ms = [fences_ms[name] for name in missing]
             waits_ms += [unknown_ms] if now_ms < unknown_ms else []

@@ -30,6 +30,19 @@ def test_check(coherenced: Call, file: Path) -> None:
     }
 
 
+def test_check_says_what_it_has_looked_at(
+    coherenced: Call, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert coherenced("config", "check").text.endswith(": no file, defaults only\n")
+    monkeypatch.setenv("COHERENCED_L1__MAX_BYTES", "64MiB")
+    done = coherenced("config", "check")
+    assert done.text.endswith(": no file, 1 value from the environment\n")
+    monkeypatch.setenv("COHERENCED_COHERENCE__ACK", "all")
+    done = coherenced("config", "check", "--config", file)
+    assert done.text.endswith(f": {file}, 2 values from the environment\n")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

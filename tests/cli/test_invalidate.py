@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -157,6 +158,11 @@ def test_what_is_journaled_is_not_called_invalidated(coherenced: Call, tmp_path:
     assert done.text.startswith("accepted 1 key\n")
     assert "journaled: sent when Redis is back" in done.text
     assert "nobody has acknowledged" in done.err
+
+
+def test_an_empty_file_invalidates_nothing(on_a: Call) -> None:
+    done = on_a("invalidate", "--from-file", os.devnull)
+    assert (done.code, done.text) == (0, "invalidated nothing\n")
 
 
 def test_a_late_message_does_not_stop_the_rest(coherenced: Call, tmp_path: Path) -> None:

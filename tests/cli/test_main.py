@@ -72,6 +72,10 @@ def test_version(coherenced: Call) -> None:
         (["invalidate", "k", "--redis", "redis://h", "--replicas", "1"], "goes through a daemon"),
         (["set", "k", "v", "--if-version", "7"], "'7' is no version"),
         (["get", "k", "--min-version", "7"], "'7' is no version"),
+        (["set", "k", "v", "--tag", ""], "'--tag': it must not be empty"),
+        (["lease", "k", "--tag", "", "true"], "'--tag': it must not be empty"),
+        (["invalidate", "--tag", ""], "'--tag': it must not be empty"),
+        (["invalidate", "--prefix", ""], "'--prefix': it must not be empty"),
         (["invalidate"], "nothing to invalidate"),
         (["invalidate", "k", "--via", "redis"], "give --redis URL"),
         (["invalidate", "k", "--via", "socket", "--redis", "redis://h"], "goes with --via redis"),
@@ -90,6 +94,16 @@ def test_bad_usage_is_one_line_and_exit_code_2(
     assert said in done.err
     assert done.err.startswith("coherenced: ")
     assert done.err.count("\n") == 1
+
+
+@pytest.mark.skipif(not hasattr(click.exceptions, "NoArgsIsHelpError"), reason="click 8.2")
+@pytest.mark.parametrize("words", [[], ["config"]])
+def test_a_group_alone_shows_its_help_as_it_is_and_is_bad_usage(
+    coherenced: Call, words: list[str]
+) -> None:
+    done = coherenced(*words)
+    assert (done.code, done.out) == (2, b"")
+    assert done.err == coherenced(*words, "--help").text
 
 
 def test_no_daemon_is_exit_code_4(coherenced: Call, tmp_path: Path) -> None:
