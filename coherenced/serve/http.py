@@ -157,7 +157,9 @@ class HttpFront:
             log.error("a request failed in the HTTP layer", exc_info=exc)
             problem = Problem("internal", "see the daemon's log")
         problem.close = True
-        return problem.response()
+        response = problem.response()
+        response.headers["Server"] = SERVER
+        return response
 
     # -- requests ----------------------------------------------------------------------------
 

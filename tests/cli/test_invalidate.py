@@ -161,7 +161,7 @@ def test_what_is_journaled_is_not_called_invalidated(coherenced: Call, tmp_path:
 
 
 def test_an_empty_file_invalidates_nothing(on_a: Call) -> None:
-    done = on_a("invalidate", "--from-file", os.devnull)
+    done = on_a("--from-file", os.devnull)
     assert (done.code, done.text) == (0, "invalidated nothing\n")
 
 
