@@ -244,6 +244,13 @@ class Host:
 
     def _carry_out(self, effect: Any) -> None:
         if isinstance(effect, Event):
+            outbound = self.outbound
+            if (
+                effect.write is not None
+                and outbound is not None
+                and outbound.keeps_accepted(effect.write, effect.fields["kind"])
+            ):
+                return
             self.report(effect.name, effect.fields)
             if effect.name == "left":
                 self._left.set()

@@ -60,6 +60,13 @@ class Outbound:
 
         return settled
 
+    def keeps_accepted(self, write: Write, kind: str) -> bool:
+        """Journal an invalidation whose caller was answered before it was sent (ack=none); False:
+        it is none, or could not be journaled."""
+        if kind not in _NOT_SENT or not self._may_wait(write):
+            return False
+        return isinstance(self._keep(write, Fault(kind, "")), WriteResult)
+
     def _may_wait(self, write: Write) -> bool:
         if self._sending and write.ack == Level.REDIS and write.atomic:
             return False  # a replay of our own

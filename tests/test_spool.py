@@ -123,8 +123,14 @@ def test_a_daemon_journals_survives_kill_9_and_sends_in_order() -> None:
             told = daemon.command("COH.INVALIDATE", "TAGS", "1", "t", "ACK", "all")
             assert str(told) == "NOACK journaled missing=(spooled)"
             assert isinstance(daemon.command("SET", "k", "w"), redis.ResponseError | Exception)
-            waiting = daemon.stats()["spool"]["waiting"]
-            assert waiting >= 2
+            before = daemon.stats()["spool"]["waiting"]
+            assert before >= 2
+            # Who does not wait at all is answered first, and journaled when it turns out so.
+            told = daemon.command("COH.INVALIDATE", "PREFIXES", "1", "ta", "ACK", "none")
+            assert told == [None, [], [], []]
+            wait_until(lambda: daemon.stats()["spool"]["waiting"] == before + 1, 10)
+            assert "could not be carried out" not in daemon.log_text()
+            waiting = before + 1
             daemon.kill()
             daemon.spawn()
             wait_until(lambda: daemon.http_socket.exists(), 10)

@@ -9,7 +9,7 @@ import msgspec
 
 from coherenced.core.calls import Answer, Call
 from coherenced.core.model import NEVER, Record
-from coherenced.core.requests import Outcome
+from coherenced.core.requests import Outcome, Write
 from coherenced.core.timers import Timers
 
 
@@ -32,6 +32,8 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
     name: str
     fields: dict[str, Any]
+    write: Write | None = None
+    """What was accepted with ack=none and could not be carried out: nobody else hears of it."""
 
 
 class Applied(msgspec.Struct, frozen=True, gc=False):

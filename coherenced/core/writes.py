@@ -54,7 +54,7 @@ from coherenced.core.model import (
     Version,
     version_of,
 )
-from coherenced.core.outbox import Outbox, Settled
+from coherenced.core.outbox import Event, Outbox, Settled
 from coherenced.core.page import Page
 from coherenced.core.policy import Namespaces
 from coherenced.core.requests import Fault, FaultKind, Level, Outcome, Write, WriteResult
@@ -532,7 +532,8 @@ class Writes:
 
     def _give_up(self, pending: Pending, fault: Fault) -> None:
         if pending.parked:
-            self._box.event("accepted_write_failed", kind=fault.kind, detail=fault.detail)
+            fields = {"kind": fault.kind, "detail": fault.detail}
+            self._box.emit(Event("accepted_write_failed", fields, pending.write))
         if not pending.finished:
             self.faults[fault.kind] = self.faults.get(fault.kind, 0) + 1
         self._settle(pending, fault)
