@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from coherenced.core.life import age_ms, life_label
-from coherenced.core.model import Mutation, Query
+from coherenced.core.model import Mutation, Query, ReplyError
 from tests.servers import Server
 from tests.upstream.lanes import FLUSH, NAMES, Lane, delete, incr, invalidate, set_, write
 
@@ -162,6 +162,21 @@ def test_a_label_that_is_nonsense_ends_its_value(lane: Lane) -> None:
     lane.server.command("SET", label_key(b"b"), b"\x01")
     assert not alive(lane, b"a")
     assert not alive(lane, b"b")
+
+
+def test_a_value_whose_label_may_not_be_read_does_not_pass_for_a_plain_one(lane: Lane) -> None:
+    """A permission that is taken away for a while: what is appended meanwhile loses no tag."""
+    server = lane.server
+    lane.mutate(labelled(b"a", b"t"))
+    server.command("ACL", "SETUSER", "default", "-get")
+    try:
+        append = write(b"APPEND", b"a", b"x")
+        (done,) = lane.mutate(append).done
+        assert isinstance(done.reply, ReplyError)
+    finally:
+        server.command("ACL", "SETUSER", "default", "+@all")
+    lane.mutate(invalidate(tags=(b"t",)))
+    assert not alive(lane, b"a")
 
 
 def test_flushdb_ends_the_bookkeeping_too(lane: Lane) -> None:

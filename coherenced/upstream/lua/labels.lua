@@ -7,8 +7,10 @@ local function purge(key, epoch, lease)
   local fine, label = true, lease
   if not lease then
     local packed = redis.pcall('GET', base .. 'label:' .. key)
-    if type(packed) ~= 'string' then
+    if not packed then
       return nil
+    elseif type(packed) == 'table' and string.sub(packed.err, 1, 9) ~= 'WRONGTYPE' then
+      error({err = 'NOTRUN ' .. packed.err}) -- who may not read labels cannot tell what is plain
     end
     fine, label = pcall(cmsgpack.unpack, packed)
   end
