@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from coherenced.serve.quiet import Tally
 from coherenced.serve.resp_connection import RespConnection
 from coherenced.serve.resp_leases import Borrowers
 from coherenced.serve.resp_settings import RespSettings
@@ -43,10 +44,10 @@ class RespFront:
         self.connections: dict[int, RespConnection] = {}
         """By the number that CLIENT ID tells."""
         self.since_ms = port.now_ms()
-        self.requests = self.errors = self.accepted = self.rejected = 0
+        self.tally = Tally(SAMPLE_EVERY if observe_ms is not None else sys.maxsize)
+        self.errors = self.accepted = self.rejected = 0
         self.overflows = 0
         """Connections cut off because their client did not read."""
-        self.sample_at = SAMPLE_EVERY if observe_ms is not None else sys.maxsize
         self._observe_ms = observe_ms
         self._listening: list[asyncio.AbstractServer] = []
         self._refused: set[RespConnection] = set()
@@ -135,9 +136,13 @@ class RespFront:
 
     def sample(self, arrived_ms: float) -> None:
         """Measure one chunk of hits: from its arrival until its replies are handed over."""
-        self.sample_at = self.requests + SAMPLE_EVERY
+        self.tally.sample_at = self.tally.requests + SAMPLE_EVERY
         if self._observe_ms is not None:
             self._observe_ms(self.port.now_ms() - arrived_ms)
+
+    @property
+    def requests(self) -> int:
+        return self.tally.requests
 
     def stats(self) -> dict[str, int]:
         """requests, errors, connections, accepted, rejected, overflows."""

@@ -35,14 +35,14 @@ from coherenced.core.requests import (
 )
 from coherenced.errors import UsageError
 from coherenced.serve import resp_leases, resp_local, resp_transaction
+from coherenced.serve.quiet import BUSY, QUIET, TURN_BYTES
 from coherenced.serve.resp_flow import Slot
-from coherenced.serve.resp_short import TURN_BYTES, ShortWay
+from coherenced.serve.resp_short import ShortWay
 from coherenced.wire import resp
 from coherenced.wire.answers import answer
 from coherenced.wire.commands import CROSS_PROTOCOL, Access, Command, keys_of, lookup
 from coherenced.wire.extensions import aging, keep_terms
 from coherenced.wire.framing import RequestReader, malformed
-from coherenced.wire.plain import PLAIN_HEAD
 from coherenced.wire.plan import Plan
 
 if TYPE_CHECKING:
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 SLICE: Final = 64
 """Requests taken before replies are handed to the socket: bounds what one chunk can pile up."""
 
-_HEAD: Final = slice(0, PLAIN_HEAD)
 _GETS: Final = (b"GET", b"get")
 _MGETS: Final = (b"MGET", b"mget")
 _PLAIN: Final = ("get", "set")
@@ -100,7 +99,9 @@ class RespConnection(ShortWay):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self.peer = resp_leases.peer_of(transport)
-        if not self.front.enter(self) and not self._stopped:
+        if self.front.enter(self):
+            self.rest()
+        elif not self._stopped:
             self.fail("max number of clients reached")
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -110,14 +111,12 @@ class RespConnection(ShortWay):
         self.front.leave(self)
         self.front.borrowers.gone(self)
 
-    def data_received(self, data: bytes) -> None:
+    def received(self, data: bytes) -> None:
+        self._receive(data)
+        self.rest()
+
+    def _receive(self, data: bytes) -> None:
         reader = self._reader
-        # Whatever waits in the queue waits for a slot, or for the client to read.
-        if self.quick and not self._slots and not self._paused and reader.idle:
-            done = self._short_way(data)
-            if done == len(data):
-                return
-            data = data[done:] if done else data
         if self._deaf or (len(data) > TURN_BYTES and self._shares(data)):
             return
         trusted = reader.trusted
@@ -147,11 +146,16 @@ class RespConnection(ShortWay):
             if self._deaf or end == len(rest):
                 self._rest = b""
             if not self._deaf:
-                self.data_received(rest[start:end])
+                data = rest[start:end]
+                if self.quick and not self._slots and self._reader.idle:
+                    data = data[self.leading_hits(data) :]
+                if data:
+                    self._receive(data)
         self._balance()
+        self.rest()
 
     def _take(self, requests: list[list[bytes]]) -> None:
-        self.front.requests += len(requests)
+        self.tally.requests += len(requests)
         if self._queue or self._paused:
             self._queue.extend(requests)
         elif len(requests) <= SLICE:
@@ -171,6 +175,7 @@ class RespConnection(ShortWay):
             self.fail(self._reader.error)
         self._flush()
         self._balance()
+        self.rest()
 
     # -- the hot loop -----------------------------------------------------------------
 
@@ -185,7 +190,7 @@ class RespConnection(ShortWay):
         self._flush()
         if self._slots or self._queue or not self._reading:
             self._balance()
-        if self.front.requests >= self.front.sample_at and not self._slots:
+        if self.tally.requests >= self.tally.sample_at and not self._slots:
             self.front.sample(now_ms)
 
     def _execute(self, requests: list[list[bytes]], now_ms: float) -> None:
@@ -383,6 +388,16 @@ class RespConnection(ShortWay):
             and self.authenticated
             and not self._deaf
         )
+
+    def rest(self) -> None:
+        if (
+            (self.state == BUSY and self.quick)
+            and (self._reading and self._reader.idle)
+            and not (self._slots or self._out or self._queue or self._rest)
+            and not (self._running or self._paused or self._ending or self._deaf or self.lost)
+            and not (self._turn_due or self._handing_over)
+        ):
+            self.state = QUIET
 
     def trust(self) -> None:
         """The client has given the password."""

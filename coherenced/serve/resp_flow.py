@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
 
+from coherenced.serve.quiet import BUSY, Quiet
 from coherenced.wire import resp
 from coherenced.wire.commands import Access
 
@@ -45,7 +46,7 @@ class Slot(msgspec.Struct, gc=False, eq=False):
     """Of a read that may be shown something newer than L1 holds: what it is about."""
 
 
-class ReplyFlow(asyncio.Protocol):
+class ReplyFlow(Quiet):
     """One connection's side towards the socket. What requests mean: `resp_connection`."""
 
     __slots__ = (
@@ -56,28 +57,24 @@ class ReplyFlow(asyncio.Protocol):
         "_handing_over",
         "_held_bytes",
         "_out",
-        "_paused",
         "_queue",
         "_reading",
         "_reads",
-        "_reply_bytes",
         "_rest",
         "_rest_at",
         "_running",
         "_slots",
         "_stopped",
         "_tail",
-        "_transport",
         "_turn_due",
         "_window",
         "_writes",
-        "front",
         "lost",
         "quick",
     )
 
     def __init__(self, front: RespFront) -> None:
-        self.front = front
+        super().__init__(front)
         self.lost = False
         """Nobody is there any more."""
         self.quick = False
@@ -98,14 +95,11 @@ class ReplyFlow(asyncio.Protocol):
         self._held_bytes = 0
         """Replies that are ready and wait behind one that is not."""
         self._reply_bytes = FIRST_GUESS_BYTES
-        """A moving average over replies that were waited for."""
         self._window = FEWEST_PENDING
         self._handing_over = False
         """`_hand_over` is due in the next turn."""
         self._running = False
         """Requests are being executed: replies are handed over at the end of that."""
-        self._paused = False
-        """The client does not take its replies."""
         self._reading = True
         self._deaf = False
         """Nothing more is taken from the client."""
@@ -130,6 +124,10 @@ class ReplyFlow(asyncio.Protocol):
         """Something changed that decides whether reads may take the short path."""
         raise NotImplementedError
 
+    def rest(self) -> None:
+        """It is quiet from now on, if nothing is under way any more."""
+        raise NotImplementedError
+
     # -- asyncio's side ---------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -138,6 +136,7 @@ class ReplyFlow(asyncio.Protocol):
         self._resize_window()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.state = BUSY
         self.lost = self._deaf = self._stopped = True
         self._slots.clear()
         self._asked.clear()
@@ -146,6 +145,7 @@ class ReplyFlow(asyncio.Protocol):
         self._rest = b""
 
     def pause_writing(self) -> None:
+        self.busy()
         self._paused = True
         self._balance()
 
@@ -225,6 +225,7 @@ class ReplyFlow(asyncio.Protocol):
             slots.clear()
             self._tail = self._out
             self._transport.write(data)
+            self.rest()
             return
         slot.data = data
         self._held_bytes += len(data)
@@ -254,32 +255,6 @@ class ReplyFlow(asyncio.Protocol):
         self._handing_over = False
         if not (self.lost or self._running):
             self.proceed()
-
-    def open_lone_write(self, size: int) -> None:
-        """`open` for a write before which nothing is under way and nothing waits."""
-        slot = Slot(_WRITE, size)
-        self._slots.append(slot)
-        self._tail = slot.after
-        self._flying_bytes = size
-        self._writes = 1
-        self.quick = False
-
-    def fill_lone_write(self, data: bytes) -> None:
-        """`fill` for the first slot, which such a write has opened, where that was no error."""
-        if (
-            len(self._slots) == 1
-            and self._reading
-            and not (self._tail or self._out or self._queue or self._deaf)
-            and not (self._running or self._paused or self._ending)
-        ):
-            # Nothing has come after it, so all is again as it was before.
-            self._flying_bytes = self._writes = 0
-            self.quick = True
-            self._slots.clear()
-            self._tail = self._out
-            self._transport.write(data)
-        else:
-            self.fill(self._slots[0], data)
 
     def _release(self) -> None:
         """The first replies that are there have nothing before them any more."""
@@ -344,6 +319,7 @@ class ReplyFlow(asyncio.Protocol):
 
     def end(self, how: str = "close") -> None:
         """Take no more requests; close once everything before is answered."""
+        self.busy()
         self._deaf = self._stopped = True
         self._ending = how
         self._queue.clear()
@@ -351,6 +327,7 @@ class ReplyFlow(asyncio.Protocol):
 
     def retire(self) -> None:
         """Take no more requests, execute those that were taken, answer them, and close."""
+        self.busy()
         self._deaf = True
         self.settle_mode()
         self._ending = self._ending or "close"
