@@ -69,7 +69,7 @@ def _l1(host: Host) -> L1Section:
     node = host.node
     reads, l1 = node.reads, node.l1
     return L1Section(
-        hits=node.l1_hits + reads.hits + reads.stale_served,
+        hits=node.l1.hits + reads.hits + reads.stale_served,
         misses=reads.misses,
         stale_hits=reads.stale_served,
         unproved=reads.proofs_waited,

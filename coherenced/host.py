@@ -29,7 +29,6 @@ from coherenced.core.calls import (
     Mutated,
     Probed,
 )
-from coherenced.core.entry import Entry
 from coherenced.core.inputs import Drain, Flush, Input, Start, Stop, Submit, Tick
 from coherenced.core.model import FOREVER, Record, Set, Version
 from coherenced.core.node import Node
@@ -43,6 +42,7 @@ from coherenced.origin import letters
 from coherenced.origin.layer import Origins
 from coherenced.outbound import Outbound
 from coherenced.page.writer import PageWriter
+from coherenced.serve.quiet import boottime_ms, hit_of
 
 if TYPE_CHECKING:
     from coherenced.observe.metrics import Metrics
@@ -51,14 +51,6 @@ T = TypeVar("T")
 
 LAG_WATCHED: Final = 256
 """Own records whose way back over the bus is being timed."""
-
-_BOOTTIME: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-_gettime: Final = time.clock_gettime
-
-
-def boottime_ms() -> float:
-    """CLOCK_BOOTTIME in milliseconds: unlike the monotonic clock it runs on in suspend (V3)."""
-    return _gettime(_BOOTTIME) * 1e3
 
 
 class Server(Protocol):
@@ -94,7 +86,7 @@ class Host:
         self.started_unix_s = time.time()
         self.settings = settings
         self.now_ms = boottime_ms
-        self.hit: Callable[[bytes, float], Entry | None] = node.hit
+        self.hit = hit_of(node)
         self.hits: Callable[[Sequence[bytes], float], list[bytes]] = node.hits
         self.page_file: PageWriter | None = None
         self.no_page = "page.slots is 0"

@@ -104,6 +104,7 @@ class L1:
         "entries",
         "evictions",
         "expirations",
+        "hits",
         "marks",
         "max_bytes",
         "swept",
@@ -117,6 +118,8 @@ class L1:
         self.bytes_used = 0
         """Law: the sum of entry sizes (of those put aside, too) plus GHOST_BYTES per ghost cell,
         never above max_bytes."""
+        self.hits = 0
+        """By the short path; hits after a proof are counted by `reads`."""
         self.evictions = 0
         self.expirations = 0
         self.swept = 0

@@ -135,8 +135,6 @@ class Node:
         self.stopped = False
         self._gathers = settings.gathers
         self.acks_sent = 0
-        self.l1_hits = 0
-        """Hits by the short path; hits after a proof are counted by `reads`."""
         self._beat = 0
         self._seen_applied = self._seen_generation = 0
         self._acks_unseen = not self.laws.ack_after_applied
@@ -252,7 +250,7 @@ class Node:
             return None
         if entry.frequency < MAX_FREQUENCY:
             entry.frequency += 1
-        self.l1_hits += 1
+        l1.hits += 1
         return entry
 
     def hits(self, keys: Sequence[bytes], now_ms: float) -> list[bytes]:
@@ -276,7 +274,7 @@ class Node:
                     break
                 counted += 1
             bulks.append(entry.bulk)
-        self.l1_hits += len(bulks) - counted
+        self.l1.hits += len(bulks) - counted
         return bulks
 
     def _hits_by_one(self, keys: Sequence[bytes], now_ms: float) -> list[bytes]:

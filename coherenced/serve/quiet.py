@@ -7,6 +7,63 @@ and for measuring.
 
 from __future__ import annotations
 
-from coherenced.serve.quiet_pure import BUSY, GETTING, QUIET, SETTING, TURN_BYTES, Quiet, Tally
+import asyncio
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
 
-__all__ = ["BUSY", "GETTING", "QUIET", "SETTING", "TURN_BYTES", "Quiet", "Tally"]
+from coherenced.core.entry import Entry
+from coherenced.core.lane import Lane
+from coherenced.serve.quiet_pure import (
+    BUSY,
+    GETTING,
+    QUIET,
+    SETTING,
+    TURN_BYTES,
+    Quiet,
+    Tally,
+    boottime_ms,
+)
+
+if TYPE_CHECKING:
+    from coherenced.core.node import Node
+
+__all__ = [
+    "BUSY",
+    "GETTING",
+    "NATIVE",
+    "OFF",
+    "QUIET",
+    "SETTING",
+    "TURN_BYTES",
+    "Quiet",
+    "Tally",
+    "boottime_ms",
+    "hit_of",
+]
+
+OFF: Final = "COHERENCED_PURE"
+
+NATIVE = False
+"""Whether it is compiled."""
+
+_native: Any = None
+
+if not TYPE_CHECKING and OFF not in os.environ:
+    try:
+        from coherenced.serve import _quiet as _native
+    except ImportError:
+        pass  # not built, or for another Python
+    else:
+        NATIVE, Tally, boottime_ms = True, _native.Tally, _native.boottime_ms
+
+        class Quiet(_native.Quiet, asyncio.Protocol):
+            __slots__ = ()
+
+
+def hit_of(node: Node) -> Callable[[bytes, float], Entry | None]:
+    """The short path to what this node holds: `node.hit`, or what does the same at once."""
+    if _native is None:
+        return node.hit
+    hit: Callable[[bytes, float], Entry | None] = _native.Hit(node.l1, node.hit, Entry, Lane)
+    return hit

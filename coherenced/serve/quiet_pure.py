@@ -12,6 +12,7 @@ request gets a slot, and all goes the general way, until nothing is under way an
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Final
 
 from coherenced.core.model import Set
@@ -36,8 +37,16 @@ SLICE_BYTES: Final = 2048
 """Of a chunk that is nothing but GETs: so many are answered before the socket is given replies."""
 
 
+_BOOTTIME: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_clock_s: Final = time.clock_gettime
+
 _HEAD: Final = slice(0, PLAIN_HEAD)
 _KEY: Final = slice(PLAIN_HEAD, -2)
+
+
+def boottime_ms() -> float:
+    """CLOCK_BOOTTIME in milliseconds: unlike the monotonic clock it runs on in suspend (V3)."""
+    return _clock_s(_BOOTTIME) * 1e3
 
 
 class Tally:

@@ -12,7 +12,7 @@ import coherenced
 from coherenced.client import hits
 
 FORMS: Final = ("native", "python")
-HOW_TO_BUILD: Final = "run: python -m coherenced.client.build_hits"
+HOW_TO_BUILD: Final = "run: python -m coherenced.native"
 
 
 class Form(NamedTuple):

@@ -14,7 +14,8 @@ from unittest import mock
 
 import pytest
 
-from coherenced.client import build_hits, hits
+from coherenced import native
+from coherenced.client import hits
 from coherenced.client.core import Calls
 from coherenced.errors import DaemonUnreachable, UsageError
 from coherenced.page.reader import PageReader
@@ -30,14 +31,14 @@ def test_hits_are_compiled_where_they_can_be() -> None:
     if hits.OFF in os.environ:
         pytest.skip(f"{hits.OFF} is set")
     try:
-        build_hits.compiler()
-    except build_hits.CannotBuild as why:
+        native.compiler()
+    except native.CannotBuild as why:
         pytest.skip(f"hits cannot be compiled here: {why}")
     assert hits.NATIVE, f"hits are not compiled in this checkout; {forms.HOW_TO_BUILD}"
     from coherenced.client import _hits  # type: ignore[attr-defined,unused-ignore]
 
     stale = f"what is built is not of this _hits.c; {forms.HOW_TO_BUILD}"
-    assert build_hits.source_number() == _hits.SOURCE, stale
+    assert native.source_number(native.SOURCES[0]) == _hits.SOURCE, stale
 
 
 def proved(rig: Rig, key: Any, value: Any, **terms: Any) -> Any:

@@ -378,7 +378,7 @@ class Driver:
         """What the short path serves now; None for no hit. `hits` must serve the very same,
         whether the entry is new or well used."""
         node = self.node
-        held, counted = node.l1.entries.get(key), node.l1_hits
+        held, counted = node.l1.entries.get(key), node.l1.hits
         frequency = 0 if held is None else held.frequency
         several: list[list[bytes]] = []
         for used in (0, MAX_FREQUENCY):
@@ -387,7 +387,7 @@ class Driver:
             several.append(node.hits((key,), self.now_ms))
         if held is not None:
             held.frequency = frequency
-        node.l1_hits = counted
+        node.l1.hits = counted
         entry = node.hit(key, self.now_ms)
         assert several == [[] if entry is None else [entry.bulk]] * 2
         return None if entry is None else entry.value

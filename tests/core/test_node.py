@@ -87,10 +87,10 @@ def test_a_hit_counts_itself_and_marks_the_entry_as_used() -> None:
     d.hold(b"k")
     for _ in range(5):
         d.hit(b"k")
-    assert d.node.l1_hits == 5
+    assert d.node.l1.hits == 5
     assert d.node.l1.entries[b"k"].frequency == MAX_FREQUENCY
     assert d.hit(b"absent") is None
-    assert d.node.l1_hits == 5
+    assert d.node.l1.hits == 5
 
 
 def test_several_hits_end_at_the_first_key_that_does_not() -> None:
@@ -101,7 +101,7 @@ def test_several_hits_end_at_the_first_key_that_does_not() -> None:
     bulk = b"$1\r\nv\r\n"
     for _ in range(3):
         assert d.node.hits([b"a", b"b", b"tagged", b"none", b"c"], d.now_ms) == [bulk] * 3
-    assert d.node.l1_hits == 9
+    assert d.node.l1.hits == 9
     assert [d.node.l1.entries[k].frequency for k in (b"a", b"c")] == [MAX_FREQUENCY, 0]
     d.deliver(record(11, tags=(b"t",)))
     assert d.node.hits((b"a", b"tagged", b"b"), d.now_ms) == [bulk]

@@ -1,11 +1,14 @@
-"""Compiles `_hits.c`, beside it, for the Python that runs this.
+"""Compiles the package's C files, each beside itself, for the Python that runs this.
 
-    python -m coherenced.client.build_hits
+    python -m coherenced.native
+
+    client/_hits.c     hits of the Python client; in Python: `client/pure.py`
+    serve/_quiet.c     a socket's plain GETs and SETs; in Python: `serve/quiet_pure.py`
 
 An installation does it by itself (pip asks hatchling, which asks `BuildHook`); where that cannot
 be done, for want of a compiler or of Python's headers, it says so in one line and installs the
-package without: hits are then made in Python, by `pure.py`. By hand it is for a checkout that was
-installed as editable before, and after each change of the C file.
+package without. By hand it is for a checkout that was installed as editable before, and after each
+change of a C file.
 """
 
 from __future__ import annotations
@@ -25,8 +28,8 @@ try:
 except ImportError:  # by hand, with no build going on
     BuildHookInterface = object
 
-SOURCE: Final = Path(__file__).with_name("_hits.c")
-BUILT: Final = SOURCE.with_name(f"_hits{sysconfig.get_config_var('EXT_SUFFIX')}")
+HERE: Final = Path(__file__).parent
+SOURCES: Final = (HERE / "client" / "_hits.c", HERE / "serve" / "_quiet.c")
 FLAGS: Final = ("-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra")
 TIMEOUT_S: Final = 120.0
 
@@ -35,9 +38,14 @@ class CannotBuild(Exception):
     """Its one line says why not."""
 
 
-def source_number() -> int:
-    """Of this source: what was built of another has another (`_hits.SOURCE`)."""
-    return crc32(SOURCE.read_bytes())
+def source_number(source: Path) -> int:
+    """Of this source: what was built of another has another (its module's `SOURCE`)."""
+    return crc32(source.read_bytes())
+
+
+def built_file(source: Path) -> Path:
+    """Where the module is that is made of it."""
+    return source.with_name(f"{source.stem}{sysconfig.get_config_var('EXT_SUFFIX')}")
 
 
 def compiler() -> list[str]:
@@ -58,13 +66,14 @@ def compiler() -> list[str]:
     return [*command, *FLAGS, f"-I{include}", *shlex.split(os.environ.get("CFLAGS", ""))]
 
 
-def build() -> Path:
+def build(source: Path) -> Path:
     """Compile it, and return the module's file. What was there is gone, whatever comes of it: it
     may be of another source. Raises `CannotBuild`."""
-    new = BUILT.with_name(f"{BUILT.name}.{os.getpid()}.new")
+    built = built_file(source)
+    new = built.with_name(f"{built.name}.{os.getpid()}.new")
     try:
-        BUILT.unlink(missing_ok=True)
-        command = [*compiler(), f"-DSOURCE={source_number()}L", str(SOURCE), "-o", str(new)]
+        built.unlink(missing_ok=True)
+        command = [*compiler(), f"-DSOURCE={source_number(source)}L", str(source), "-o", str(new)]
         command += shlex.split(os.environ.get("LDFLAGS", ""))
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_S
@@ -73,12 +82,19 @@ def build() -> Path:
             said = (done.stderr or done.stdout).strip().splitlines()
             why = next((line for line in said if "error" in line), "".join(said[-1:]))
             raise CannotBuild(f"{command[0]} failed ({done.returncode}) {why}".strip())
-        new.replace(BUILT)  # whoever has the old one mapped keeps it
+        new.replace(built)  # whoever has the old one mapped keeps it
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CannotBuild(str(error)) from None
     finally:
         new.unlink(missing_ok=True)
-    return BUILT
+    return built
+
+
+def build_all() -> list[Path]:
+    """All or none, so that what one process has of them another has, too. Raises `CannotBuild`."""
+    for source in SOURCES:
+        built_file(source).unlink(missing_ok=True)
+    return [build(source) for source in SOURCES]
 
 
 class BuildHook(BuildHookInterface):  # type: ignore[misc,valid-type,unused-ignore]
@@ -88,18 +104,19 @@ class BuildHook(BuildHookInterface):  # type: ignore[misc,valid-type,unused-igno
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         try:
-            built = build()
+            built = build_all()
         except CannotBuild as why:
-            self.app.display_warning(f"coherenced: hits are not compiled, which is optional: {why}")
+            self.app.display_warning(f"coherenced: nothing is compiled, which is optional: {why}")
             return
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
-        build_data["artifacts"].append(built.relative_to(self.root).as_posix())
+        build_data["artifacts"] += [file.relative_to(self.root).as_posix() for file in built]
 
 
 def main() -> int:
     try:
-        print(f"built {build()}")
+        for built in build_all():
+            print(f"built {built}")
     except CannotBuild as why:
         print(f"not built: {why}", file=sys.stderr)
         return 1

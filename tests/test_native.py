@@ -1,4 +1,4 @@
-"""Compiling the hits: what comes of it, and that an installation never fails by it."""
+"""Compiling the C files: what comes of it, and that an installation never fails by it."""
 
 from __future__ import annotations
 
@@ -13,26 +13,28 @@ from typing import Any
 
 import pytest
 
-from coherenced.client import build_hits
-from coherenced.client.build_hits import BuildHook, CannotBuild
+from coherenced import native
+from coherenced.native import BuildHook, CannotBuild
 from tests.arch.readme import ROOT
 
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What is built here is not put where the package would find it."""
-    built = tmp_path / build_hits.BUILT.name
-    monkeypatch.setattr(build_hits, "BUILT", built)
+    place = tmp_path / "built"
+    place.mkdir()
+    where = native.built_file
+    monkeypatch.setattr(native, "built_file", lambda source: place / where(source).name)
     monkeypatch.delenv("CC", raising=False)
-    return built
+    return place
 
 
 @pytest.fixture
 def compiler() -> None:
     try:
-        build_hits.compiler()
+        native.compiler()
     except CannotBuild as why:
-        pytest.skip(f"hits cannot be compiled here: {why}")
+        pytest.skip(f"nothing can be compiled here: {why}")
 
 
 def hook(root: Path) -> tuple[Any, list[str], dict[str, Any]]:
@@ -46,19 +48,22 @@ def hook(root: Path) -> tuple[Any, list[str], dict[str, Any]]:
 def test_it_is_built_without_a_warning_and_can_be_used(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    elsewhere.write_text("of another source")
+    names = [native.built_file(source).name for source in native.SOURCES]
+    for name in names:
+        (elsewhere / name).write_text("of another source")
     monkeypatch.setenv("CFLAGS", "-Werror")
-    mine, said, data = hook(elsewhere.parent)
+    mine, said, data = hook(elsewhere)
     BuildHook.initialize(mine, "editable", data)
     assert not said
-    assert data == {"artifacts": [elsewhere.name], "pure_python": False, "infer_tag": True}
-    assert [path.name for path in elsewhere.parent.iterdir()] == [elsewhere.name]
-    spec = importlib.util.spec_from_file_location("coherenced.client._hits", elsewhere)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert build_hits.source_number() == module.SOURCE
-    assert module.look({}, "k", 1, 2) == 2
+    assert data == {"artifacts": names, "pure_python": False, "infer_tag": True}
+    assert {path.name for path in elsewhere.iterdir()} == {*names}
+    for source in native.SOURCES:
+        name = ".".join(source.relative_to(ROOT).with_suffix("").parts)
+        spec = importlib.util.spec_from_file_location(name, native.built_file(source))
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        assert native.source_number(source) == module.SOURCE
 
 
 def broken(monkeypatch: pytest.MonkeyPatch, how: str, tmp_path: Path) -> str:
@@ -74,7 +79,7 @@ def broken(monkeypatch: pytest.MonkeyPatch, how: str, tmp_path: Path) -> str:
         return "false failed (1)"
     if how == "source":
         (tmp_path / "wrong.c").write_text("#error no such thing\n")
-        monkeypatch.setattr(build_hits, "SOURCE", tmp_path / "wrong.c")
+        monkeypatch.setattr(native, "SOURCES", (*native.SOURCES, tmp_path / "wrong.c"))
         return "no such thing"
     if how == "headers":
         monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
@@ -85,7 +90,7 @@ def broken(monkeypatch: pytest.MonkeyPatch, how: str, tmp_path: Path) -> str:
     if how == "lock":
         monkeypatch.setattr(sysconfig, "get_config_var", lambda name: name == "Py_GIL_DISABLED")
         return "global interpreter lock"
-    monkeypatch.setattr(build_hits, "BUILT", tmp_path / "not" / "there" / "x.so")
+    monkeypatch.setattr(native, "built_file", lambda source: tmp_path / "not" / "there" / "x.so")
     return ""
 
 
@@ -105,24 +110,25 @@ def test_what_cannot_be_built_is_left_out_in_one_line(
 ) -> None:
     if how == "source" and shutil.which("cc") is None:
         pytest.skip("there is no compiler to refuse it")
-    elsewhere.write_text("of another source")
+    for source in native.SOURCES:
+        native.built_file(source).write_text("of another source")
     why = broken(monkeypatch, how, tmp_path)
     if how in ("fails", "source", "place"):  # else nothing is missing but what this test takes away
-        monkeypatch.setattr(build_hits, "compiler", lambda: ["false" if how == "fails" else "cc"])
+        monkeypatch.setattr(native, "compiler", lambda: ["false" if how == "fails" else "cc"])
     mine, said, data = hook(tmp_path)
     BuildHook.initialize(mine, "standard", data)
     assert data == {"artifacts": []}
     (line,) = said
     assert why in line and "optional" in line and "\n" not in line
-    assert build_hits.main() == 1
+    assert native.main() == 1
     assert why in capsys.readouterr().err
-    assert not build_hits.BUILT.exists()
+    assert how == "source" or not [*elsewhere.iterdir()]
 
 
 def test_the_build_finds_its_hook_and_its_source() -> None:
     document = tomllib.loads((ROOT / "pyproject.toml").read_text())
     wheel = document["tool"]["hatch"]["build"]["targets"]["wheel"]
-    assert ROOT / wheel["hooks"]["custom"]["path"] == Path(build_hits.__file__)
+    assert ROOT / wheel["hooks"]["custom"]["path"] == Path(native.__file__)
     for left_out in wheel["exclude"]:
         assert left_out == "*.so" or (ROOT / left_out.lstrip("/")).exists()
-    assert build_hits.SOURCE.is_file()
+    assert all(source.is_file() for source in native.SOURCES)

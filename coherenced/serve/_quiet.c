@@ -1,0 +1,1026 @@
+/* A quiet connection, compiled: what `quiet_pure.py` does, as one call. Optional; `quiet.py` chooses.
+ *
+ *     Tally    what a front counts of all its connections
+ *     Hit      the short path to an entry of L1: what `core.node.Node.hit` allows at once
+ *     Quiet    one connection, as long as nothing of it is under way
+ *
+ * `Hit` allows a part of what `Node.hit` does, the usual one, by the same laws (V3): proved within
+ * the entry's bound, before its deadline, without tags, no mark set. Of all else that is held
+ * `Node.hit` is asked. It reads the fields of entries where they are, without the interpreter.
+ *
+ * What may run anything (a call of Python) is made with everything of this connection settled, and
+ * nothing that was read before such a call is trusted after it. All of this runs under the
+ * interpreter's lock: where there is none the module is not built.
+ */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <structmember.h>
+
+#include <stddef.h>
+#include <string.h>
+#include <time.h>
+
+#ifdef CLOCK_BOOTTIME /* as `quiet_pure.boottime_ms` */
+#define CLOCK CLOCK_BOOTTIME
+#else
+#define CLOCK CLOCK_MONOTONIC
+#endif
+
+enum { BUSY, QUIET, GETTING, SETTING };
+
+#define TURN_BYTES 8192 /* as in quiet_pure */
+#define SLICE_BYTES 2048
+#define SLICE_MOST (SLICE_BYTES / 20 + 1) /* requests that begin in a slice: the shortest has 20 bytes */
+#define MAX_FREQUENCY 2 /* as in core.entry */
+
+typedef struct {
+    PyTypeObject *tally_type, *hit_type;
+    PyObject *set_type;                 /* core.model.Set */
+    PyObject *done, *ok, *nil2, *nil3;  /* the outcome of a SET; replies */
+    PyObject *boottime_ms;
+    PyObject *bulk, *write, *received, *open_alone, *fill_alone, *sample; /* names */
+} State;
+
+static struct PyModuleDef module_def;
+
+/* -- Tally ------------------------------------------------------------------------------------- */
+
+typedef struct {
+    PyObject_HEAD
+    Py_ssize_t requests, sample_at;
+} Tally;
+
+static int
+tally_init(PyObject *object, PyObject *args, PyObject *Py_UNUSED(kwargs))
+{
+    return PyArg_ParseTuple(args, "n:Tally", &((Tally *)object)->sample_at) ? 0 : -1;
+}
+
+static void
+tally_dealloc(PyObject *object)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+static PyMemberDef tally_members[] = {
+    {"requests", T_PYSSIZET, offsetof(Tally, requests), 0, NULL},
+    {"sample_at", T_PYSSIZET, offsetof(Tally, sample_at), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot tally_slots[] = {
+    {Py_tp_doc, "What a front counts: see quiet_pure.Tally."},
+    {Py_tp_init, tally_init},
+    {Py_tp_dealloc, tally_dealloc},
+    {Py_tp_members, tally_members},
+    {0, NULL},
+};
+
+static PyType_Spec tally_spec = {
+    .name = "coherenced.serve._quiet.Tally",
+    .basicsize = sizeof(Tally),
+    .flags = Py_TPFLAGS_DEFAULT,
+    .slots = tally_slots,
+};
+
+/* -- Hit --------------------------------------------------------------------------------------- */
+
+typedef struct {
+    PyObject_HEAD
+    vectorcallfunc call;
+    PyObject *l1, *slow; /* an L1, and `Node.hit` */
+    PyTypeObject *entry_type, *lane_type;
+    Py_ssize_t entries, marks, hits;                         /* where fields are: of the L1, */
+    Py_ssize_t lane, deadline, bound, tags, frequency, bulk; /* of an entry, */
+    Py_ssize_t verified;                                     /* of a lane */
+} Hit;
+
+#define AT(object, offset) (*(PyObject **)((char *)(object) + (offset)))
+
+/* Where objects of this type have this field. */
+static int
+find_field(PyTypeObject *type, const char *name, Py_ssize_t *offset)
+{
+    PyObject *found = PyObject_GetAttrString((PyObject *)type, name);
+    if (found == NULL)
+        return -1;
+    int is_field = 0;
+    if (Py_IS_TYPE(found, &PyMemberDescr_Type)) {
+        const PyMemberDef *field = ((PyMemberDescrObject *)found)->d_member;
+        is_field = field->type == T_OBJECT_EX || field->type == T_OBJECT;
+        *offset = field->offset;
+    }
+    Py_DECREF(found);
+    if (!is_field)
+        PyErr_Format(PyExc_TypeError, "%s.%s is not a field", type->tp_name, name);
+    return is_field ? 0 : -1;
+}
+
+static int
+hit_find_fields(Hit *self)
+{
+    static const char *const entry_names[]
+        = {"lane", "deadline_ms", "bound_ms", "tags", "frequency", "bulk"};
+    Py_ssize_t *const entry_fields[] = {&self->lane, &self->deadline, &self->bound,
+                                        &self->tags, &self->frequency, &self->bulk};
+    for (size_t i = 0; i < sizeof(entry_names) / sizeof(*entry_names); i++)
+        if (find_field(self->entry_type, entry_names[i], entry_fields[i]) < 0)
+            return -1;
+    PyTypeObject *l1_type = Py_TYPE(self->l1);
+    if (find_field(l1_type, "entries", &self->entries) < 0
+        || find_field(l1_type, "marks", &self->marks) < 0
+        || find_field(l1_type, "hits", &self->hits) < 0)
+        return -1;
+    return find_field(self->lane_type, "verified_at_ms", &self->verified);
+}
+
+/* What a field holds, if it is a float. */
+static int
+is_float(PyObject *object, double *value)
+{
+    if (object == NULL || !PyFloat_CheckExact(object))
+        return 0;
+    *value = PyFloat_AS_DOUBLE(object);
+    return 1;
+}
+
+/* V3: whether this entry may be served at `now_ms` without a further look. Counts the hit. */
+static int
+is_usual(const Hit *self, PyObject *entry, double now_ms)
+{
+    if (!Py_IS_TYPE(entry, self->entry_type))
+        return 0;
+    PyObject *lane = AT(entry, self->lane), *tags = AT(entry, self->tags);
+    PyObject *frequency = AT(entry, self->frequency), *counted = AT(self->l1, self->hits);
+    double verified_ms, bound_ms, deadline_ms;
+    if (lane == NULL || !Py_IS_TYPE(lane, self->lane_type) || frequency == NULL || counted == NULL
+        || !is_float(AT(lane, self->verified), &verified_ms)
+        || !is_float(AT(entry, self->bound), &bound_ms)
+        || !is_float(AT(entry, self->deadline), &deadline_ms))
+        return 0;
+    if (!(now_ms - verified_ms <= bound_ms) || !(now_ms < deadline_ms))
+        return 0;
+    if (tags == NULL || !PyTuple_CheckExact(tags) || PyTuple_GET_SIZE(tags) != 0
+        || AT(self->l1, self->marks) != Py_None)
+        return 0;
+    if (!PyLong_CheckExact(frequency) || !PyLong_CheckExact(counted))
+        return 0;
+    long often = PyLong_AsLong(frequency);
+    long long hits = PyLong_AsLongLong(counted);
+    if (PyErr_Occurred()) {
+        PyErr_Clear();
+        return 0;
+    }
+    PyObject *now_often = often < MAX_FREQUENCY ? PyLong_FromLong(often + 1) : Py_NewRef(frequency);
+    PyObject *now_counted = PyLong_FromLongLong(hits + 1);
+    if (now_often == NULL || now_counted == NULL) {
+        Py_XDECREF(now_often);
+        Py_XDECREF(now_counted);
+        PyErr_Clear();
+        return 0;
+    }
+    AT(entry, self->frequency) = now_often;
+    AT(self->l1, self->hits) = now_counted;
+    Py_DECREF(frequency);
+    Py_DECREF(counted);
+    return 1;
+}
+
+/* The entry of `key`, iff it may be served (a new reference), or None; NULL: an error is set. */
+static PyObject *
+find(const Hit *self, PyObject *key, double now_ms)
+{
+    PyObject *entries = AT(self->l1, self->entries);
+    if (entries == NULL || !PyDict_CheckExact(entries)) {
+        PyErr_SetString(PyExc_TypeError, "the index of an L1 is a dict");
+        return NULL;
+    }
+    PyObject *entry = PyDict_GetItemWithError(entries, key);
+    if (entry == NULL)
+        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+    if (is_usual(self, entry, now_ms))
+        return Py_NewRef(entry);
+    PyObject *now = PyFloat_FromDouble(now_ms);
+    if (now == NULL)
+        return NULL;
+    PyObject *found = PyObject_CallFunctionObjArgs(self->slow, key, now, NULL);
+    Py_DECREF(now);
+    return found;
+}
+
+static PyObject *
+hit_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *names)
+{
+    if (PyVectorcall_NARGS(nargsf) != 2 || names != NULL) {
+        PyErr_SetString(PyExc_TypeError, "a Hit takes a key and the time");
+        return NULL;
+    }
+    double now_ms = PyFloat_AsDouble(args[1]);
+    return now_ms == -1.0 && PyErr_Occurred() ? NULL : find((Hit *)callable, args[0], now_ms);
+}
+
+/* Hit(l1, slow, Entry, Lane) */
+static PyObject *
+hit_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
+{
+    PyObject *l1, *slow;
+    PyTypeObject *entry_type, *lane_type;
+    if (!PyArg_ParseTuple(args, "OOO!O!:Hit", &l1, &slow, &PyType_Type, &entry_type, &PyType_Type,
+                          &lane_type))
+        return NULL;
+    Hit *self = (Hit *)type->tp_alloc(type, 0);
+    if (self == NULL)
+        return NULL;
+    self->call = hit_call;
+    self->l1 = Py_NewRef(l1);
+    self->slow = Py_NewRef(slow);
+    self->entry_type = (PyTypeObject *)Py_NewRef(entry_type);
+    self->lane_type = (PyTypeObject *)Py_NewRef(lane_type);
+    if (hit_find_fields(self) < 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    return (PyObject *)self;
+}
+
+static int
+hit_traverse(PyObject *object, visitproc visit, void *arg)
+{
+    Hit *self = (Hit *)object;
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(self->l1);
+    Py_VISIT(self->slow);
+    Py_VISIT(self->entry_type);
+    Py_VISIT(self->lane_type);
+    return 0;
+}
+
+static void
+hit_dealloc(PyObject *object)
+{
+    Hit *self = (Hit *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
+    Py_XDECREF(self->l1);
+    Py_XDECREF(self->slow);
+    Py_XDECREF(self->entry_type);
+    Py_XDECREF(self->lane_type);
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+static PyMemberDef hit_members[] = {
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(Hit, call), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot hit_slots[] = {
+    {Py_tp_doc, "The short path to an entry of L1, as `Node.hit`."},
+    {Py_tp_new, hit_new},
+    {Py_tp_call, PyVectorcall_Call},
+    {Py_tp_traverse, hit_traverse},
+    {Py_tp_dealloc, hit_dealloc},
+    {Py_tp_members, hit_members},
+    {0, NULL},
+};
+
+static PyType_Spec hit_spec = {
+    .name = "coherenced.serve._quiet.Hit",
+    .basicsize = sizeof(Hit),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL
+             | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = hit_slots,
+};
+
+/* -- plain requests, as `wire.plain` ------------------------------------------------------------- */
+
+typedef struct {
+    const char *at;
+    Py_ssize_t size;
+} Span;
+
+/* "$<digits>\r\n" at `*p`: the number, and `*p` behind it; -1: it is not there, or in another form
+ * than the usual one. */
+static Py_ssize_t
+take_length(const char **p, const char *end)
+{
+    const char *at = *p;
+    if (end - at < 4 || *at++ != '$')
+        return -1;
+    if (*at == '0' && at[1] != '\r')
+        return -1;
+    Py_ssize_t length = 0;
+    const char *first = at;
+    while (at < end && *at >= '0' && *at <= '9' && at - first < 10)
+        length = 10 * length + (*at++ - '0');
+    if (at == first || end - at < 2 || at[0] != '\r' || at[1] != '\n')
+        return -1;
+    *p = at + 2;
+    return length;
+}
+
+/* So many bytes and "\r\n" at `*p`, and `*p` behind them. */
+static int
+take_bytes(const char **p, const char *end, Py_ssize_t size, Span *span)
+{
+    const char *at = *p;
+    if (end - at < size + 2 || at[size] != '\r' || at[size + 1] != '\n')
+        return 0;
+    *span = (Span){at, size};
+    *p = at + size + 2;
+    return 1;
+}
+
+/* Begins there a GET with one key? -> `*p` behind it */
+static int
+take_get(const char **p, const char *end, Span *key)
+{
+    static const char head[] = "*2\r\n$3\r\n";
+    const char *at = *p;
+    if (end - at < 20 || memcmp(at, head, 8) != 0)
+        return 0;
+    if (memcmp(at + 8, "GET\r\n", 5) != 0 && memcmp(at + 8, "get\r\n", 5) != 0)
+        return 0;
+    at += 13;
+    Py_ssize_t length = take_length(&at, end);
+    if (length < 1 || !take_bytes(&at, end, length, key))
+        return 0;
+    *p = at;
+    return 1;
+}
+
+/* Is all of it a SET without options? `bulk`: the value as a bulk string. */
+static int
+take_set(const char *at, const char *end, Span *key, Span *bulk)
+{
+    static const char head[] = "*3\r\n$3\r\n";
+    if (end - at < 26 || memcmp(at, head, 8) != 0)
+        return 0;
+    if (memcmp(at + 8, "SET\r\n", 5) != 0 && memcmp(at + 8, "set\r\n", 5) != 0)
+        return 0;
+    at += 13;
+    Py_ssize_t length = take_length(&at, end);
+    if (length < 1 || !take_bytes(&at, end, length, key))
+        return 0;
+    const char *value = at;
+    Span told;
+    length = take_length(&at, end);
+    if (length < 0 || !take_bytes(&at, end, length, &told) || at != end)
+        return 0;
+    *bulk = (Span){value, end - value};
+    return 1;
+}
+
+/* -- Quiet ------------------------------------------------------------------------------------- */
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *front, *transport;
+    Tally *tally;
+    PyObject *hit, *now_ms, *get, *submit; /* of the front's port */
+    Py_ssize_t longest_key, longest_bulk;
+    Py_ssize_t alone_bytes, reply_bytes;
+    int state;
+    char resp3, paused;
+} Quiet;
+
+static State *
+state_of(PyObject *object)
+{
+    PyObject *module = PyType_GetModuleByDef(Py_TYPE(object), &module_def);
+    return module == NULL ? NULL : PyModule_GetState(module);
+}
+
+/* object.a.b.c, a number */
+static int
+number_at(PyObject *object, const char *a, const char *b, const char *c, Py_ssize_t *number)
+{
+    PyObject *first = PyObject_GetAttrString(object, a);
+    PyObject *second = first == NULL ? NULL : PyObject_GetAttrString(first, b);
+    PyObject *third = second == NULL ? NULL : PyObject_GetAttrString(second, c);
+    *number = third == NULL ? -1 : PyLong_AsSsize_t(third);
+    Py_XDECREF(first);
+    Py_XDECREF(second);
+    Py_XDECREF(third);
+    return *number == -1 && PyErr_Occurred() ? -1 : 0;
+}
+
+static int
+quiet_init(PyObject *object, PyObject *args, PyObject *Py_UNUSED(kwargs))
+{
+    Quiet *self = (Quiet *)object;
+    State *module = state_of(object);
+    PyObject *front;
+    if (module == NULL || !PyArg_ParseTuple(args, "O:Quiet", &front))
+        return -1;
+    if (self->front != NULL) {
+        PyErr_SetString(PyExc_ValueError, "its front is given once");
+        return -1;
+    }
+    PyObject *port = PyObject_GetAttrString(front, "port");
+    if (port == NULL)
+        return -1;
+    self->hit = PyObject_GetAttrString(port, "hit");
+    self->now_ms = PyObject_GetAttrString(port, "now_ms");
+    self->get = PyObject_GetAttrString(port, "get");
+    self->submit = PyObject_GetAttrString(port, "submit");
+    Py_DECREF(port);
+    PyObject *tally = PyObject_GetAttrString(front, "tally");
+    if (self->hit == NULL || self->now_ms == NULL || self->get == NULL || self->submit == NULL
+        || tally == NULL) {
+        Py_XDECREF(tally);
+        return -1;
+    }
+    if (!Py_IS_TYPE(tally, module->tally_type)) {
+        PyErr_SetString(PyExc_TypeError, "a front's tally is a Tally");
+        Py_DECREF(tally);
+        return -1;
+    }
+    self->tally = (Tally *)tally;
+    if (number_at(front, "settings", "bounds", "max_key_bytes", &self->longest_key) < 0
+        || number_at(front, "settings", "frame", "max_bulk_bytes", &self->longest_bulk) < 0)
+        return -1;
+    self->front = Py_NewRef(front);
+    return 0;
+}
+
+/* Hand a reply to the socket. It may call anything, `pause_writing` among it. */
+static int
+hand_over(Quiet *self, State *module, PyObject *reply)
+{
+    PyObject *transport = self->transport;
+    if (transport == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "not connected yet");
+        return -1;
+    }
+    Py_INCREF(transport);
+    PyObject *args[] = {transport, reply};
+    PyObject *done = PyObject_VectorcallMethod(module->write, args,
+                                               2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+    Py_DECREF(transport);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+static PyObject *
+in_protocol(const Quiet *self, const State *module, PyObject *bulk)
+{
+    if (!self->resp3 || PyBytes_GET_SIZE(bulk) != PyBytes_GET_SIZE(module->nil2)
+        || memcmp(PyBytes_AS_STRING(bulk), PyBytes_AS_STRING(module->nil2),
+                  (size_t)PyBytes_GET_SIZE(bulk)) != 0)
+        return bulk;
+    return module->nil3;
+}
+
+static int
+read_clock(const Quiet *self, const State *module, double *now_ms)
+{
+    if (self->now_ms == module->boottime_ms) {
+        struct timespec now;
+        clock_gettime(CLOCK, &now); /* as in Python, that it fails is not foreseen */
+        *now_ms = ((double)now.tv_sec + (double)now.tv_nsec * 1e-9) * 1e3;
+        return 0;
+    }
+    PyObject *told = PyObject_CallNoArgs(self->now_ms);
+    if (told == NULL)
+        return -1;
+    *now_ms = PyFloat_AsDouble(told);
+    Py_DECREF(told);
+    return *now_ms == -1.0 && PyErr_Occurred() ? -1 : 0;
+}
+
+/* The reply to a GET that hits, a new reference. NULL without an error set: it does not hit. */
+static PyObject *
+reply_of_hit(Quiet *self, State *module, PyObject *key, double now_ms)
+{
+    PyObject *entry, *bulk;
+    if (Py_IS_TYPE(self->hit, module->hit_type)) {
+        const Hit *hit = (Hit *)self->hit;
+        entry = find(hit, key, now_ms);
+        if (entry == NULL)
+            return NULL;
+        bulk = Py_IS_TYPE(entry, hit->entry_type) ? Py_XNewRef(AT(entry, hit->bulk)) : NULL;
+    } else {
+        PyObject *now = PyFloat_FromDouble(now_ms);
+        if (now == NULL)
+            return NULL;
+        entry = PyObject_CallFunctionObjArgs(self->hit, key, now, NULL);
+        Py_DECREF(now);
+        if (entry == NULL)
+            return NULL;
+        bulk = entry == Py_None ? NULL : PyObject_GetAttr(entry, module->bulk);
+    }
+    Py_DECREF(entry);
+    if (bulk == NULL || PyBytes_CheckExact(bulk))
+        return bulk;
+    PyErr_SetString(PyExc_TypeError, "the bulk of an entry is bytes");
+    Py_DECREF(bulk);
+    return NULL;
+}
+
+/* The latency of a hit is measured now and then. */
+static int
+sample(Quiet *self, State *module, double now_ms)
+{
+    if (self->tally->requests < self->tally->sample_at)
+        return 0;
+    PyObject *now = PyFloat_FromDouble(now_ms);
+    if (now == NULL)
+        return -1;
+    PyObject *done = PyObject_CallMethodOneArg(self->front, module->sample, now);
+    Py_DECREF(now);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+/* Write these replies together. They are given up. */
+static int
+hand_over_all(Quiet *self, State *module, PyObject **replies, Py_ssize_t number)
+{
+    int done = -1;
+    PyObject *whole = NULL;
+    if (number == 1)
+        whole = Py_NewRef(replies[0]);
+    else {
+        Py_ssize_t size = 0;
+        for (Py_ssize_t i = 0; i < number; i++) {
+            Py_ssize_t more = PyBytes_GET_SIZE(replies[i]);
+            if (more > PY_SSIZE_T_MAX - size) {
+                PyErr_NoMemory();
+                goto end;
+            }
+            size += more;
+        }
+        whole = PyBytes_FromStringAndSize(NULL, size);
+        if (whole == NULL)
+            goto end;
+        char *to = PyBytes_AS_STRING(whole);
+        for (Py_ssize_t i = 0; i < number; i++) {
+            memcpy(to, PyBytes_AS_STRING(replies[i]), (size_t)PyBytes_GET_SIZE(replies[i]));
+            to += PyBytes_GET_SIZE(replies[i]);
+        }
+    }
+    done = hand_over(self, module, whole);
+end:
+    Py_XDECREF(whole);
+    for (Py_ssize_t i = 0; i < number; i++)
+        Py_DECREF(replies[i]);
+    return done;
+}
+
+/* Answer the GETs that a chunk begins with, as long as they hit. -> how many bytes that were, or
+ * -1: an error is set. */
+static Py_ssize_t
+leading_hits(Quiet *self, State *module, const char *data, Py_ssize_t size)
+{
+    const char *at = data, *end = data + size;
+    Span key;
+    if (size > TURN_BYTES || !take_get(&at, end, &key))
+        return 0;
+    at = data;
+    double now_ms;
+    if (read_clock(self, module, &now_ms) < 0)
+        return -1;
+    int go_on = 1;
+    while (go_on && at < end && !self->paused) {
+        PyObject *replies[SLICE_MOST];
+        Py_ssize_t number = 0;
+        const char *first = at;
+        while (at < end && at - first < SLICE_BYTES && number < SLICE_MOST) {
+            const char *behind = at;
+            PyObject *name = NULL, *bulk = NULL;
+            if (take_get(&behind, end, &key)) {
+                name = PyBytes_FromStringAndSize(key.at, key.size);
+                bulk = name == NULL ? NULL : reply_of_hit(self, module, name, now_ms);
+                Py_XDECREF(name);
+            }
+            if (bulk == NULL) {
+                if (PyErr_Occurred()) {
+                    while (number > 0)
+                        Py_DECREF(replies[--number]);
+                    return -1;
+                }
+                go_on = 0;
+                break;
+            }
+            replies[number] = Py_NewRef(in_protocol(self, module, bulk));
+            Py_DECREF(bulk);
+            number++;
+            at = behind;
+        }
+        if (number > 0) {
+            self->tally->requests += number;
+            if (hand_over_all(self, module, replies, number) < 0)
+                return -1;
+        }
+    }
+    if (at > data && sample(self, module, now_ms) < 0)
+        return -1;
+    return at - data;
+}
+
+static int
+is_allowed(const Quiet *self, const Span *key)
+{
+    return key->size <= self->longest_key && !(key->size >= 4 && memcmp(key->at, "coh:", 4) == 0);
+}
+
+/* A GET that is all that has come. -> 1: it is answered, or asked; 0: it goes the general way */
+static int
+lone_get(Quiet *self, State *module, const Span *span)
+{
+    double now_ms;
+    if (read_clock(self, module, &now_ms) < 0)
+        return -1;
+    PyObject *key = PyBytes_FromStringAndSize(span->at, span->size);
+    if (key == NULL)
+        return -1;
+    PyObject *bulk = reply_of_hit(self, module, key, now_ms);
+    if (bulk != NULL) {
+        Py_DECREF(key);
+        self->tally->requests++;
+        int done = hand_over(self, module, in_protocol(self, module, bulk));
+        Py_DECREF(bulk);
+        return done < 0 || sample(self, module, now_ms) < 0 ? -1 : 1;
+    }
+    if (PyErr_Occurred() || !is_allowed(self, span)) {
+        Py_DECREF(key);
+        return PyErr_Occurred() ? -1 : 0;
+    }
+    self->tally->requests++;
+    self->state = GETTING;
+    PyObject *done = PyObject_CallFunctionObjArgs(self->get, key, (PyObject *)self, NULL);
+    Py_DECREF(key);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 1;
+}
+
+/* The same of a SET. */
+static int
+lone_set(Quiet *self, State *module, const Span *key, const Span *bulk)
+{
+    if (!is_allowed(self, key) || bulk->size > self->longest_bulk)
+        return 0;
+    PyObject *name = PyBytes_FromStringAndSize(key->at, key->size);
+    PyObject *value = PyBytes_FromStringAndSize(bulk->at, bulk->size);
+    PyObject *request = NULL, *done = NULL;
+    if (name != NULL && value != NULL)
+        request = PyObject_CallFunctionObjArgs(module->set_type, name, value, NULL);
+    Py_XDECREF(name);
+    Py_XDECREF(value);
+    if (request == NULL)
+        return -1;
+    self->tally->requests++;
+    self->state = SETTING;
+    self->alone_bytes = key->size + bulk->size;
+    done = PyObject_CallFunctionObjArgs(self->submit, request, (PyObject *)self, NULL);
+    Py_DECREF(request);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 1;
+}
+
+/* Whatever happens next goes the general way: what is asked gets a slot. */
+static int
+make_busy(Quiet *self, State *module)
+{
+    int state = self->state;
+    self->state = BUSY;
+    if (state != GETTING && state != SETTING)
+        return 0;
+    PyObject *size = PyLong_FromSsize_t(self->alone_bytes);
+    if (size == NULL)
+        return -1;
+    PyObject *args[] = {(PyObject *)self, state == SETTING ? Py_True : Py_False, size};
+    PyObject *done = PyObject_VectorcallMethod(module->open_alone, args,
+                                               3 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+    Py_DECREF(size);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+static PyObject *
+quiet_data_received(PyObject *object, PyObject *data)
+{
+    Quiet *self = (Quiet *)object;
+    State *module = state_of(object);
+    if (module == NULL)
+        return NULL;
+    if (!PyBytes_CheckExact(data)) {
+        PyErr_SetString(PyExc_TypeError, "what is received is bytes");
+        return NULL;
+    }
+    Py_ssize_t size = PyBytes_GET_SIZE(data), taken = 0;
+    const char *first = PyBytes_AS_STRING(data), *end = first + size, *at = first;
+    if (self->state == QUIET) {
+        Span key, bulk;
+        int done = 0;
+        if (take_get(&at, end, &key) && at == end)
+            done = lone_get(self, module, &key);
+        else if (take_set(first, end, &key, &bulk))
+            done = lone_set(self, module, &key, &bulk);
+        else
+            taken = leading_hits(self, module, first, size);
+        if (done < 0 || taken < 0)
+            return NULL;
+        if (done || taken == size)
+            Py_RETURN_NONE;
+    }
+    if (make_busy(self, module) < 0)
+        return NULL;
+    PyObject *rest = taken == 0 ? Py_NewRef(data)
+                                : PyBytes_FromStringAndSize(first + taken, size - taken);
+    if (rest == NULL)
+        return NULL;
+    PyObject *done = PyObject_CallMethodOneArg(object, module->received, rest);
+    Py_DECREF(rest);
+    return done;
+}
+
+static PyObject *
+quiet_leading_hits(PyObject *object, PyObject *data)
+{
+    State *module = state_of(object);
+    if (module == NULL)
+        return NULL;
+    if (!PyBytes_CheckExact(data)) {
+        PyErr_SetString(PyExc_TypeError, "what is received is bytes");
+        return NULL;
+    }
+    Py_ssize_t taken
+        = leading_hits((Quiet *)object, module, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data));
+    return taken < 0 ? NULL : PyLong_FromSsize_t(taken);
+}
+
+static PyObject *
+quiet_busy(PyObject *object, PyObject *Py_UNUSED(nothing))
+{
+    State *module = state_of(object);
+    if (module == NULL || make_busy((Quiet *)object, module) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+/* The node's answer to what was asked. */
+static PyObject *
+quiet_call(PyObject *object, PyObject *args, PyObject *kwargs)
+{
+    Quiet *self = (Quiet *)object;
+    State *module = state_of(object);
+    if (module == NULL)
+        return NULL;
+    if (PyTuple_GET_SIZE(args) != 1 || (kwargs != NULL && PyDict_GET_SIZE(kwargs) != 0)) {
+        PyErr_SetString(PyExc_TypeError, "one outcome is expected");
+        return NULL;
+    }
+    PyObject *outcome = PyTuple_GET_ITEM(args, 0), *reply = NULL;
+    if (self->state != BUSY && PyBytes_CheckExact(outcome)) {
+        Py_ssize_t size = PyBytes_GET_SIZE(outcome);
+        if (self->state == GETTING) {
+            self->reply_bytes += (size - self->reply_bytes) >> 3;
+            reply = in_protocol(self, module, outcome);
+        } else if (self->state == SETTING && size == PyBytes_GET_SIZE(module->done)
+                   && memcmp(PyBytes_AS_STRING(outcome), PyBytes_AS_STRING(module->done),
+                             (size_t)size)
+                          == 0)
+            reply = module->ok;
+    }
+    if (reply != NULL) {
+        self->state = QUIET;
+        if (hand_over(self, module, reply) < 0)
+            return NULL;
+        Py_RETURN_NONE;
+    }
+    if (make_busy(self, module) < 0)
+        return NULL;
+    return PyObject_CallMethodOneArg(object, module->fill_alone, outcome);
+}
+
+static int
+quiet_traverse(PyObject *object, visitproc visit, void *arg)
+{
+    Quiet *self = (Quiet *)object;
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(self->front);
+    Py_VISIT(self->transport);
+    Py_VISIT(self->hit);
+    Py_VISIT(self->now_ms);
+    Py_VISIT(self->get);
+    Py_VISIT(self->submit);
+    return 0;
+}
+
+static int
+quiet_clear(PyObject *object)
+{
+    Quiet *self = (Quiet *)object; /* the transport alone makes cycles; the others may be needed */
+    Py_CLEAR(self->transport);
+    return 0;
+}
+
+static void
+quiet_dealloc(PyObject *object)
+{
+    Quiet *self = (Quiet *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
+    quiet_clear(object);
+    Py_XDECREF(self->front);
+    Py_XDECREF(self->tally);
+    Py_XDECREF(self->hit);
+    Py_XDECREF(self->now_ms);
+    Py_XDECREF(self->get);
+    Py_XDECREF(self->submit);
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+static PyMemberDef quiet_members[] = {
+    {"front", T_OBJECT_EX, offsetof(Quiet, front), READONLY, NULL},
+    {"tally", T_OBJECT_EX, offsetof(Quiet, tally), READONLY, NULL},
+    {"state", T_INT, offsetof(Quiet, state), 0, NULL},
+    {"resp3", T_BOOL, offsetof(Quiet, resp3), 0, NULL},
+    {"_paused", T_BOOL, offsetof(Quiet, paused), 0, NULL},
+    {"_reply_bytes", T_PYSSIZET, offsetof(Quiet, reply_bytes), 0, NULL},
+    {"_transport", T_OBJECT_EX, offsetof(Quiet, transport), 0, NULL},
+    {"_hit", T_OBJECT_EX, offsetof(Quiet, hit), READONLY, NULL},
+    {"_now_ms", T_OBJECT_EX, offsetof(Quiet, now_ms), READONLY, NULL},
+    {"_get", T_OBJECT_EX, offsetof(Quiet, get), READONLY, NULL},
+    {"_submit", T_OBJECT_EX, offsetof(Quiet, submit), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyMethodDef quiet_methods[] = {
+    {"data_received", quiet_data_received, METH_O, NULL},
+    {"leading_hits", quiet_leading_hits, METH_O, NULL},
+    {"busy", quiet_busy, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot quiet_slots[] = {
+    {Py_tp_doc, "One connection, as long as it is quiet: see quiet_pure.Quiet."},
+    {Py_tp_init, quiet_init},
+    {Py_tp_call, quiet_call},
+    {Py_tp_traverse, quiet_traverse},
+    {Py_tp_clear, quiet_clear},
+    {Py_tp_dealloc, quiet_dealloc},
+    {Py_tp_members, quiet_members},
+    {Py_tp_methods, quiet_methods},
+    {0, NULL},
+};
+
+static PyType_Spec quiet_spec = {
+    .name = "coherenced.serve._quiet.Quiet",
+    .basicsize = sizeof(Quiet),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .slots = quiet_slots,
+};
+
+/* -- the module -------------------------------------------------------------------------------- */
+
+static PyObject *
+boottime_ms(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(nothing))
+{
+    struct timespec now;
+    if (clock_gettime(CLOCK, &now) != 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    return PyFloat_FromDouble(((double)now.tv_sec + (double)now.tv_nsec * 1e-9) * 1e3);
+}
+
+/* module.name, to be kept */
+static PyObject *
+imported(const char *module, const char *name)
+{
+    PyObject *found = PyImport_ImportModule(module);
+    if (found == NULL)
+        return NULL;
+    PyObject *object = PyObject_GetAttrString(found, name);
+    Py_DECREF(found);
+    return object;
+}
+
+static int
+add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **kept)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
+    if (type == NULL)
+        return -1;
+    int added = PyModule_AddType(module, (PyTypeObject *)type);
+    if (added == 0 && kept != NULL)
+        *kept = (PyTypeObject *)type;
+    else
+        Py_DECREF(type);
+    return added;
+}
+
+static int
+module_exec(PyObject *module)
+{
+    State *state = PyModule_GetState(module);
+    struct {
+        PyObject **to;
+        const char *name;
+    } names[] = {
+        {&state->bulk, "bulk"},           {&state->write, "write"},
+        {&state->received, "received"},   {&state->open_alone, "open_alone"},
+        {&state->fill_alone, "fill_alone"}, {&state->sample, "sample"},
+    };
+    for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
+        if ((*names[i].to = PyUnicode_InternFromString(names[i].name)) == NULL)
+            return -1;
+    struct {
+        PyObject **to;
+        const char *module, *name;
+    } kept[] = {
+        {&state->set_type, "coherenced.core.model", "Set"},
+        {&state->done, "coherenced.wire.plan", "OK"},
+        {&state->ok, "coherenced.wire.resp", "OK"},
+        {&state->nil2, "coherenced.wire.resp", "NIL2"},
+        {&state->nil3, "coherenced.wire.resp", "NIL3"},
+    };
+    for (size_t i = 0; i < sizeof(kept) / sizeof(*kept); i++) {
+        *kept[i].to = imported(kept[i].module, kept[i].name);
+        if (*kept[i].to == NULL)
+            return -1;
+        if (i > 0 && !PyBytes_CheckExact(*kept[i].to)) {
+            PyErr_Format(PyExc_TypeError, "%s.%s is bytes", kept[i].module, kept[i].name);
+            return -1;
+        }
+    }
+    if ((state->boottime_ms = PyObject_GetAttrString(module, "boottime_ms")) == NULL)
+        return -1;
+    if (add_type(module, &tally_spec, &state->tally_type) < 0
+        || add_type(module, &hit_spec, &state->hit_type) < 0
+        || add_type(module, &quiet_spec, NULL) < 0)
+        return -1;
+    return PyModule_AddIntConstant(module, "SOURCE", SOURCE);
+}
+
+static int
+module_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    State *state = PyModule_GetState(module);
+    Py_VISIT(state->tally_type);
+    Py_VISIT(state->hit_type);
+    Py_VISIT(state->set_type);
+    Py_VISIT(state->boottime_ms);
+    return 0;
+}
+
+static int
+module_clear(PyObject *module)
+{
+    State *state = PyModule_GetState(module);
+    Py_CLEAR(state->tally_type);
+    Py_CLEAR(state->hit_type);
+    Py_CLEAR(state->set_type);
+    Py_CLEAR(state->boottime_ms);
+    Py_CLEAR(state->done);
+    Py_CLEAR(state->ok);
+    Py_CLEAR(state->nil2);
+    Py_CLEAR(state->nil3);
+    Py_CLEAR(state->bulk);
+    Py_CLEAR(state->write);
+    Py_CLEAR(state->received);
+    Py_CLEAR(state->open_alone);
+    Py_CLEAR(state->fill_alone);
+    Py_CLEAR(state->sample);
+    return 0;
+}
+
+static void
+module_free(void *module)
+{
+    module_clear((PyObject *)module);
+}
+
+static PyMethodDef module_methods[] = {
+    {"boottime_ms", boottime_ms, METH_NOARGS,
+     PyDoc_STR("The time by CLOCK_BOOTTIME: see quiet_pure.boottime_ms.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, module_exec},
+    {0, NULL},
+};
+
+static struct PyModuleDef module_def = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "coherenced.serve._quiet",
+    .m_doc = PyDoc_STR("Quiet connections, compiled."),
+    .m_size = sizeof(State),
+    .m_methods = module_methods,
+    .m_slots = module_slots,
+    .m_traverse = module_traverse,
+    .m_clear = module_clear,
+    .m_free = module_free,
+};
+
+PyMODINIT_FUNC
+PyInit__quiet(void)
+{
+    return PyModuleDef_Init(&module_def);
+}
