@@ -13,6 +13,7 @@ change of a C file.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -91,10 +92,14 @@ def build(source: Path) -> Path:
 
 
 def build_all() -> list[Path]:
-    """All or none, so that what one process has of them another has, too. Raises `CannotBuild`."""
-    for source in SOURCES:
-        built_file(source).unlink(missing_ok=True)
-    return [build(source) for source in SOURCES]
+    """All or none. Raises `CannotBuild`."""
+    try:
+        return [build(source) for source in SOURCES]
+    except CannotBuild:
+        for source in SOURCES:
+            with contextlib.suppress(OSError):
+                built_file(source).unlink(missing_ok=True)
+        raise
 
 
 class BuildHook(BuildHookInterface):  # type: ignore[misc,valid-type,unused-ignore]

@@ -23,8 +23,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What is built here is not put where the package would find it."""
     place = tmp_path / "built"
     place.mkdir()
-    where = native.built_file
-    monkeypatch.setattr(native, "built_file", lambda source: place / where(source).name)
+    monkeypatch.setattr(native, "built_file", lambda source: place / f"{source.stem}.so")
     monkeypatch.delenv("CC", raising=False)
     return place
 
@@ -79,7 +78,7 @@ def broken(monkeypatch: pytest.MonkeyPatch, how: str, tmp_path: Path) -> str:
         return "false failed (1)"
     if how == "source":
         (tmp_path / "wrong.c").write_text("#error no such thing\n")
-        monkeypatch.setattr(native, "SOURCES", (*native.SOURCES, tmp_path / "wrong.c"))
+        monkeypatch.setattr(native, "SOURCES", (tmp_path / "wrong.c", *native.SOURCES))
         return "no such thing"
     if how == "headers":
         monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
@@ -122,7 +121,7 @@ def test_what_cannot_be_built_is_left_out_in_one_line(
     assert why in line and "optional" in line and "\n" not in line
     assert native.main() == 1
     assert why in capsys.readouterr().err
-    assert how == "source" or not [*elsewhere.iterdir()]
+    assert how == "place" or not [*elsewhere.iterdir()]
 
 
 def test_the_build_finds_its_hook_and_its_source() -> None:

@@ -409,6 +409,18 @@ number_at(PyObject *object, const char *a, const char *b, const char *c, Py_ssiz
 }
 
 static int
+take_bounds(Quiet *self)
+{
+    Py_ssize_t key, bulk;
+    if (number_at(self->front, "settings", "bounds", "max_key_bytes", &key) < 0
+        || number_at(self->front, "settings", "frame", "max_bulk_bytes", &bulk) < 0)
+        return -1;
+    self->longest_key = key;
+    self->longest_bulk = bulk;
+    return 0;
+}
+
+static int
 quiet_init(PyObject *object, PyObject *args, PyObject *Py_UNUSED(kwargs))
 {
     Quiet *self = (Quiet *)object;
@@ -440,11 +452,21 @@ quiet_init(PyObject *object, PyObject *args, PyObject *Py_UNUSED(kwargs))
         return -1;
     }
     self->tally = (Tally *)tally;
-    if (number_at(front, "settings", "bounds", "max_key_bytes", &self->longest_key) < 0
-        || number_at(front, "settings", "frame", "max_bulk_bytes", &self->longest_bulk) < 0)
-        return -1;
     self->front = Py_NewRef(front);
-    return 0;
+    return take_bounds(self);
+}
+
+static PyObject *
+quiet_bound(PyObject *object, PyObject *Py_UNUSED(nothing))
+{
+    Quiet *self = (Quiet *)object;
+    if (self->front == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "it has no front yet");
+        return NULL;
+    }
+    if (take_bounds(self) < 0)
+        return NULL;
+    Py_RETURN_NONE;
 }
 
 /* Hand a reply to the socket. It may call anything, `pause_writing` among it. */
@@ -856,6 +878,7 @@ static PyMethodDef quiet_methods[] = {
     {"data_received", quiet_data_received, METH_O, NULL},
     {"leading_hits", quiet_leading_hits, METH_O, NULL},
     {"busy", quiet_busy, METH_NOARGS, NULL},
+    {"bound", quiet_bound, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

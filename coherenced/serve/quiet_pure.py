@@ -82,13 +82,12 @@ class Quiet(asyncio.Protocol):
     )
 
     def __init__(self, front: RespFront) -> None:
-        settings, port = front.settings, front.port
+        port = front.port
         self.front = front
         self.tally = front.tally
         self._hit, self._all_hit, self._now_ms = port.hit, port.hits, port.now_ms
         self._get, self._submit = port.get, port.submit
-        self._longest_key = settings.bounds.max_key_bytes
-        self._longest_bulk = settings.frame.max_bulk_bytes
+        self.bound()
         self.state = BUSY
         self.resp3 = False
         """The protocol in which replies are given."""
@@ -99,6 +98,12 @@ class Quiet(asyncio.Protocol):
         """A moving average over replies that were waited for."""
         self._paused = False
         """The client does not take its replies."""
+
+    def bound(self) -> None:
+        """Take over the bounds that the front's settings tell."""
+        settings = self.front.settings
+        self._longest_key = settings.bounds.max_key_bytes
+        self._longest_bulk = settings.frame.max_bulk_bytes
 
     # -- the class that is made of it -----------------------------------------------------
 

@@ -86,9 +86,8 @@ class RespConnection(ShortWay):
 
     def reconfigured(self) -> None:
         """The front's settings are others: take over what is kept of them here."""
-        settings = self.front.settings
-        self._longest_key = settings.bounds.max_key_bytes
-        self._reader.limits = settings.frame
+        self.bound()
+        self._reader.limits = self.front.settings.frame
 
     @property
     def address(self) -> object:
