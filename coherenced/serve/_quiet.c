@@ -800,10 +800,9 @@ quiet_call(PyObject *object, PyObject *args, PyObject *kwargs)
     PyObject *outcome = PyTuple_GET_ITEM(args, 0), *reply = NULL;
     if (self->state != BUSY && PyBytes_CheckExact(outcome)) {
         Py_ssize_t size = PyBytes_GET_SIZE(outcome);
-        if (self->state == GETTING) {
-            self->reply_bytes += (size - self->reply_bytes) >> 3;
+        if (self->state == GETTING)
             reply = in_protocol(self, module, outcome);
-        } else if (self->state == SETTING && size == PyBytes_GET_SIZE(module->done)
+        else if (self->state == SETTING && size == PyBytes_GET_SIZE(module->done)
                    && memcmp(PyBytes_AS_STRING(outcome), PyBytes_AS_STRING(module->done),
                              (size_t)size)
                           == 0)
@@ -811,6 +810,7 @@ quiet_call(PyObject *object, PyObject *args, PyObject *kwargs)
     }
     if (reply != NULL) {
         self->state = QUIET;
+        self->reply_bytes += (PyBytes_GET_SIZE(reply) - self->reply_bytes) >> 3;
         if (hand_over(self, module, reply) < 0)
             return NULL;
         Py_RETURN_NONE;

@@ -173,11 +173,12 @@ class Quiet(asyncio.Protocol):
         state = self.state
         if state == GETTING and outcome.__class__ is bytes:
             self.state = QUIET
-            self._reply_bytes += (len(outcome) - self._reply_bytes) >> 3
-            nil = self.resp3 and outcome == resp.NIL2
-            self._transport.write(resp.NIL3 if nil else outcome)
+            reply = resp.NIL3 if self.resp3 and outcome == resp.NIL2 else outcome
+            self._reply_bytes += (len(reply) - self._reply_bytes) >> 3
+            self._transport.write(reply)
         elif state == SETTING and outcome == OK:
             self.state = QUIET
+            self._reply_bytes += (len(resp.OK) - self._reply_bytes) >> 3
             self._transport.write(resp.OK)
         else:
             self.busy()

@@ -50,6 +50,8 @@ class ShortWay(ReplyFlow):
         self._alone.resp3 = self.resp3
 
     def fill_alone(self, outcome: Outcome) -> None:
+        if self.lost:
+            return
         slot = self._alone
         if slot.access == Access.READ:
             self._got_for(slot, outcome)
