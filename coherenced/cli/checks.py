@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from msgspec import structs
 
 import coherenced
-from coherenced.client.hits import NATIVE
 from coherenced.errors import CoherencedError, Unreachable
 
 if TYPE_CHECKING:
@@ -47,6 +46,9 @@ def versions() -> Iterator[Finding]:
     """The interpreter and the libraries with parts in C."""
     from importlib.metadata import PackageNotFoundError, version
 
+    from coherenced.client import hits
+    from coherenced.serve import quiet
+
     yield Finding("coherenced", coherenced.__version__)
     python = ".".join(map(str, sys.version_info[:3]))
     yield Finding("python", f"{python} on {sys.platform}")
@@ -55,7 +57,8 @@ def versions() -> Iterator[Finding]:
             yield Finding(package, version(package))
         except PackageNotFoundError:
             yield Finding(package, "missing", f"pip install {package}")
-    yield Finding("hits in clients", "compiled" if NATIVE else "in Python")
+    yield Finding("hits in clients", "compiled" if hits.NATIVE else "in Python")
+    yield Finding("quiet connections", "compiled" if quiet.NATIVE else "in Python")
 
 
 def clock() -> Finding:

@@ -41,6 +41,7 @@ def test_all_is_well(coherenced: Call, a: Daemon, cluster: Cluster) -> None:
         "python",
         "uvloop",
         "hits in clients",
+        "quiet connections",
         "clock",
         "RESP socket",
         "daemon",
