@@ -38,8 +38,7 @@ def command(connection: RespConnection, request: Request) -> bytes:
     if subcommand == b"info":
         chosen = [COMMANDS.get(w.upper()) for w in words] if words else list(listed())
         told = [None if c is None else _described(c) for c in chosen]
-        # Redis writes an unknown command as a nil array.
-        nil = resp.nil_array(connection.resp3)
+        nil = resp.nil(connection.resp3)
         return resp.array([nil if t is None else resp.encode(t, connection.resp3) for t in told])
     if subcommand == b"docs":
         found = [COMMANDS.get(w.upper()) for w in words] if words else listed()
@@ -136,6 +135,24 @@ def config(connection: RespConnection, request: Request) -> bytes:
 # -- CLIENT LIST, INFO -------------------------------------------------------------------
 
 
+_NOT_COUNTED: Final = tuple(
+    (name, 0)
+    for name in (
+        "idle",
+        "sub",
+        "psub",
+        "qbuf",
+        "qbuf-free",
+        "argv-mem",
+        "obl",
+        "oll",
+        "omem",
+        "tot-mem",
+    )
+)
+"""What libraries (valkey-py) take for granted in such a line, and fail without."""
+
+
 def client_line(connection: RespConnection) -> bytes:
     """One connection as in CLIENT LIST."""
     now_ms = connection.front.port.now_ms()
@@ -148,6 +165,7 @@ def client_line(connection: RespConnection) -> bytes:
         ("name", connection.name.decode("ascii")),
         ("age", int((now_ms - connection.since_ms) // 1000)),
         ("db", connection.front.settings.database),
+        *_NOT_COUNTED,
         ("multi", -1 if transaction is None else len(transaction.items)),
         ("watch", len(connection.watched.keys)),
         ("resp", 3 if connection.resp3 else 2),

@@ -252,8 +252,11 @@ class RespConnection(ShortWay):
             return True
         command, refused = lookup(request)
         if command is None:
-            if request[0].upper() in CROSS_PROTOCOL:
+            verb = request[0].upper()
+            if verb in CROSS_PROTOCOL:
                 self.end()
+            elif verb == b"EXEC" and self._slots:
+                return False  # it forgets what is watched: a WATCH may be under way
             else:
                 self.reply(resp.error(resp_transaction.refused(self, request, refused)))
             return True

@@ -257,7 +257,7 @@ def _client_caching(connection: RespConnection, request: Request) -> bytes:
 
 def _client_trackinginfo(connection: RespConnection, request: Request) -> bytes:
     told: dict[bytes, resp.Value] = {
-        b"flags": (resp.Status(b"off"),),
+        b"flags": (b"off",),
         b"redirect": -1,
         b"prefixes": (),
     }
@@ -274,6 +274,8 @@ def _client_unblock(connection: RespConnection, request: Request) -> bytes:
         whole_number(request[2], -_INT64, _INT64 - 1)
     except UsageError:
         return resp.error(f"ERR {NOT_INTEGER}")
+    if len(request) > 3 and request[3].upper() not in (b"TIMEOUT", b"ERROR"):
+        return resp.error("ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR")
     return resp.integer(0)
 
 

@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 
 from coherenced.wire import extensions, leasing, multiget, strings
+from coherenced.wire.elsewhere import ELSEWHERE
 from coherenced.wire.plan import status_shape
 from coherenced.wire.strings import ZERO, Planner
 
@@ -141,6 +142,7 @@ _TABLE: Final[tuple[Command, ...]] = (
         ("exists", -2, "readonly fast", ALL, _count, "How many of these keys exist."),
         ("touch", -2, "readonly fast", ALL, _count, "Mark keys as used."),
         ("scan", -2, "readonly", NONE, strings.scan, "Walk over the keys."),
+        ("keys", 2, "readonly", NONE, strings.keys, "All keys that match."),
     ),
     *_rows(
         *("server", Access.READ),
@@ -253,6 +255,8 @@ UNSUPPORTED: Final = frozenset(
 )
 """Known, and refused in plain words: they would turn the connection into another thing."""
 
+ITSELF: Final = "connect to Redis itself for it"
+
 CROSS_PROTOCOL: Final = frozenset((b"POST", b"HOST:"))
 """A browser was made to speak to this port: hang up, as Redis does."""
 
@@ -284,9 +288,14 @@ def arity_text(name: str) -> str:
 def unknown_text(request: Sequence[bytes]) -> str:
     """Redis's own words, with the beginning of the arguments."""
     verb = request[0]
-    if verb.upper() in UNSUPPORTED:
-        name = verb.decode("ascii").upper()
-        return f"ERR {name} is not supported through coherenced: connect to Redis itself for it"
+    upper = verb.upper()
+    if upper in UNSUPPORTED:
+        name = upper.decode("ascii")
+        return f"ERR {name} is not supported through coherenced: {ITSELF}"
+    if upper in ELSEWHERE:
+        # It begins as Redis's own text does, by which libraries know that they must do without.
+        name = verb.decode("ascii")
+        return f"ERR unknown command '{name}', not supported through coherenced: {ITSELF}"
     shown = b""
     for argument in request[1:]:
         if len(shown) >= 128:

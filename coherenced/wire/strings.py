@@ -88,11 +88,23 @@ def scan(argv: Sequence[bytes], bounds: Bounds) -> Plan:
 
 
 def _scan_shape(reply: Reply, resp3: bool) -> bytes:
-    """Our own keys are nobody's business."""
     if isinstance(reply, list) and len(reply) == 2 and isinstance(reply[1], list):
-        keys = [k for k in reply[1] if not (isinstance(k, bytes) and k.startswith(RESERVED_PREFIX))]
-        return resp.reply([reply[0], keys], resp3)
+        return resp.reply([reply[0], _others(reply[1])], resp3)
     return resp.reply(reply, resp3)
+
+
+def keys(argv: Sequence[bytes], bounds: Bounds) -> Plan:
+    """KEYS: what cache libraries clear by (`prefix*`)."""
+    return ask(argv, (), _keys_shape)
+
+
+def _keys_shape(reply: Reply, resp3: bool) -> bytes:
+    return resp.reply(_others(reply) if isinstance(reply, list) else reply, resp3)
+
+
+def _others(keys: Sequence[Reply]) -> list[Reply]:
+    """Our own keys are nobody's business."""
+    return [k for k in keys if not (isinstance(k, bytes) and k.startswith(RESERVED_PREFIX))]
 
 
 def change(

@@ -182,6 +182,8 @@ class _Maker:
                 (b"SCAN", b"0", b"COUNT", b"1000"),
                 (b"SCAN", b"0", b"MATCH", b"k*", b"COUNT", b"1000", b"TYPE", b"string"),
                 (b"SCAN", b"x"),
+                (b"KEYS", b"*"),
+                (b"KEYS", b"k[0-2]"),
                 (b"SCAN", b"0", b"COUNT", b"no"),
                 (b"PING",),
                 (b"PING", b"hello"),
@@ -294,6 +296,8 @@ def _alike(command: Command, ours: Any, theirs: Any) -> bool:
             return ours == theirs
         slack = SLACK_MS if name.startswith(b"P") else SLACK_MS // 1000
         return abs(ours - theirs) <= slack
+    if name == b"KEYS" and isinstance(ours, list) and isinstance(theirs, list):
+        return sorted(ours) == sorted(theirs)
     if name == b"SCAN" and isinstance(ours, list) and isinstance(theirs, list):
         return ours[0] == theirs[0] and sorted(ours[1]) == sorted(theirs[1])
     return type(ours) is type(theirs) and ours == theirs

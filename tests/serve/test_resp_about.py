@@ -27,7 +27,7 @@ def test_one_command(client: Client) -> None:
     assert get == [b"get", 2, [b"readonly", b"fast"], 1, 1, 1, [], [], [], []]
     assert unknown is None
     client.send("COMMAND INFO nosuch")
-    assert client.raw() == b"*1\r\n*-1\r\n"
+    assert client.raw() == b"*1\r\n$-1\r\n"
 
 
 def test_docs_in_both_protocols(client: Client) -> None:

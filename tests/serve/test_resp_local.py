@@ -38,6 +38,7 @@ SAME_AS_REDIS = [
     *("HELLO x", "HELLO 4", "HELLO 3 foo", "HELLO 2 SETNAME", "HELLO 3 AUTH foo bar"),
     *("CLIENT GETNAME", "CLIENT SETNAME x", "CLIENT NO-EVICT on", "CLIENT NO-EVICT x"),
     *("CLIENT REPLY ON", "CLIENT REPLY x", "CLIENT UNBLOCK 5", "CLIENT UNBLOCK x"),
+    *("CLIENT UNBLOCK 5 x", "CLIENT UNBLOCK 5 error", "COMMAND INFO nosuch"),
     *("CLIENT GETREDIR", "CLIENT TRACKINGINFO", "CLIENT TRACKING OFF", "CLIENT TRACKING x"),
     *("CLIENT CACHING YES", "CLIENT LIST TYPE foo", "CLIENT LIST x", "CLIENT LIST TYPE pubsub"),
     *("EXEC", "DISCARD", "UNWATCH", "MULTI", "WATCH", "COMMAND GETKEYS get k"),
@@ -176,6 +177,9 @@ def test_what_clients_send_on_connecting(client: Client) -> None:
     assert " name=app " in line
     assert line.endswith("lib-name=redis-py(x) lib-ver=8.1\n")
     assert "id=1 addr=/run/x.sock " in line
+    # What valkey-py reads without asking whether it is there.
+    for name in ("idle", "sub", "psub", "qbuf", "qbuf-free", "argv-mem", "obl", "oll", "omem"):
+        assert f" {name}=0 " in line
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,14 @@ def test_exec_with_arguments(client: Client) -> None:
     assert client.ask("MULTI", "EXEC x", "EXEC")[1:] == [told, "ERR EXEC without MULTI"]
 
 
+def test_exec_with_arguments_forgets_a_watch_that_is_under_way(client: Client) -> None:
+    client.port.hold()
+    client.send("WATCH k", "EXEC x", "PING")
+    client.port.release()
+    assert client.replies()[2] == b"PONG"
+    assert client.port.watches == {}
+
+
 def test_multi_and_watch_inside_multi(client: Client) -> None:
     replies = client.ask("MULTI", "MULTI", "WATCH k", "PING", "EXEC")
     assert replies[1:] == [

@@ -145,6 +145,8 @@ def test_our_own_keys_are_not_seen(lane: Lane) -> None:
     assert cursor == b"0"
     assert sorted(keys) == [b"a", b"b"]
     assert lane.query(b"scan", b"0", b"MATCH", b"coh:*")[1] == []
+    assert sorted(lane.query(b"KEYS", b"*")) == [b"a", b"b"]
+    assert lane.query(b"keys", b"coh:*") == []
 
 
 def test_an_error_of_a_query_is_its_reply(lane: Lane) -> None:

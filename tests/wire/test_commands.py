@@ -105,6 +105,23 @@ def test_arguments_are_shown_up_to_a_nul() -> None:
     assert told == "ERR unknown command 'no', with args beginning with: 'a' '\udcff' "
 
 
+@pytest.mark.parametrize("kind", available_kinds())
+def test_every_command_of_the_servers_is_here_or_told_where_it_is(kind: str) -> None:
+    for name in shared_server(kind).command("COMMAND", "LIST"):
+        if b"." in name or b"|" in name:  # of modules; subcommands
+            continue
+        command, refused = lookup([name])
+        told = "connect to Redis itself" in refused
+        assert told or command is not None or refused.startswith("ERR wrong number"), name
+
+
+def test_what_is_elsewhere_begins_as_the_servers_own_text() -> None:
+    assert lookup(words("hget h f"))[1] == (
+        "ERR unknown command 'hget', not supported through coherenced: "
+        "connect to Redis itself for it"
+    )
+
+
 def test_names_are_found_in_any_case() -> None:
     for text in ("GET k", "get k", "gEt k", "Coh.Get k", "client GETNAME", "CLIENT getname"):
         command, refused = lookup(words(text))

@@ -61,6 +61,8 @@ def test_our_own_keys_are_not_scanned() -> None:
     )
     error = AskResult(ReplyError("ERR invalid cursor"))
     assert answer(plan("SCAN x"), [error], False) == b"-ERR invalid cursor\r\n"
+    told = AskResult([b"a", b"coh:{0}:meta"])
+    assert answer(plan("KEYS *"), [told], False) == b"*1\r\n$1\r\na\r\n"
 
 
 def test_counts_of_many_keys_are_cut() -> None:
