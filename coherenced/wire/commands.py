@@ -17,10 +17,11 @@ from typing import Final
 
 import msgspec
 
-from coherenced.wire import extensions, leasing, multiget, strings
+from coherenced.wire import extensions, leasing, multiget, strings, structures
 from coherenced.wire.elsewhere import ELSEWHERE
 from coherenced.wire.plan import status_shape
 from coherenced.wire.strings import ZERO, Planner
+from coherenced.wire.structures import ALL, ONE, Row
 
 
 class Access:
@@ -66,8 +67,6 @@ class Command(msgspec.Struct, frozen=True, gc=False):
         return count == self.arity if self.arity >= 0 else count >= -self.arity
 
 
-ONE: Final = (1, 1, 1)
-ALL: Final = (1, -1, 1)
 PAIRS: Final = (1, -1, 2)
 NONE: Final = (0, 0, 0)
 
@@ -101,10 +100,8 @@ _SUBCOMMANDS: Final[dict[str, dict[str, int]]] = {
     "config": {"get": -3, "help": 2, "resetstat": 2, "rewrite": 2, "set": -4},
 }
 
-_Row = tuple[str, int, str, tuple[int, int, int], Planner | None, str]
 
-
-def _rows(group: str, access: int, *rows: _Row) -> Iterator[Command]:
+def _rows(group: str, access: int, *rows: Row) -> Iterator[Command]:
     for name, arity, flags, keys, plan, summary in rows:
         subcommands = _SUBCOMMANDS.get(name, {})
         flag_names = tuple(flags.split())
@@ -183,6 +180,14 @@ _TABLE: Final[tuple[Command, ...]] = (
         ("flushdb", -1, "write", NONE, strings.flush, "Delete every key."),
         ("flushall", -1, "write", NONE, strings.flush, "Delete every key everywhere."),
     ),
+    *_rows("hash", Access.READ, *structures.HASH_READS),
+    *_rows("hash", Access.WRITE, *structures.HASH_WRITES),
+    *_rows("list", Access.READ, *structures.LIST_READS),
+    *_rows("list", Access.WRITE, *structures.LIST_WRITES),
+    *_rows("set", Access.READ, *structures.SET_READS),
+    *_rows("set", Access.WRITE, *structures.SET_WRITES),
+    *_rows("sorted-set", Access.READ, *structures.SORTED_SET_READS),
+    *_rows("sorted-set", Access.WRITE, *structures.SORTED_SET_WRITES),
     *_rows(
         *("coherence", Access.READ),
         ("coh.get", -2, "readonly fast", ONE, extensions.get, "GET with a bound of its own."),

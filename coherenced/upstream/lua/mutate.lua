@@ -458,7 +458,9 @@ while i <= words_in_all do
     if find(mode, 'e', 1, true) then
       -- This language's numbers hold 53 bits: the digits beyond must be read back.
       if reply >= 9007199254740992 or reply <= -9007199254740992 then
-        local exact = redis.pcall('GET', ARGV[first + 1])
+        local exact = last - first == 3 -- of a field: HINCRBY
+          and redis.pcall('HGET', ARGV[first + 1], ARGV[first + 2])
+          or redis.pcall('GET', ARGV[first + 1])
         digits = type(exact) == 'string' and exact or digits
       end
       reply = digits
