@@ -21,6 +21,7 @@ from coherenced.core.inputs import Forget
 from coherenced.embedded import EmbeddedServer
 from coherenced.errors import StartError
 from coherenced.host import Host
+from coherenced.locks import claim
 from coherenced.observe import logs
 from coherenced.origin import layer
 from coherenced.origin.rules import BEHIND, all_rules
@@ -55,18 +56,25 @@ def open_page(
     Without one everything works, and clients ask for each read.
     """
     path = config.paths(os.environ, os.getuid()).page
-    page, why_not = None, "page.slots is 0"
-    if config.page.slots:
-        mode = config.listen.socket_mode_bits
+    slots, mode = config.page.slots, config.listen.socket_mode_bits
+    why_not, clients = "page.slots is 0", "clients on this host keep no copies of their own"
+    try:
+        opened.callback(claim(path, "the shared page", "give each its own node.runtime_dir"))
+    except StartError as error:
+        if slots:
+            logs.get("daemon").warning(f"{error}; {clients} of what they ask this one for")
+        return None, str(error) if slots else why_not
+    if slots:
         try:
-            page = PageWriter(path, incarnation, config.page.slots, largest_bound_ms, mode)
-            opened.callback(page.close)
+            page = PageWriter(path, incarnation, slots, largest_bound_ms, mode)
         except StartError as error:
             why_not = str(error)
-            logs.get("daemon").warning(f"{error}; clients on this host keep no copies of their own")
-    if page is None:
-        retire(path)
-    return page, why_not
+            logs.get("daemon").warning(f"{error}; {clients}")
+        else:
+            opened.callback(page.close)
+            return page, ""
+    retire(path)
+    return None, why_not
 
 
 def open_warmth(config: Config, host: Host) -> Warmth | None:
@@ -86,7 +94,9 @@ def open_spool(opened: AsyncExitStack, config: Config, host: Host) -> None:
         return
     section = config.spool
     directory = config.paths(os.environ, os.getuid()).runtime_dir
-    spool = Spool(Path(section.path or directory / SPOOL_NAME), section.max_bytes)
+    path = Path(section.path or directory / SPOOL_NAME)
+    opened.callback(claim(path, "the journal", "give each its own spool.path or node.runtime_dir"))
+    spool = Spool(path, section.max_bytes)
     opened.callback(spool.close)
     if spool.cut_bytes:
         logs.get("daemon").warning(
