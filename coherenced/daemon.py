@@ -27,6 +27,7 @@ import coherenced
 from coherenced.config import Config, Diff, Loaded, Redis, describe, diff
 from coherenced.core.node import Node, Settings
 from coherenced.core.policy import Namespaces
+from coherenced.embedded import EmbeddedServer
 from coherenced.errors import CoherencedError, ConfigError, RedisUnreachable, StartError
 from coherenced.host import Host
 from coherenced.notify import Notifier
@@ -51,6 +52,8 @@ JOIN_PATIENCE_S: Final = 2.0
 DRAIN_MS: Final = 5_000.0
 """How long a stopping daemon waits for what is in flight."""
 LEAVE_MS: Final = 1_000.0
+KEEP_EVERY_S: Final = 1.0
+KEEP_SELDOM_S: Final = 30.0
 CLOSE_S: Final = 1.0
 """How long a client may take to fetch its last answer, or to finish a request that can only be
 refused: everything accepted was answered before the node left."""
@@ -96,7 +99,7 @@ class Daemon:
         async with contextlib.AsyncExitStack() as opened:
             sockets = open_sockets(config.listen, paths, os.environ)
             opened.callback(sockets.close)
-            settings = open_server(opened, config.redis, paths)
+            settings, embedded = open_server(opened, config.redis, paths)
             await self._check_server(settings)
             host = self._open_node(opened, settings)
             http = await serve_http(host, sockets.http, http_limits(config))
@@ -108,7 +111,7 @@ class Daemon:
             opened.push_async_callback(resp.close, CLOSE_S)
             host.fronts = partial(_fill_fronts, resp, http)
             self._rebound = partial(self._bound_fronts, host, settings, resp, http)
-            await self._live(host, paths)
+            await self._live(host, paths, embedded)
             self._notify.stopping()
             await resp.stop_accepting()
             await host.drain(DRAIN_MS)
@@ -197,13 +200,15 @@ class Daemon:
 
     # -- running ----------------------------------------------------------------------
 
-    async def _live(self, host: Host, paths: Paths) -> None:
+    async def _live(self, host: Host, paths: Paths, embedded: EmbeddedServer | None) -> None:
         """Tell systemd when the node has joined; keep its watchdog fed; until told to stop."""
         tasks = [
             asyncio.ensure_future(self._announce(host, paths)),
         ]
         if self._notify.watchdog_interval_ms is not None:
             tasks.append(asyncio.ensure_future(self._feed_watchdog()))
+        if embedded is not None:
+            tasks.append(asyncio.ensure_future(self._keep_server(embedded)))
         try:
             await self._stopping.wait()
         finally:
@@ -225,6 +230,21 @@ class Daemon:
         while True:
             self._notify.alive()
             await asyncio.sleep(every_ms / 1e3)
+
+    async def _keep_server(self, embedded: EmbeddedServer) -> None:
+        """A private server that has ended is started again; less often if that does not help."""
+        pause_s = KEEP_EVERY_S
+        while True:
+            await asyncio.sleep(pause_s)
+            try:
+                ended = embedded.keep()
+            except StartError as error:
+                ended = True
+                self._log.error(str(error))
+            else:
+                if ended:
+                    self._log.warning("the private server had ended: started an empty one")
+            pause_s = min(2 * pause_s, KEEP_SELDOM_S) if ended else KEEP_EVERY_S
 
     # -- signals ----------------------------------------------------------------------
 

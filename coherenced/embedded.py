@@ -3,7 +3,8 @@
 Whoever holds the lock file starts the server and keeps it until `stop`; who finds
 the lock taken joins the server that answers on the socket. The server listens on
 that Unix socket only, keeps nothing on disk, and dies with the process that
-started it, however that ends.
+started it, however that ends. If it ends by itself `keep` starts another, and so does one
+of those who have joined when its starter has stopped.
 """
 
 from __future__ import annotations
@@ -125,7 +126,21 @@ class EmbeddedServer:
         self._lock = lock
         return True
 
-    def _launch(self, until: float) -> None:
+    def keep(self) -> bool:
+        """Start the server again, empty, if it has ended: ours, or a joined one that nobody keeps
+        any more. Returns at once; whether it had to. Raises `StartError` as `start` does.
+        """
+        if self.owned:
+            if self._process is not None and self._process.poll() is None:
+                return False
+        elif not self._try_lock():
+            return False
+        self.owned = True
+        self._spawn()
+        return True
+
+    def _spawn(self) -> Path:
+        """Have the server run; returns where it says what goes wrong."""
         executable = server_executable()
         if self._answers():
             # Its starter was killed where a parent's death is not signalled: nobody would stop it.
@@ -147,8 +162,16 @@ class EmbeddedServer:
                     f"cannot run {executable}: {error.strerror}; reinstall 'coherenced[embedded]' "
                     "or set redis.url"
                 ) from None
+        return log_path
+
+    def _launch(self, until: float) -> None:
+        log_path = self._spawn()
         while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > until:
+            if (
+                self._process is None
+                or self._process.poll() is not None
+                or time.monotonic() > until
+            ):
                 lines = log_path.read_text(errors="replace").strip().splitlines()
                 said = lines[-1] if lines else "it said nothing"
                 raise StartError(

@@ -36,16 +36,18 @@ SPOOL_NAME: Final = "spool.journal"
 WARM_NAME: Final = "warm.keys"
 
 
-def open_server(opened: AsyncExitStack, settings: Redis, paths: Paths) -> Redis:
-    """The configured server's settings, or a private server's that runs until we stop."""
+def open_server(
+    opened: AsyncExitStack, settings: Redis, paths: Paths
+) -> tuple[Redis, EmbeddedServer | None]:
+    """The configured server's settings, or those of a private server, and that."""
     if settings.url:
-        return settings
+        return settings, None
     embedded = EmbeddedServer(paths.runtime_dir)
     url = embedded.start()
     opened.callback(embedded.stop)
     verb = "started a private server" if embedded.owned else "joined the private server"
     logs.get("daemon").info(f"no redis.url is configured: {verb} in {paths.runtime_dir}")
-    return msgspec.structs.replace(settings, url=url)
+    return msgspec.structs.replace(settings, url=url), embedded
 
 
 def open_page(

@@ -14,6 +14,7 @@ import pytest
 from coherenced import embedded
 from coherenced.embedded import EmbeddedServer
 from coherenced.errors import StartError
+from tests.cluster.daemons import Daemon
 from tests.servers import wait_until
 
 
@@ -76,6 +77,48 @@ def test_it_dies_with_its_starter_and_the_lock_is_free(directory: Path) -> None:
     wait_until(lambda: not Path(f"/proc/{pid}/exe").exists(), what="the server is gone")
     with EmbeddedServer(directory) as next_one:
         assert next_one.owned
+
+
+def test_one_that_ended_by_itself_is_started_again(directory: Path) -> None:
+    with EmbeddedServer(directory) as server:
+        assert not server.keep()
+        ended = server.pid
+        assert ended is not None
+        os.kill(ended, signal.SIGKILL)
+        wait_until(server.keep, what="it is seen to have ended")
+        wait_until(lambda: ask(server, "PING") == "+PONG\r\n")
+        assert server.pid != ended
+        assert not server.keep()
+    assert not server.socket.exists()
+
+
+def test_who_has_joined_keeps_it_when_its_starter_stops(directory: Path) -> None:
+    first, second = EmbeddedServer(directory), EmbeddedServer(directory)
+    first.start()
+    with second:
+        assert not second.keep()
+        first.stop()
+        assert second.keep()
+        assert second.owned
+        wait_until(lambda: ask(second, "PING") == "+PONG\r\n")
+        third = EmbeddedServer(directory)
+        third.start()
+        assert not third.owned
+    assert not second.socket.exists()
+
+
+def test_a_daemon_goes_on_when_its_private_server_was_killed() -> None:
+    daemon = Daemon("one", "").start()
+    try:
+        assert daemon.command("SET", "k", "v") == b"OK"
+        children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
+        os.kill(int(children[0]), signal.SIGKILL)
+        wait_until(lambda: daemon.command("SET", "k", "w") == b"OK", 20)
+        assert daemon.command("GET", "k") == b"w"
+        assert "the private server had ended: started an empty one" in daemon.log_text()
+        daemon.stop()
+    finally:
+        daemon.remove()
 
 
 def test_a_starting_owner_is_waited_for(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
