@@ -6,12 +6,14 @@ What cannot be one is refused here, with a `UsageError` that says what was expec
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, TypeVar
 
 from coherenced.errors import UsageError
 
 MOST_REPLICAS: Final = 1000
 """Redis replicas that a write can wait for."""
+
+K = TypeVar("K")
 
 Key = str | bytes
 """A key, tag or prefix: text is encoded as UTF-8."""
@@ -30,12 +32,17 @@ def key_bytes(key: Key) -> bytes:
 
 
 def key_list(names: Iterable[Key]) -> list[bytes]:
-    """Several of them; a single text is surely a mistake."""
+    """Several of them, as bytes."""
+    return [key_bytes(name) for name in several(names)]
+
+
+def several(names: Iterable[K]) -> Iterable[K]:
+    """`names` themselves; a single text is surely a mistake."""
     if isinstance(names, str | bytes):
         raise UsageError(f"give a list of names, not the single text {names!r}")
     if not isinstance(names, Iterable):
         raise UsageError(f"give a list of names, not {names!r}")
-    return [key_bytes(name) for name in names]
+    return names
 
 
 def number(what: str, value: object) -> float:

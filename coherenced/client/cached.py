@@ -12,19 +12,56 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from coherenced.client.freshness import LoadPolicy
 from coherenced.client.loading import Tags
+from coherenced.client.replies import Invalidation
 from coherenced.client.template import Template, default_template
 from coherenced.errors import UsageError
 
 P = ParamSpec("P")
-R = TypeVar("R")
+R = TypeVar("R", covariant=True)
 
 Recall = Callable[[str, Callable[[], Any], LoadPolicy, Tags], Any]
 """A shell's get_or_load, with the policy ready made."""
+
+
+class CachedFunction(Protocol[P, R]):
+    """How a function that a `Client` has decorated looks to who checks types."""
+
+    def __call__(self, *arguments: P.args, **named: P.kwargs) -> R: ...
+
+    def __get__(self, instance: Any, owner: Any = None, /) -> CachedFunction[..., R]: ...
+
+    @property
+    def uncached(self) -> Callable[P, R]: ...
+
+    def key_of(self, *arguments: P.args, **named: P.kwargs) -> str: ...
+
+    def tags_of(self, *arguments: P.args, **named: P.kwargs) -> list[str]: ...
+
+    def invalidate(self, *arguments: P.args, **named: P.kwargs) -> Invalidation: ...
+
+
+class CachedCoroutine(Protocol[P, R]):
+    """The same of an `AsyncClient`."""
+
+    def __call__(self, *arguments: P.args, **named: P.kwargs) -> R: ...
+
+    def __get__(self, instance: Any, owner: Any = None, /) -> CachedCoroutine[..., R]: ...
+
+    @property
+    def uncached(self) -> Callable[P, R]: ...
+
+    def key_of(self, *arguments: P.args, **named: P.kwargs) -> str: ...
+
+    def tags_of(self, *arguments: P.args, **named: P.kwargs) -> list[str]: ...
+
+    def invalidate(
+        self, *arguments: P.args, **named: P.kwargs
+    ) -> Coroutine[Any, Any, Invalidation]: ...
 
 
 class Decorator:
@@ -49,7 +86,7 @@ class Decorator:
         self._tags = tuple(tags)
         self._is_async = is_async
 
-    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+    def __call__(self, function: Callable[P, R]) -> Any:
         """The cached function. Raises `UsageError` for a template that does not fit it."""
         _check_kind(function, self._is_async)
         recall, policy = self._recall, self._policy
@@ -83,8 +120,7 @@ class Decorator:
         made.tags_of = lambda *arguments, **named: tags_of(arguments, named)
         made.uncached = function
         made.invalidate = lambda *arguments, **named: self._invalidate([key_text(arguments, named)])
-        result: Callable[P, R] = made
-        return result
+        return made
 
 
 def _key_text(

@@ -19,6 +19,7 @@ from coherenced.client.arguments import (
     milliseconds,
     number,
     sectioned,
+    several,
     write_options,
 )
 from coherenced.client.decoding import Decoding
@@ -39,6 +40,7 @@ from coherenced.client.stream import Batch, Request, batch_of, batches_of, parts
 from coherenced.client.values import Serializer, serializer_of
 from coherenced.errors import UsageError
 
+ONE_EACH: Final = "{0} cannot be copied or pickled: make one in each process (a fork may go on)"
 MOST_IN_SNAPSHOT: Final = 200
 """Keys that can be read as of one moment."""
 
@@ -46,6 +48,9 @@ T = TypeVar("T")
 K = TypeVar("K", bound=str | bytes)
 C = TypeVar("C")
 
+_CHANGES_CONNECTION: Final = frozenset(
+    b"MULTI EXEC DISCARD WATCH UNWATCH RESET QUIT HELLO AUTH SELECT".split()
+)
 _DELETE_OPTIONS: Final = frozenset({b"ACK", b"TIMEOUT", b"REPLICAS"})
 
 
@@ -136,7 +141,7 @@ class Calls:
         `snapshot`: all as of one moment, so that no half of a transaction is seen (at most
         200 keys).
         """
-        order = list(dict.fromkeys(keys))
+        order = list(dict.fromkeys(several(keys)))
         if snapshot:
             return self._snapshot(order, max_staleness_ms, min_version)
         l0 = self._l0
@@ -226,10 +231,18 @@ class Calls:
         """One of Redis's own commands, as the daemon's RESP socket knows it, and its raw reply.
 
         `write=False`: a read, which is repeated when its connection turns out to be dead.
+        Not for what changes a connection, as MULTI does: other calls share it.
         """
         command = tuple(
             key_bytes(word if isinstance(word, str | bytes) else str(word)) for word in words
         )
+        if not command:
+            raise UsageError("execute takes a command and its arguments")
+        if command[0].upper() in _CHANGES_CONNECTION:
+            raise UsageError(
+                f"{command[0].decode().upper()} is not for execute: it changes a connection that "
+                "other calls share; use a Redis client at the daemon's socket for it"
+            )
         return Request((batch_of([command]),), lambda replies: checked(replies[0]), is_write=write)
 
     def set_many(

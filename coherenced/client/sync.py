@@ -6,13 +6,13 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, Self, TypeVar, Unpack
 
 from coherenced.client.address import parse_address
 from coherenced.client.arguments import Key, number
 from coherenced.client.blocking import Driver
 from coherenced.client.copies import Copy
-from coherenced.client.core import Calls, K, documented
+from coherenced.client.core import ONE_EACH, Calls, K, documented
 from coherenced.client.faults import Lost, TimedOut, indeterminate, silent
 from coherenced.client.freshness import USUAL, LoadOptions, LoadPolicy
 from coherenced.client.hits import hits_first
@@ -28,6 +28,7 @@ from coherenced.client.warming import Progress, Warmed
 from coherenced.errors import DaemonUnreachable, Unreachable, UsageError
 
 if TYPE_CHECKING:
+    from coherenced.client.cached import CachedFunction
     from coherenced.client.direct import Direct
 
 P = ParamSpec("P")
@@ -284,7 +285,7 @@ class Client:
         key: str | Callable[..., str] | None = None,
         tags: Iterable[str] = (),
         **options: Unpack[LoadOptions],
-    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    ) -> Callable[[Callable[P, R]], CachedFunction[P, R]]:
         """Decorator: the function's results go through `get_or_load`.
 
         `key`: a template like `user:{id}` over the function's parameters, checked here and
@@ -368,6 +369,9 @@ class Client:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(ONE_EACH.format("Client"))
 
     def _new_pool(self) -> Pool:
         return Pool(self._address, self._max_connections, self._timeout_s)

@@ -9,7 +9,8 @@ import socket
 import struct
 import time
 from threading import Condition
-from typing import Any, Final
+from typing import Any, Final, cast
+from weakref import WeakSet
 
 from coherenced.client.address import Address, find_daemon
 from coherenced.client.faults import Lost, TimedOut, silent, unreachable
@@ -19,6 +20,8 @@ from coherenced.errors import DaemonUnreachable, ProtocolError, UsageError
 
 _FIRST_READ: Final = 16 * 1024
 _NEXT_READ: Final = 256 * 1024
+_LOOK_AGAIN_S: Final = 0.25
+"""How soon a place that was given back by being forgotten is noticed."""
 
 
 class Connection:
@@ -34,6 +37,8 @@ class Connection:
         """Has answered a call before: it may have died since, unnoticed."""
         self.is_usable = True
         """False once it must not be used for another call."""
+        self.place: object = None
+        """Its place in the pool that it belongs to."""
         self._sent = 0
         self._timeout_s = 0.0
         self._conversation = Conversation(address.password)
@@ -152,6 +157,16 @@ class Connection:
         self._socket.close()
 
 
+class _Place:
+    """One of the places of a pool: taken for as long as somebody holds this.
+
+    So a call that is broken off anywhere, as by an exception of a signal handler (a job's time
+    limit), gives its place back with its connection, when both are forgotten.
+    """
+
+    __slots__ = ("__weakref__",)
+
+
 class Pool:
     """At most `limit` connections, lent to one thread at a time; the last one used goes out first.
 
@@ -165,7 +180,7 @@ class Pool:
         self._limit = limit
         self._timeout_s = timeout_s
         self._idle: list[Connection] = []
-        self._open = 0
+        self._places: WeakSet[_Place] = WeakSet()
         self._waiting = 0
         self._closed = False
         self._changed = Condition()
@@ -185,10 +200,12 @@ class Pool:
                         raise UsageError("this client is closed")
                     if self._idle:
                         return self._idle.pop()
-                    if self._open < self._limit:
-                        self._open += 1
+                    if len(self._places) < self._limit:
+                        place = _Place()
+                        self._places.add(place)
                         break
-                    if not self._changed.wait(until - time.monotonic()):
+                    left_s = until - time.monotonic()
+                    if not self._changed.wait(min(left_s, _LOOK_AGAIN_S)) and left_s <= 0:
                         raise DaemonUnreachable(
                             f"all {self._limit} connections were in use for {self._timeout_s:g} s: "
                             "raise max_connections, or call from fewer threads at once"
@@ -196,10 +213,12 @@ class Pool:
             finally:
                 self._waiting -= 1
         try:
-            return Connection(self._address or find_daemon(), self._timeout_s)
+            connection = Connection(self._address or find_daemon(), self._timeout_s)
         except BaseException:
-            self._gone()
+            self._gone(place)
             raise
+        connection.place = place
+        return connection
 
     def give_back(self, connection: Connection) -> None:
         if not connection.is_usable:
@@ -215,7 +234,7 @@ class Pool:
     def discard(self, connection: Connection) -> None:
         """Close a connection that broke, or whose next reply would belong to a past call."""
         connection.close()
-        self._gone()
+        self._gone(connection.place)
 
     def discard_idle(self) -> None:
         """The daemon went away: the idle connections died with the one that noticed."""
@@ -238,7 +257,7 @@ class Pool:
             connection.close()
         self._idle = []
 
-    def _gone(self) -> None:
+    def _gone(self, place: object) -> None:
         with self._changed:
-            self._open -= 1
+            self._places.discard(cast(_Place, place))
             self._changed.notify()

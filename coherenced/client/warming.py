@@ -7,7 +7,7 @@ from functools import partial
 from threading import Lock
 from typing import Any, Final, Generic, NamedTuple
 
-from coherenced.client.arguments import key_bytes
+from coherenced.client.arguments import key_bytes, several
 from coherenced.client.core import Calls, K
 from coherenced.client.freshness import LoadPolicy
 from coherenced.client.leases import Filling, Found, Granted, Lease, fills, leases, releases
@@ -62,7 +62,7 @@ class Warming(Generic[K]):
         """Part by part, `concurrency` parts at a time."""
         if not 1 <= concurrency <= MOST_AT_ONCE:
             raise UsageError(f"concurrency is a number from 1 to {MOST_AT_ONCE}")
-        wanted = list(dict.fromkeys(keys))
+        wanted = list(dict.fromkeys(several(keys)))
         self._total = len(wanted)
         # Small calls too are to share the work.
         size = max(1, min(BATCH_COMMANDS, -(-len(wanted) // concurrency)))

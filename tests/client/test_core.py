@@ -100,6 +100,11 @@ class TestReads:
         assert request.batches == ()
         assert request.decode([]) == {}
 
+    @pytest.mark.parametrize("keys", ["abc", b"abc", None, 5])
+    def test_a_single_text_is_no_list_of_keys(self, calls: Calls, keys: Any) -> None:
+        with pytest.raises(UsageError, match="give a list of names"):
+            calls.get_many(keys)
+
     def test_very_many_keys_travel_in_bounded_batches(self, calls: Calls) -> None:
         keys = [f"k{n}" for n in range(2 * BATCH_COMMANDS + 1)]
         request = calls.get_many(keys)
@@ -290,3 +295,22 @@ def test_shells_get_the_documentation_of_the_core() -> None:
 
     assert Shell.get.__doc__ == Calls.get.__doc__
     assert Shell.set.__doc__ == "Its own."
+
+
+class TestExecute:
+    def test_a_command_is_sent_as_it_is(self, calls: Calls) -> None:
+        request = calls.execute("INCRBY", b"k", 7)
+        assert sent(request) == [[b"INCRBY", b"k", b"7"]]
+        assert request.is_write
+        assert not calls.execute("TTL", "k", write=False).is_write
+
+    def test_nothing_is_no_command(self, calls: Calls) -> None:
+        with pytest.raises(UsageError, match="takes a command"):
+            calls.execute()
+
+    @pytest.mark.parametrize("verb", ["MULTI", b"watch", "Select", "HELLO", "quit", "AUTH"])
+    def test_what_would_change_a_connection_of_others_is_refused(
+        self, calls: Calls, verb: str | bytes
+    ) -> None:
+        with pytest.raises(UsageError, match="other calls share"):
+            calls.execute(verb, "x")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -296,7 +298,17 @@ def test_each_method_is_declared_as_in_the_core(shell: type, name: str) -> None:
 def test_a_shell_has_no_other_methods(shell: type) -> None:
     public = {name for name in vars(shell) if not name.startswith("_")}
     assert public == {*METHODS, "cached", "close"}
-    assert inspect.signature(Client.cached) == inspect.signature(AsyncClient.cached)
+    ours, theirs = inspect.signature(Client.cached), inspect.signature(AsyncClient.cached)
+    assert ours.parameters == theirs.parameters
+
+
+@pytest.mark.parametrize("shell", [Client, AsyncClient])
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_client_is_not_copied_but_says_what_to_do(shell: type, duplicate: Any) -> None:
+    with pytest.raises(
+        TypeError, match=f"^{shell.__name__} cannot be .*: make one in each process"
+    ):
+        duplicate(shell("/nowhere.sock"))
 
 
 def test_a_password_opens_the_conversation(daemon: FakeDaemon, connect: Connect) -> None:

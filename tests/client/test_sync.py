@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import subprocess
@@ -125,6 +126,26 @@ def test_an_interrupted_call_does_not_poison_the_connection(
         daemon.values[b"k"] = b"v"
         assert cache.get("k") == b"v"
     assert daemon.connections == 2
+
+
+def test_a_call_broken_off_anywhere_gives_its_place_back(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from coherenced.client.transport import Connection, Pool
+
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt  # as a signal handler does, between any two steps
+
+    with Client(daemon.path, l0=False, max_connections=1) as cache, warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # its socket is closed by being forgotten
+        for broken in ([(Pool, "give_back")], [(Connection, "exchange"), (Pool, "_gone")]):
+            with monkeypatch.context() as patch:
+                for owner, method in broken:
+                    patch.setattr(owner, method, interrupt)
+                with contextlib.suppress(KeyboardInterrupt):
+                    cache.get("k")
+            assert cache.get("k") is None
+    assert daemon.connections == 3
 
 
 def test_the_pool_has_room_for_at_least_one() -> None:
