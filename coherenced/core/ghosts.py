@@ -28,19 +28,22 @@ class Ghosts:
         """Cells, full or not."""
         return len(self._cells)
 
-    def remember(self, key: bytes, window: int) -> None:
-        """`key` has been evicted. `window`: how many evictions it is to be remembered for."""
-        if window > len(self._cells):
-            self._cells = _zeros(1 << max(window - 1, 15).bit_length())
-        self._clock += 1
-        if self._clock >> 32:
-            self._cells, self._clock = _zeros(len(self._cells)), 1
-        cells = self._cells
-        mark = crc32(key)
-        place = mark & (len(cells) - 1)
+    def remember(self, key: bytes, window: int) -> int:
+        """`key` has been evicted. `window`: how many evictions it is to be remembered for. -> how
+        many bytes the memory has grown by."""
+        cells, clock, mark = self._cells, self._clock + 1, crc32(key)
+        number = before = len(cells)
+        if window > number:
+            number = 1 << max(window - 1, 15).bit_length()
+            self._cells = cells = _zeros(number)
+        if clock >> 32:
+            self._cells, clock = (cells := _zeros(number)), 1
+        self._clock = clock
+        place = mark & (number - 1)
         if cells[place ^ 1] < cells[place]:
             place ^= 1
-        cells[place] = self._clock << 32 | mark
+        cells[place] = clock << 32 | mark
+        return GHOST_BYTES * (number - before)
 
     def forget(self, key: bytes, window: int) -> int:
         """How many evictions ago `key` was evicted, its own counted; then it is forgotten.

@@ -441,7 +441,7 @@ class L1:
 
     def _looks_of_return(self, key: bytes) -> int:
         """What it is worth that `key` was evicted a while ago and is asked for again."""
-        window = self._ghost_window()
+        window = int(len(self.entries) * GHOST_SHARE)
         age = self._ghosts.forget(key, window)
         return min(window // age, MOST_RETURN_LOOKS) if age else 0
 
@@ -462,8 +462,11 @@ class L1:
                 oldest = newcomer.next
             if first is not small and (oldest is main or self._small_bytes > small_target):
                 looks = first.looks + first.frequency * HIT_LOOKS if chances > 0 else 0
+                if not looks:
+                    self._evict_one(first)
+                    continue
                 main_bytes = self.bytes_used - self._small_bytes + first.size
-                if looks and (oldest is main or main_bytes <= self.max_bytes - small_target):
+                if oldest is main or main_bytes <= self.max_bytes - small_target:
                     chances -= 1  # there is room in the main queue's share: nobody need go
                     self._promote(first)
                 else:
@@ -506,19 +509,12 @@ class L1:
             entry.frequency -= 1
         link(entry, self._main)
 
-    def _ghost_window(self) -> int:
-        return int(len(self.entries) * GHOST_SHARE)
-
     def _evict_one(self, entry: Entry) -> None:
-        window = self._ghost_window()
-        from_small = entry.looks >= 0
+        window = int(len(self.entries) * GHOST_SHARE)
         self.discard(entry)
         self.evictions += 1
-        if from_small:
-            ghosts = self._ghosts
-            before = len(ghosts)
-            ghosts.remember(entry.key, window)
-            self.bytes_used += GHOST_BYTES * (len(ghosts) - before)
+        if entry.looks >= 0:
+            self.bytes_used += self._ghosts.remember(entry.key, window)
 
     def measured_bytes(self) -> int:
         """`bytes_used` counted anew, for the invariant check."""
