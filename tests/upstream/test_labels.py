@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from time import sleep
+
 import pytest
 
 from coherenced.core.life import age_ms, life_label
 from coherenced.core.model import Mutation, Query, ReplyError
-from tests.servers import Server
+from tests.servers import Server, wait_until
 from tests.upstream.lanes import FLUSH, NAMES, Lane, delete, incr, invalidate, set_, write
 
 DAY_MS = 86_400_000
 DEAD = b"coh:{0}:dead"
+LABELS = b"coh:{0}:labels"
 PREFIXES = b"coh:{0}:prefixes"
 
 
@@ -92,8 +95,11 @@ def test_a_label_lives_as_long_as_its_value(lane: Lane) -> None:
     server = lane.server
 
     def ends(key: bytes) -> tuple[int, int]:
-        value, label = server.commands(["PEXPIRETIME", key], ["PEXPIRETIME", label_key(key)])
-        assert value == label
+        value, label, own = server.commands(
+            ["PEXPIRETIME", key], ["ZSCORE", LABELS, key], ["PEXPIRETIME", label_key(key)]
+        )
+        assert value == int(label)
+        assert own == -1  # a server that evicts what expires would take it before its value
         return value, server.command("PTTL", key)
 
     lane.mutate(labelled(b"a", b"t", px=b"50000"))
@@ -177,6 +183,54 @@ def test_a_value_whose_label_may_not_be_read_does_not_pass_for_a_plain_one(lane:
         server.command("ACL", "SETUSER", "default", "+@all")
     lane.mutate(invalidate(tags=(b"t",)))
     assert not alive(lane, b"a")
+
+
+def test_a_server_that_evicts_takes_no_label_before_its_value(lane: Lane) -> None:
+    """With volatile-*: a value without its label would pass for a plain one, for ever."""
+    server = lane.server
+    used = int(server.info_field("memory", "used_memory"))
+    server.command("CONFIG", "SET", "maxmemory-policy", "volatile-lru")
+    server.command("CONFIG", "SET", "maxmemory", str(used + 1_500_000))
+    keys = [b"k%d" % number for number in range(6_400)]
+    try:
+        for at in range(0, len(keys), 32):
+            lane.mutate(*(labelled(key, b"t", px=b"900000") for key in keys[at : at + 32]))
+    finally:
+        server.command("CONFIG", "SET", "maxmemory", "0")
+        server.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    left = [key for key in keys if server.command("EXISTS", key)]
+    assert 0 < len(left) < len(keys) - 500
+    # What was evicted leaves a label behind, for a while.
+    labels = int(server.command("ZCARD", LABELS))
+    assert len(left) <= labels < len(keys) - 500
+    lane.mutate(invalidate(tags=(b"t",)))
+    assert not [key for key in left if alive(lane, key)]
+
+
+def test_labels_of_values_that_have_expired_are_taken_away(lane: Lane) -> None:
+    server = lane.server
+    for number in range(10):
+        lane.mutate(labelled(b"k%d" % number, b"t", px=b"1"))
+    lane.mutate(labelled(b"lives", b"t", px=b"20"))
+    server.command("PERSIST", b"lives")  # another program
+    wait_until(lambda: server.command("PTTL", b"k9") == -2, 5)
+    sleep(0.03)
+    lane.mutate(set_(b"plain", b"1"))
+    assert server.command("ZRANGE", LABELS, 0, -1) == [b"lives"]
+    assert server.command("KEYS", label_key(b"*")) == [label_key(b"lives")]
+    assert server.command("DBSIZE") > lane.query(b"DBSIZE") == 2
+    lane.mutate(invalidate(tags=(b"t",)))
+    assert not alive(lane, b"lives")
+    assert server.command("EXISTS", LABELS) == 0
+
+
+@pytest.mark.parametrize("command", ["APPEND", "SET"])
+def test_a_label_whose_value_is_gone_labels_nothing_new(lane: Lane, command: str) -> None:
+    lane.mutate(labelled(b"a", b"t"))
+    lane.server.command("DEL", b"a")
+    lane.mutate(write(command.encode(), b"a", b"mine"))
+    lane.mutate(invalidate(b"a", tags=(b"t",)))
+    assert alive(lane, b"a")
 
 
 def test_flushdb_ends_the_bookkeeping_too(lane: Lane) -> None:

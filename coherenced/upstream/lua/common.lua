@@ -8,7 +8,10 @@
 --             while there may be pending marks, ls 1 while there may be leases
 --   log       one entry a record, id seq-0: p tag before, t tag, b body, r reply
 --   nodes     the roster: incarnation -> msgpack Member
---   label:K   the tags of the value under K, and the sequence at which it was written
+--   label:K   the tags of the value under K, and the sequence at which it was written. It has
+--             no expiry of its own: a server that evicts what has one (volatile-*) would take it
+--             before its value, which would pass for a plain one
+--   labels    the keys that have one, by when their values end
 --   dead      tag invalidations that labelled values may not know of: t:TAG -> seq,
 --             and * -> seq for everything
 --   prefixes  the same for prefixes: PREFIX -> seq

@@ -13,6 +13,7 @@ local function purge(key, epoch, lease)
       error({err = 'NOTRUN ' .. packed.err}) -- who may not read labels cannot tell what is plain
     end
     fine, label = pcall(cmsgpack.unpack, packed)
+    fine = fine and redis.call('EXISTS', key) == 1 -- else only the label is left
   end
   local written = fine and type(label) == 'table' and label[1] == epoch and tonumber(label[2])
   local dead = not written
@@ -35,6 +36,7 @@ local function purge(key, epoch, lease)
   if dead then
     if not lease then
       redis.call('UNLINK', key, base .. 'label:' .. key)
+      redis.pcall('ZREM', base .. 'labels', key)
     end
     return nil
   end

@@ -27,10 +27,11 @@ local before, execute, after, finish, are_leased
 
 local sets = ARGV[5] == 'p'
 if labelled or pending or leased or not sets and ARGV[5] ~= 's' then
-  local EVERYTHING, MOST_CHECKED, MOST_TAGS, MOST_PREFIXES = 2, 1000, 100000, 256
+  local EVERYTHING, MOST_CHECKED, MOST_TAGS, MOST_PREFIXES, SWEPT = 2, 1000, 100000, 256, 50
   local LONGEST_MS = 2592000000 -- 30 days
   local BASE = string.sub(META, 1, -5)
   local NODES, DEAD, PREFIXES = BASE .. 'nodes', BASE .. 'dead', BASE .. 'prefixes'
+  local LABELS, added = BASE .. 'labels', 0
   local PENDING, released, clock = BASE .. 'pending', {}, nil
   local LEASES, ENDS = BASE .. 'leases', BASE .. 'ends'
 
@@ -104,12 +105,56 @@ if labelled or pending or leased or not sets and ARGV[5] ~= 's' then
     return true
   end
 
+  -- -> whether there was one
+  local function unlabel(key)
+    local had = redis.call('UNLINK', BASE .. 'label:' .. key) == 1
+    if had then
+      redis.pcall('ZREM', LABELS, key)
+    end
+    return had
+  end
+
+  local function note_end(key, last)
+    if type(redis.pcall('ZADD', LABELS, last, key)) == 'table' then
+      redis.call('DEL', LABELS) -- of another type: what it said is lost
+      redis.call('ZADD', LABELS, last, key)
+    end
+  end
+
+  -- Whether the value of a label is gone, and then the label, too; else when it ends.
+  local function is_gone(key)
+    local last = redis.call('PEXPIRETIME', key)
+    if last == -2 then
+      unlabel(key)
+      redis.pcall('ZREM', LABELS, key)
+    end
+    return last == -2, last
+  end
+
+  -- The labels of values that have expired, a few at a time; and of those that the server has
+  -- evicted: when the first of some at random is such a one, more are looked at than were added.
+  local function sweep()
+    clock = clock or server_ms()
+    for _, key in ipairs(redis.pcall('ZRANGEBYSCORE', LABELS, '-inf', clock, 'LIMIT', 0, SWEPT)) do
+      local gone, last = is_gone(key)
+      if not gone then -- another program lets it live on
+        note_end(key, last == -1 and clock + LONGEST_MS or last)
+      end
+    end
+    local one = redis.pcall('ZRANDMEMBER', LABELS)
+    if type(one) == 'string' and is_gone(one) then
+      for _, key in ipairs(redis.pcall('ZRANDMEMBER', LABELS, 16 * added + 16)) do
+        is_gone(key)
+      end
+    end
+  end
+
   -- T1: labelled values that this invalidation covers are dead from `seq` on, and leases
   -- that were given before are worth nothing.
   local function bury(covered)
     local at = string.format('%d', seq)
     for _, key in ipairs(covered.keys) do
-      if redis.call('UNLINK', BASE .. 'label:' .. key) == 1 then
+      if unlabel(key) then
         redis.call('UNLINK', key)
       end
     end
@@ -153,13 +198,16 @@ if labelled or pending or leased or not sets and ARGV[5] ~= 's' then
         redis.call('PEXPIRE', key, LONGEST_MS)
         ends = LONGEST_MS
       end
-      if ends ~= -2 and not tags then
-        packed = live_on(packed, ends - redis.call('PTTL', name))
-      end
       if ends == -2 then
-        redis.call('DEL', name)
+        unlabel(key)
       else
-        redis.call('SET', name, packed, 'PXAT', redis.call('PEXPIRETIME', key))
+        local last = redis.call('PEXPIRETIME', key)
+        if not tags then
+          packed = live_on(packed, last - (tonumber(redis.call('ZSCORE', LABELS, key)) or last))
+        end
+        redis.call('SET', name, packed)
+        note_end(key, last)
+        added = added + (tags and 1 or 0)
       end
     end
     if tags and not labelled then
@@ -269,6 +317,9 @@ if labelled or pending or leased or not sets and ARGV[5] ~= 's' then
   end
 
   finish = function()
+    if labelled then
+      sweep()
+    end
     for _, key in ipairs(released) do
       redis.call('HDEL', PENDING, key)
     end

@@ -15,8 +15,10 @@ local function query(first, last)
   local reply = redis.pcall(unpack(ARGV, first, last))
   if verb == 'DBSIZE' and type(reply) == 'number' then
     local base = string.sub(KEYS[1], 1, -5)
+    local labels = redis.pcall('ZCARD', base .. 'labels')
+    reply = type(labels) == 'number' and reply - labels or reply
     return reply - redis.call('EXISTS', KEYS[1], KEYS[2], base .. 'nodes', base .. 'dead',
-      base .. 'prefixes', base .. 'pending', base .. 'leases', base .. 'ends')
+      base .. 'prefixes', base .. 'pending', base .. 'leases', base .. 'ends', base .. 'labels')
   elseif verb == 'SCAN' and type(reply[2]) == 'table' then
     return {reply[1], others(reply[2])}
   elseif verb == 'KEYS' and not reply.err then
