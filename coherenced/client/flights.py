@@ -27,8 +27,9 @@ class Flight:
         self._home = home
         self._name = name
         self.signal = signal
-        self.result: Any = None
-        """What all may have, once it has landed; None: each must try anew."""
+        self.result: Callable[[], Any] | None = None
+        """Makes what each of the others may have, once it has landed, as an object of its own;
+        None: each must try anew."""
         self.answer: Any = None
         """What the one may have who had it flown, stored or not."""
         self.error: Exception | None = None

@@ -20,9 +20,10 @@ once more all the same, since a fresh answer costs one load and helps those who 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final, NamedTuple, TypeVar
+from functools import partial
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
-from coherenced.client.arguments import Key, key_list
+from coherenced.client.arguments import Key, key_list, number
 from coherenced.client.core import Calls
 from coherenced.client.counters import Counters
 from coherenced.client.flights import Flight
@@ -43,6 +44,7 @@ MAX_REMEMBERED: Final = 10_000
 """Keys of which it is remembered how long a load takes, or that it failed."""
 
 _SHORTEST_S: Final = 0.001
+_UNCHANGING: Final = frozenset({str, bytes, int, float, bool, type(None)})
 
 
 class Job(NamedTuple):
@@ -169,8 +171,9 @@ class Loads:
             if fallback is not None and not isinstance(flight.error, Unkept):
                 return self._answer(fallback, stale=True)
             raise flight.error
-        shared: Entry | None = flight.answer if led else flight.result
-        return shared
+        if led:
+            return cast(Entry | None, flight.answer)
+        return None if flight.result is None else flight.result()
 
     def _lead_behind(self, job: Job, flight: Flight, until: float) -> Machine[None]:
         """Load for callers that wait only so long; what comes of it is left with the flight."""
@@ -280,8 +283,16 @@ class Loads:
             lost = isinstance(outcome, LeaseLost)
             self.counters.add("lost" if lost else "not_stored")
             return answer, lost
-        answer = flight.result = _entry(brought.value, outcome)
-        return answer, False
+        flight.result = partial(self._for_another, brought, outcome)
+        return _entry(brought.value, outcome), False
+
+    def _for_another(self, brought: Brought, version: Version) -> Entry:
+        """What was loaded, for one of those who waited: an object of its own, as all who read it
+        after them are given. What one of them does to it is nothing to the others."""
+        value = brought.value
+        if type(value) not in _UNCHANGING:
+            value = self._calls.serializer.loads(brought.stored)
+        return _entry(value, version)
 
     def _give_back(self, name: bytes, token: bytes) -> Machine[None]:
         try:
@@ -330,7 +341,7 @@ class Loads:
         elif value is None and policy.negative_ttl is not None:
             ttl_s = policy.negative_ttl
             self.counters.add("absent")
-        if not 0 <= ttl_s < 1e11:
+        if not 0 <= number("a loader's ttl", ttl_s) < 1e11:
             raise UsageError(f"a loader's ttl is a number of seconds from 0, not {ttl_s!r}")
         ttl_s *= 1 - policy.jitter * self._random()
         if ttl_s == 0:

@@ -147,6 +147,7 @@ def test_arguments_of_the_wrong_type_are_told_in_one_line(connect: Connect) -> N
         (lambda: cache.get_or_load("k", 5), "a loader is a function without arguments, not 5"),
         (lambda: cache.get_entry_or_load("k", None), "a loader is a function"),
         (lambda: cache.get_or_load(7, forbidden), "a key is str or bytes, not int"),
+        (lambda: cache.get_or_load("k", lambda: Loaded(1, ttl="x")), "a loader's ttl is a number"),
         (lambda: cache.get_or_load("k", lambda: 1, tags=5), "give a list of names, not 5"),
         (lambda: cache.get("k", max_staleness_ms="x"), "max_staleness_ms is a number, not 'x'"),
         (lambda: cache.set("k", 1, ttl="x"), "ttl is a number, not 'x'"),
@@ -339,6 +340,27 @@ def test_a_hundred_threads_one_load(daemon: FakeDaemon) -> None:
     assert loader.calls == 1
     assert verbs(daemon).count("LEASE") < 20  # who looked just before the fill asks once more
     assert coalesced > 0
+
+
+def test_those_who_waited_are_given_objects_of_their_own(daemon: FakeDaemon) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def loader() -> dict[str, Any]:
+        entered.set()
+        leave.wait(10)
+        return {"names": ["Ada"], "pair": (1, 2)}
+
+    with Client(daemon.path) as cache, ThreadPoolExecutor(5) as threads:
+        answers = [threads.submit(cache.get_or_load, "k", loader)]
+        assert entered.wait(10)
+        answers += [threads.submit(cache.get_or_load, "k", forbidden) for _ in range(4)]
+        wait_until(lambda: cache._patterns.stats({})["origin"]["shared"] == 4)
+        leave.set()
+        values = [answer.result(10) for answer in answers]
+        for value in values:
+            value["names"].append("Grace")
+    assert [value["names"] for value in values] == [["Ada", "Grace"]] * 5
+    assert [value["pair"] for value in values[1:]] == [[1, 2]] * 4  # as from a later read
 
 
 async def test_a_hundred_tasks_one_load(daemon: FakeDaemon) -> None:
