@@ -124,9 +124,8 @@ class Outbound:
         try:
             self.spool.sent(count)
         except OSError as error:
-            # They will be sent again after a restart, which does no harm.
+            # Only the file still has them; the rest waits no longer for that.
             self.report("spool_refused", {"detail": f"{self.spool.path}: {error.strerror}"})
-            return
         self.sent += count
         if len(self.spool):
             self.replay()

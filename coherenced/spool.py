@@ -9,6 +9,7 @@ that names the file, the offset, and what to do; nothing is skipped silently.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from pathlib import Path
@@ -92,10 +93,7 @@ class Spool:
                 "the invalidation was not accepted; raise spool.max_bytes or restore Redis"
             )
         try:
-            written = os.pwrite(self._fd, data, self._end)
-            if written != len(data):
-                raise OSError(28, "No space left on device")
-            os.fsync(self._fd)
+            _write_all(self._fd, data, self._end)
         except OSError as error:
             os.ftruncate(self._fd, self._end)
             raise SpoolError(
@@ -110,18 +108,30 @@ class Spool:
         return list(self._pending)
 
     def sent(self, count: int) -> None:
-        """The first `count` entries are committed in Redis: forget them."""
-        rest = self._pending[count:]
+        """The first `count` entries are committed in Redis: forget them.
+
+        OSError: the file still has them (so a restart would send them once more, which does no
+        harm), until a later call succeeds.
+        """
+        self._pending = rest = self._pending[count:]
+        if not rest:  # what a full disk allows, too
+            os.ftruncate(self._fd, len(MAGIC))
+            self._end = len(MAGIC)
+            os.fsync(self._fd)
+            return
         data = MAGIC + b"".join(_frame(msgspec.msgpack.encode(entry)) for entry in rest)
         beside = self.path.with_name(self.path.name + ".new")
         fd = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        os.write(fd, data)
-        os.fsync(fd)
-        beside.replace(self.path)
+        try:
+            _write_all(fd, data, 0)
+            beside.replace(self.path)
+        except BaseException:
+            os.close(fd)
+            beside.unlink(missing_ok=True)
+            raise
         os.close(self._fd)
         self._fd = fd
         self._end = len(data)
-        self._pending = rest
 
     def close(self) -> None:
         os.close(self._fd)
@@ -156,6 +166,13 @@ class Spool:
             os.ftruncate(self._fd, at)
             os.fsync(self._fd)
         self._end = at
+
+
+def _write_all(fd: int, data: bytes, at: int) -> None:
+    """All of it and durably, or OSError."""
+    if os.pwrite(fd, data, at) != len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    os.fsync(fd)
 
 
 def _frame(payload: bytes) -> bytes:

@@ -108,6 +108,40 @@ def test_a_full_disk_accepts_nothing(path: Path, monkeypatch: pytest.MonkeyPatch
     spool.close()
 
 
+@pytest.mark.parametrize("written", ["nothing", "a part"])
+def test_a_full_disk_keeps_nothing_from_being_sent(
+    path: Path, monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
+    """What is left cannot be written anew: the file stays as it is, and nothing is left open."""
+    spool = Spool(path, 10_000)
+    spool.append([entry(b"%d" % number) for number in range(4)])
+    pwrite, fds = os.pwrite, len(list(Path("/proc/self/fd").iterdir()))
+
+    def no_space(fd: int, data: bytes, at: int) -> int:
+        if written == "nothing":
+            raise OSError(28, "No space left on device")
+        return pwrite(fd, data[:20], at)
+
+    monkeypatch.setattr(os, "pwrite", no_space)
+    with pytest.raises(OSError, match="No space left"):
+        spool.sent(2)
+    monkeypatch.undo()
+    assert [e.keys[0] for e in spool.pending()] == [b"2", b"3"]
+    assert len(list(Path("/proc/self/fd").iterdir())) == fds
+    assert list(path.parent.iterdir()) == [path]
+    spool.append([entry(b"4")])
+    again = Spool(path, 10_000)  # as after kill -9
+    assert [e.keys[0] for e in again.pending()] == [b"0", b"1", b"2", b"3", b"4"]
+    again.close()
+    spool.sent(1)
+    again = Spool(path, 10_000)
+    assert [e.keys[0] for e in again.pending()] == [b"3", b"4"]
+    again.close()
+    spool.sent(2)
+    assert spool.bytes_used == path.stat().st_size == 8
+    spool.close()
+
+
 def test_a_daemon_journals_survives_kill_9_and_sends_in_order() -> None:
     settings = {"coherence.on_unavailable": "spool"}
     with Server("valkey") as server:
