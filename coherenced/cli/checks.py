@@ -142,6 +142,10 @@ def daemon(address: Address, timeout_s: float = 2.0) -> Iterator[Finding]:
             told = cache.stats()
             took_ms = (time.perf_counter() - began) * 1000
     except CoherencedError as error:
+        if str(error).startswith(("NOAUTH", "WRONGPASS")):
+            advice = "give its password: COHERENCED_SOCKET=unix://:PASSWORD@/path, or --config"
+            yield Finding("daemon", str(error), advice)
+            return
         yield Finding(
             "daemon",
             str(error),
@@ -195,16 +199,18 @@ def http(path: Path) -> Finding:
 
 def _written(address: Address) -> str:
     """The address with its password, as a client takes it."""
+    from urllib.parse import quote
+
+    credentials = f":{quote(address.password, safe='')}@" if address.password else ""
     if address.path:
-        return f"unix://:{address.password}@{address.path}" if address.password else address.path
-    credentials = f":{address.password}@" if address.password else ""
+        return f"unix://{credentials}{address.path}" if credentials else address.path
     return f"tcp://{credentials}{address.host}:{address.port}"
 
 
 # -- Redis ------------------------------------------------------------------------------
 
 
-def redis(config: Config, directory: Path, http_socket: Path | None) -> Iterator[Finding]:
+def redis(config: Config, directory: Path, http_socket: Address | None) -> Iterator[Finding]:
     """The server that holds the values and the log: the daemon's, or what it would take."""
     from coherenced.embedded import SOCKET_NAME
 
@@ -219,14 +225,14 @@ def redis(config: Config, directory: Path, http_socket: Path | None) -> Iterator
         yield _embedded()
 
 
-def _url_of_daemon(http_socket: Path | None) -> str:
+def _url_of_daemon(http_socket: Address | None) -> str:
     """Its `redis.url`; empty when it does not tell, or only with the password masked."""
     from coherenced.cli.http import ask
 
     if http_socket is None:
         return ""
     try:
-        url = str(ask(str(http_socket), "/v1/config", 2.0)["redis"]["url"])
+        url = str(ask(http_socket, "/v1/config", 2.0)["redis"]["url"])
     except (CoherencedError, KeyError, TypeError):
         return ""
     return "" if "***" in url else url

@@ -78,7 +78,10 @@ def examine(path: Path | None) -> Iterator[Finding]:
             yield checks.http(http)
     if config is not None:
         default = config.paths(os.environ, os.getuid()).runtime_dir
-        yield from checks.redis(config, directory or default, http if runs else None)
+        where = None
+        if runs and http is not None:
+            where = Address(path=str(http), password=address.password)
+        yield from checks.redis(config, directory or default, where)
 
 
 def _where(config: Config | None) -> tuple[Address, Path | None]:

@@ -62,6 +62,8 @@ class Answer(NamedTuple):
             raise ProtocolError(f"the daemon's HTTP answer ({self.status}) is not JSON") from None
         if self.status < 400:
             return document
+        if self.status == 401:
+            raise CommandError("NOAUTH Authentication required.")  # as a RESP reply that says so
         problem = document if isinstance(document, dict) else {}
         if problem.get("type") == _UNAVAILABLE:
             raise RedisUnreachable(str(problem.get("detail") or problem.get("title")))
@@ -72,38 +74,58 @@ class Answer(NamedTuple):
 
 
 def exchange(
-    path: str,
+    where: str | Address,
     method: str,
     target: str,
     body: bytes | None = None,
     headers: Mapping[str, str] = MappingProxyType({}),
     timeout_s: float = 5.0,
 ) -> Answer:
-    """One request on a connection of its own. Raises `DaemonUnreachable`."""
-    connection = UnixConnection(path, timeout_s)
+    """One request on a connection of its own. Raises `DaemonUnreachable`.
+
+    `where`: the path of the HTTP socket, or its address with the daemon's password.
+    """
+    address = _address(where)
+    connection = UnixConnection(address.path, timeout_s)
     try:
-        connection.request(method, target, body, dict(headers))
+        connection.request(method, target, body, dict(headers) | _credentials(address))
         response = connection.getresponse()
         named = {name.lower(): value for name, value in response.getheaders()}
         return Answer(response.status, named, response.read())
     except _BROKEN as error:
-        raise _no_answer(path, error) from None
+        raise _no_answer(address.path, error) from None
     finally:
         connection.close()
 
 
-def ask(path: str, target: str, timeout_s: float = 5.0) -> Any:
+def _address(where: str | Address) -> Address:
+    return where if isinstance(where, Address) else Address(path=where)
+
+
+def _credentials(address: Address) -> dict[str, str]:
+    if not address.password:
+        return {}
+    from base64 import b64encode
+
+    pair = b64encode(f":{address.password}".encode("utf-8", "surrogateescape"))
+    return {"Authorization": f"Basic {pair.decode('ascii')}"}
+
+
+def ask(where: str | Address, target: str, timeout_s: float = 5.0) -> Any:
     """GET `target`, a JSON document. Raises `DaemonUnreachable`, or `CommandError` for an error."""
-    return exchange(path, "GET", target, timeout_s=timeout_s).document()
+    return exchange(where, "GET", target, timeout_s=timeout_s).document()
 
 
-def listen(path: str, target: str, after: str = "") -> Iterator[Event]:
+def listen(where: str | Address, target: str, after: str = "") -> Iterator[Event]:
     """The events of a stream until its end, the first being `open`.
 
     `after` is the id of the last one that was seen.
     """
-    connection = UnixConnection(path, timeout_s=60.0)  # the daemon beats more often than that
+    address = _address(where)
+    # The daemon beats more often than that.
+    connection = UnixConnection(address.path, timeout_s=60.0)
     headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": after} if after else {})
+    headers |= _credentials(address)
     try:
         connection.request("GET", target, headers=headers)
         response = connection.getresponse()
@@ -112,7 +134,7 @@ def listen(path: str, target: str, after: str = "") -> Iterator[Event]:
         yield Event("", "open", None)
         yield from _events(response)
     except _BROKEN as error:
-        raise _no_answer(path, error) from None
+        raise _no_answer(address.path, error) from None
     finally:
         connection.close()
 

@@ -23,6 +23,11 @@ _NO_ARGUMENTS: Final[Any] = getattr(click.exceptions, "NoArgsIsHelpError", click
 """What a group raises that was called alone (click 8.2 and later; before, it shows its help)."""
 
 
+_PASSWORD: Final = (
+    " Give the daemon's listen.password in the address: COHERENCED_SOCKET=unix://:PASSWORD@/path"
+)
+
+
 class Command(NamedTuple):
     """Where a command lives, and its line in `coherenced --help`."""
 
@@ -111,7 +116,8 @@ def run(arguments: list[str]) -> int:
         advice = f" (see '{where.command_path} --help')" if where is not None else ""
         return _failed(f"{error.format_message().rstrip('.')}{advice}", error.exit_code)
     except CoherencedError as error:
-        return _failed(str(error), error.exit_code)
+        advice = _PASSWORD if str(error).startswith("NOAUTH") else ""
+        return _failed(f"{error}{advice}", error.exit_code)
     except BrokenPipeError:
         # Whoever read our output has had enough; flushing the rest at exit must not complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

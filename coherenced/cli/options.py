@@ -126,13 +126,14 @@ def connect(timeout_s: float = 5.0) -> Client:
     return Client(given, timeout=timeout_s, serializer=None, max_connections=1, l0=False)
 
 
-def http_socket(given: str | None) -> str:
-    """The path of the daemon's HTTP socket: `given`, or the one beside its RESP socket."""
-    if given is not None:
-        return given
-    address = daemon_address()
+def http_socket(given: str | None) -> Address:
+    """The daemon's HTTP socket and password: `given`, or the one beside its RESP socket."""
+    address = daemon_address() if given is None else parse_address(given)
     if not address.path:
         raise UsageError(
             f"{address} is no Unix socket, so its HTTP socket is not known: give --http-socket"
         )
-    return os.path.join(os.path.dirname(address.path) or ".", HTTP_SOCKET_NAME)  # noqa: PTH118, PTH120
+    if given is not None:
+        return address
+    path = os.path.join(os.path.dirname(address.path) or ".", HTTP_SOCKET_NAME)  # noqa: PTH118, PTH120
+    return address._replace(path=path)

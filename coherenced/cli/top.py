@@ -14,6 +14,7 @@ from coherenced.cli.options import as_json, connect, connection, duration, http_
 from coherenced.cli.output import duration as in_units
 from coherenced.cli.output import note, number, plain_table, print_json, printable, size
 from coherenced.cli.stats import TIERS, headline, tiers
+from coherenced.client.address import Address
 
 ROWS: Final = 10
 MOST_COUNTED: Final = 10_000
@@ -129,8 +130,8 @@ def page(
 class Busiest:
     """Counts what the event stream of the daemon names, on a thread of its own."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, where: Address) -> None:
+        self._where = where
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
 
@@ -163,7 +164,7 @@ class Busiest:
         from coherenced.errors import CoherencedError
 
         try:
-            for event in http.listen(self._path, TARGET, ""):
+            for event in http.listen(self._where, TARGET, ""):
                 if event.name == "invalidation":
                     self.add(event.data)
         except CoherencedError as error:

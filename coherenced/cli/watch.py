@@ -9,8 +9,9 @@ from typing import Any, Final
 
 import click
 
-from coherenced.cli.options import as_json, connection, http_socket
+from coherenced.cli.options import as_json, connection, http_socket, written_version
 from coherenced.cli.output import note, printable
+from coherenced.client.address import Address
 from coherenced.errors import DaemonUnreachable
 
 TARGET: Final = "/v1/invalidations"
@@ -22,29 +23,36 @@ SHOWN: Final = 10
 
 @click.command("watch")
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="Stop after so many.")
-@click.option("--after", default="", metavar="VERSION", help="Begin after this version.")
+@click.option(
+    "--after",
+    type=written_version,
+    metavar="VERSION",
+    help="Begin after this version.",
+)
 @click.option("--events", is_flag=True, help="Also what happens to the node: gaps, fencings, …")
 @click.option("--http-socket", "http_path", metavar="PATH", help="The daemon's HTTP socket.")
 @as_json
 @connection
-def watch(count: int | None, after: str, events: bool, http_path: str | None, as_json: bool) -> int:
+def watch(
+    count: int | None, after: str | None, events: bool, http_path: str | None, as_json: bool
+) -> int:
     """Show invalidations as they happen.
 
     One line each: time, version, what was done, and to what. When the daemon goes away
     the stream is taken up again where it was, as far as the daemon still knows it. With
     --events also what happens to the node, as 'nodes --events' lists it.
     """
-    path = http_socket(http_path)
+    where = http_socket(http_path)
     if not as_json and sys.stdout.isatty():
-        note(f"watching {path}; Ctrl-C to stop")
-    for number, record in enumerate(_records(path, after, events), 1):
+        note(f"watching {where.path}; Ctrl-C to stop")
+    for number, record in enumerate(_records(where, after or "", events), 1):
         _show(record, as_json)
         if number == count:
             break
     return 0
 
 
-def _records(path: str, after: str, events: bool = False) -> Iterator[dict[str, Any]]:
+def _records(where: Address, after: str, events: bool = False) -> Iterator[dict[str, Any]]:
     """Every record (with `events` the node's events too), for ever.
 
     Raises `DaemonUnreachable` only if there was no daemon to begin."""
@@ -53,7 +61,7 @@ def _records(path: str, after: str, events: bool = False) -> Iterator[dict[str, 
     connected = False
     while True:
         try:
-            for event in http.listen(path, TARGET, after):
+            for event in http.listen(where, TARGET, after):
                 connected = True
                 if event.name == "invalidation":
                     after = event.id

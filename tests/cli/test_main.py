@@ -7,13 +7,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 import click
 import pytest
 
 import coherenced as package
 from coherenced.cli import main
-from coherenced.cli.cluster import Daemon
+from coherenced.cli.cluster import Cluster, Daemon
 from coherenced.errors import (
     CommandError,
     ConfigError,
@@ -23,6 +24,8 @@ from coherenced.errors import (
     StartError,
 )
 from tests.cli.conftest import Done
+from tests.cluster.daemons import Daemon as OfItsOwn
+from tests.servers import wait_until
 
 Call = Callable[..., Done]
 PROGRAM = [sys.executable, "-m", "coherenced"]
@@ -59,6 +62,36 @@ def test_version(coherenced: Call) -> None:
     assert coherenced("--version").text == f"coherenced, version {package.__version__}\n"
 
 
+def test_a_password_in_the_address_goes_with_every_command(
+    coherenced: Call, cluster: Cluster
+) -> None:
+    secret = "p@ss /:%é"
+    closed = OfItsOwn("closed", cluster.server.url, {"listen.password": secret})
+    try:
+        closed.spawn()
+        wait_until(lambda: closed.socket.exists() and closed.http("/readyz")[0] == 200, 30)
+        address = f"unix://:{quote(secret, safe='')}@{closed.socket}"
+        for words in (["get", "k"], ["nodes"], ["writebehind"], ["watch"], ["audit"]):
+            done = coherenced(*words, "--socket", closed.socket)
+            assert (done.code, done.out) == (1, b"")
+            assert "NOAUTH Authentication required. Give the daemon's listen.password" in done.err
+            assert done.err.count("\n") == 1
+            if words != ["watch"]:
+                assert "NOAUTH" not in coherenced(*words, "--socket", address).err
+        version = coherenced("set", "secret:1", "v", "--socket", address).text.strip()
+        assert coherenced("set", "secret:2", "v", "--socket", address).code == 0
+        once = ("--after", version, "--count", 1, "--json", "--socket", address)
+        assert coherenced("watch", *once).document["keys"] == ["secret:2"]
+        assert coherenced("top", "--count", 1, "--every", "100ms", "--socket", address).err == ""
+        found = coherenced("doctor", "--socket", closed.socket)
+        assert (found.code, "give its password: COHERENCED_SOCKET" in found.text) == (1, True)
+        told = coherenced("doctor", "--socket", address).text
+        assert "NOAUTH" not in told and "the daemon will start" not in told
+        closed.stop()
+    finally:
+        closed.remove()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -76,6 +109,7 @@ def test_version(coherenced: Call) -> None:
         (["lease", "k", "--tag", "", "true"], "'--tag': it must not be empty"),
         (["invalidate", "--tag", ""], "'--tag': it must not be empty"),
         (["invalidate", "--prefix", ""], "'--prefix': it must not be empty"),
+        (["watch", "--after", "7"], "'7' is no version"),
         (["invalidate"], "nothing to invalidate"),
         (["invalidate", "k", "--via", "redis"], "give --redis URL"),
         (["invalidate", "k", "--via", "socket", "--redis", "redis://h"], "goes with --via redis"),

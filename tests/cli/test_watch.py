@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,6 @@ from coherenced.cli import http, watch
 from coherenced.cli.cluster import Daemon
 from coherenced.cli.http import Event
 from coherenced.errors import DaemonUnreachable
-from tests.cli.conftest import Done
 from tests.servers import wait_until
 
 
@@ -85,12 +84,6 @@ def test_json_and_going_on_after_a_version(a: Daemon, b: Daemon) -> None:
     )
     told = json.loads(done.stdout)
     assert (told["version"], told["keys"], told["op"]) == (second, ["watch:3"], "write")
-
-
-def test_a_wrong_version(coherenced: Callable[..., Done], a: Daemon) -> None:
-    done = coherenced("watch", "--socket", a.socket, "--after", "abc")
-    assert done.code == 1
-    assert "epoch:seq" in done.err
 
 
 def test_a_stream_that_ends_is_taken_up_where_it_was(
