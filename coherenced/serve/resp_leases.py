@@ -74,8 +74,10 @@ def begin(connection: RespConnection, command: Command, plan: Plan, size: int) -
     """Ask the node for, or with, a lease."""
     request = plan.requests[0]
     waits = isinstance(request, Lease) and request.wait_ms > 0
-    # Writes behind it are not kept waiting: the one it waits for may be among them.
-    slot = connection.open(Access.LOCAL if waits else command.access, size)
+    # Writes behind it are not kept waiting: the one it waits for may be among them. Nor are reads
+    # of its key, then: those writes may be behind them.
+    keys = (request.key,) if isinstance(request, Lease) and not waits else ()
+    slot = connection.open(Access.LOCAL if waits else command.access, size, keys)
     if isinstance(request, Fill | Release):
         connection.front.borrowers.returned(connection, request.token)
     done = partial(_answered, connection, slot, plan, connection.resp3)

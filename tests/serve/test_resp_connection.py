@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coherenced.core.model import Set
-from coherenced.core.requests import Ask, Fault, FaultKind, Get, Read, Write
+from coherenced.core.model import Set, Version
+from coherenced.core.requests import Ask, Fault, FaultKind, Get, LeaseResult, Read, Write
 from coherenced.serve.quiet import GETTING, SETTING
 from coherenced.serve.resp import RespFront
 from coherenced.serve.resp_connection import TURN_BYTES
@@ -263,6 +263,21 @@ def test_no_key_goes_back_in_time_behind_a_read_that_asks_for_more(
     assert [b"old", b"o"] not in replies
     assert client.wire.reading
     assert not client.connection._asked
+
+
+@pytest.mark.parametrize("waits", ["", " WAIT 1000"])
+def test_what_is_leased_is_not_answered_from_before(
+    client: Client, monkeypatch: pytest.MonkeyPatch, waits: str
+) -> None:
+    """Behind a lease that waits nothing does: the write that it waits for may come later."""
+    client.port.keep(b"k", b"old")
+    client.port.hold()
+    given = LeaseResult(None, b"token", Version(EPOCH, 1))
+    monkeypatch.setattr(client.port, "_outcome", lambda request: given)
+    client.send("COH.LEASE k" + waits, "GET k", "ECHO x")
+    client.port.keep(b"k", b"new")
+    client.port.release()
+    assert client.replies()[1:] == [b"old" if waits else b"new", b"x"]
 
 
 @pytest.mark.parametrize("first", ["COH.GET k MAXSTALE 0", "STRLEN k"])
