@@ -134,6 +134,10 @@ class RespFront:
         """Call it when everybody who has sent something had a turn."""
         asyncio.get_running_loop().call_soon(callback)
 
+    def later(self, delay_ms: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        """Call it after that time."""
+        return asyncio.get_running_loop().call_later(delay_ms / 1e3, callback)
+
     def sample(self, arrived_ms: float) -> None:
         """Measure one chunk of hits: from its arrival until its replies are handed over."""
         self.tally.sample_at = self.tally.requests + SAMPLE_EVERY

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 FIRST_GUESS_BYTES: Final = 16_384
 """How large a reply is taken to be before any was seen."""
 FEWEST_PENDING: Final = 16
+PIECE_BYTES: Final = 256 * 1024
+"""Of replies that waited for the client, about so much is written at once."""
 SHORT_BYTES: Final = 4096
 """A reply of less waits for others that come in the same turn: one call of the kernel for all."""
 _MINUS: Final = ord("-")
@@ -67,6 +69,8 @@ class ReplyFlow(Quiet):
         "_stopped",
         "_tail",
         "_turn_due",
+        "_unread",
+        "_unread_bytes",
         "_window",
         "_writes",
         "lost",
@@ -83,7 +87,8 @@ class ReplyFlow(Quiet):
         self._queue: deque[list[bytes]] = deque()
         """Requests that must wait; while there are any, nothing is read."""
         self._out: list[bytes] = []
-        """Replies to be written now; always the same list."""
+        """Replies to be written now, or as soon as the client takes those before them; always the
+        same list."""
         self._tail = self._out
         """Where the next reply belongs: `_out`, or behind the last slot."""
         self._reads = self._writes = 0
@@ -109,6 +114,10 @@ class ReplyFlow(Quiet):
         """What was read, from `_rest_at` on, and waits for this client's next turn."""
         self._rest_at = 0
         self._turn_due = False
+        self._unread: asyncio.TimerHandle | None = None
+        """When it will be looked whether a client that leaves much unread reads at all."""
+        self._unread_bytes = 0
+        """What the socket held for it when that was decided."""
         self._ending = ""
         """`close` or `linger` once everything is answered; `gone` while it lingers."""
 
@@ -143,6 +152,7 @@ class ReplyFlow(Quiet):
         self._queue.clear()
         self._out.clear()
         self._rest = b""
+        self._forget_unread()
 
     def pause_writing(self) -> None:
         self.busy()
@@ -151,7 +161,10 @@ class ReplyFlow(Quiet):
 
     def resume_writing(self) -> None:
         self._paused = False
-        if not self._running:
+        self._forget_unread()
+        if self._out and not self.lost:
+            self._write_on()
+        if not (self._running or self._paused):
             self.proceed()
 
     def eof_received(self) -> bool:
@@ -276,22 +289,50 @@ class ReplyFlow(Quiet):
     def _flush(self) -> None:
         out = self._out
         if out and not self.lost:
+            if self._paused:
+                self._wait_for_reader()
+                return
             data = out[0] if len(out) == 1 else b"".join(out)
             out.clear()
-            if self._paused and self._overflows():
-                return
             self._transport.write(data)
         if self._ending and not self._slots and not self._queue:
             self._end()
 
-    def _overflows(self) -> bool:
-        """A client that asks and never reads is cut off at the bound."""
-        size = self._transport.get_write_buffer_size()
-        if size <= self.front.settings.output_buffer_bytes:
-            return False
-        self.front.overflows += 1
-        self.abort()
-        return True
+    def _write_on(self) -> None:
+        """Write what waited for the client, some at a time, for as long as it takes it."""
+        out = self._out
+        while out and not self._paused:
+            piece, size = 0, 0
+            while piece < len(out) and size < PIECE_BYTES:
+                size += len(out[piece])
+                piece += 1
+            data = b"".join(out[:piece])
+            del out[:piece]
+            self._transport.write(data)
+        if out:
+            self._wait_for_reader()
+
+    def _wait_for_reader(self) -> None:
+        """Replies to what was asked at once may be more than is written ahead: they wait here for
+        a client that reads. Whether it does is looked at later."""
+        if self._unread is None:
+            self._unread_bytes = self._transport.get_write_buffer_size()
+            self._unread = self.front.later(self.front.settings.stalled_ms, self._look_at_reader)
+
+    def _look_at_reader(self) -> None:
+        """Cut off a client that asked and does not read; not one that is slow."""
+        self._unread = None
+        unread_bytes = self._transport.get_write_buffer_size()
+        if unread_bytes < self._unread_bytes:
+            self._wait_for_reader()
+        elif unread_bytes + sum(map(len, self._out)) > self.front.settings.output_buffer_bytes:
+            self.front.overflows += 1
+            self.abort()
+
+    def _forget_unread(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def _balance(self) -> None:
         """Read on only while there is room for what would come, and all that came is taken."""

@@ -29,7 +29,9 @@ class RespSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The one that Redis is used with; SELECT of it (and of 0) is accepted."""
     max_connections: int = 20_000
     output_buffer_bytes: int = 64 * 1024 * 1024
-    """Replies a client has not read yet: above it the connection is cut off."""
+    """Replies a client has not read yet: above it, and if it reads none of them for `stalled_ms`,
+    the connection is cut off."""
+    stalled_ms: float = 10_000.0
     pause_bytes: int = PAUSE_BYTES
     """Replies a client has not read yet: above it nothing more of its requests is taken."""
     max_pending: int = 10_000

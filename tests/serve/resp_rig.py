@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import hiredis
@@ -269,6 +270,22 @@ class Wire:
             self.connection.connection_lost(None)
 
 
+class Timer:
+    """What asyncio's `call_later` returns."""
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self.callback = callback
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+def _later(timers: list[Timer], delay_ms: float, callback: Callable[[], None]) -> Timer:
+    timers.append(Timer(callback))
+    return timers[-1]
+
+
 class Client:
     """One connection to a front, spoken to by hand."""
 
@@ -283,6 +300,9 @@ class Client:
         self.turns: deque[Callable[[], None]] = vars(self.front).setdefault("turns", deque())
         """What clients of this front have left for a later turn of the loop."""
         self.front.soon = self.turns.append  # type: ignore[method-assign]
+        self.timers: list[Timer] = vars(self.front).setdefault("timers", [])
+        """What is to happen later: see `pass_time`."""
+        self.front.later = partial(_later, self.timers)  # type: ignore[assignment]
         self.wire = Wire()
         self.connection = self.front.connection()
         self.wire.connection = self.connection
@@ -294,6 +314,13 @@ class Client:
         assert self.wire.reading, "the daemon does not read now"
         self.connection.data_received(data)
         self.take_turns()
+
+    def pass_time(self) -> None:
+        """All timers that run are due."""
+        due = [timer for timer in self.timers if not timer.cancelled]
+        self.timers.clear()
+        for timer in due:
+            timer.callback()
 
     def take_turns(self) -> None:
         """Until nobody has anything left."""

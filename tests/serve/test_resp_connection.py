@@ -474,18 +474,55 @@ def test_a_client_that_does_not_read_is_not_read_from(client: Client) -> None:
         assert client.wire.reading
 
 
-def test_a_client_that_never_reads_is_cut_off_at_the_bound() -> None:
+def unread(then: bytes = b"") -> Client:
+    """It has asked for more than the bound at once, and has read nothing."""
     settings = msgspec.structs.replace(SMALL, output_buffer_bytes=100_000, max_pending=1_000)
     client = Client(settings=settings)
     client.port.space.execute((b"SET", b"big", b"x" * 20_000))
     client.port.fills = False
     client.wire.blocked = True
     client.port.hold()
-    client.send(*["GET big"] * 16)
-    client.port.release(15)
+    client.feed(packed(*["GET big"] * 16) + then)
+    client.port.release()
+    assert client.front.stats()["overflows"] == 0
+    return client
+
+
+def test_a_client_that_never_reads_is_cut_off_past_the_bound() -> None:
+    client = unread()
+    client.pass_time()
     assert client.wire.aborted
     assert client.front.stats()["overflows"] == 1
     assert client.front.stats()["connections"] == 0
+
+
+def test_a_client_that_reads_may_have_asked_for_more_than_the_bound() -> None:
+    client = unread(packed("PING"))
+    assert len(client.wire.buffer) < 100_000
+    client.wire.drain()
+    assert client.replies() == [b"x" * 20_000] * 16 + [b"PONG"]
+    client.pass_time()
+    assert not client.wire.aborted
+    client.wire.blocked = False
+    assert client.ask("PING") == b"PONG"
+
+
+def test_a_client_that_reads_slowly_is_not_cut_off() -> None:
+    client = unread()
+    del client.wire.buffer[:1000]  # it has read so much
+    client.pass_time()
+    assert not client.wire.aborted
+    client.pass_time()
+    assert client.wire.aborted
+
+
+async def test_a_client_that_reads_late_is_told_why_it_is_hung_up() -> None:
+    client = unread(b"*x\r\n")
+    client.wire.drain()
+    *values, told = client.replies()
+    assert values == [b"x" * 20_000] * 16
+    assert told == "ERR Protocol error: invalid multibulk length"
+    assert client.wire.eof
 
 
 def test_the_window_follows_the_size_of_replies() -> None:
