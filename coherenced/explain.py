@@ -52,6 +52,9 @@ def explain(host: Host, key: bytes) -> dict[str, Any]:
         "verified_age_ms": None if lane.proved_call_id == 0 else age_ms,
         "cached": entry is not None,
     }
+    ready, reason = readiness(host)
+    if not ready:
+        told["not_ready"] = reason  # and so "l2" may be an error, or a stale answer that is allowed
     origin = None if host.origins is None else host.origins.origin_of(key)
     if origin is not None:
         told |= {"origin": place(origin.rules), "breaker": origin.breaker.state}

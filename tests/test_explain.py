@@ -43,3 +43,8 @@ def test_what_a_prefix_has_ended_is_said_to_be_asked_for() -> None:
     host = SimpleNamespace(node=d.node, now_ms=lambda: d.now_ms, origins=None)
     told = explain(host, b"user:2")  # type: ignore[arg-type]
     assert told["cached"] and told["answered_from"] == "l2" and "a prefix of it" in told["because"]
+    assert "not_ready" not in told
+    d.now_ms += 3_500
+    assert explain(host, b"user:2")["not_ready"] == (  # type: ignore[arg-type]
+        "Redis has not answered a probe for 3.5 s"
+    )

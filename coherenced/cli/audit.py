@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from coherenced.cli.options import as_json, connect, connection, duration, name
-from coherenced.cli.output import note, number, print_json, print_table
+from coherenced.cli.output import counted, note, number, print_json, print_table
 
 PIECE = 1000
 """Keys compared in one call of the daemon: progress, and Ctrl-C, come after each."""
@@ -75,7 +75,7 @@ def _one(cache: Any, keys: tuple[bytes, ...], sample: int) -> dict[str, Any]:
 
 def _print(told: dict[str, Any]) -> None:
     print(
-        f"{told['node']}: {number(told['compared'])} copies compared with Redis, "
+        f"{told['node']}: {counted(told['compared'], 'copy', 'copies')} compared with Redis, "
         f"{number(told['agreed'])} agree, {number(len(told['diverged']))} diverged; "
         f"{number(told['moved'])} moved meanwhile, {number(told['not_held'])} not held"
     )
