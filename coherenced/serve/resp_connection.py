@@ -26,8 +26,6 @@ from typing import TYPE_CHECKING, Final, cast
 
 from coherenced.core.model import FOREVER
 from coherenced.core.requests import (
-    Fault,
-    FaultKind,
     Outcome,
     Read,
     ReadResult,
@@ -369,17 +367,20 @@ class RespConnection(ShortWay):
     def _answered(self, slot: Slot, plan: Plan, resp3: bool, outcome: Outcome) -> None:
         if self.lost:
             return
+        refused = ""
         if isinstance(outcome, ReadResult) and len(outcome.values) > 1:
-            outcome = self._bounded(outcome)
-        self.fill(slot, answer(plan, (outcome,), resp3))
+            refused = self._too_large(outcome)
+        self.fill(slot, resp.error(refused) if refused else answer(plan, (outcome,), resp3))
 
-    def _bounded(self, outcome: ReadResult) -> Outcome:
-        """A reply that no buffer may hold is refused before it is put together."""
+    def _too_large(self, outcome: ReadResult) -> str:
+        """Why a reply that no buffer may hold is refused, before it is put together; or ''. It is
+        for the caller to ask for less: not UNAVAILABLE, which clients may take for a miss."""
         bound = self.front.settings.output_buffer_bytes
         if sum(len(v.value) for v in outcome.values if v.value is not None) <= bound:
-            return outcome
-        text = f"the reply has more than {bound} bytes (listen.output_buffer_bytes): ask for fewer"
-        return Fault(FaultKind.OVERLOADED, text)
+            return ""
+        return (
+            f"ERR the reply has more than {bound} bytes (listen.output_buffer_bytes): ask for fewer"
+        )
 
     def settle_mode(self) -> None:
         """Reads may take the short path only if nothing of this connection could change them."""
