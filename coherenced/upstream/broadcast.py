@@ -220,26 +220,31 @@ class Broadcaster:
             if not await self._follow(version):
                 return Broadcast(version, {}, (), (LINEAGE_CHANGED,), False)
             now_ms = (self._loop.time() - committed_s) * 1e3
-            acked = {
-                member.name: max(0.0, (at_s - committed_s) * 1e3)
-                for member in members.values()
+            # By incarnation: two nodes may have one name (the host's, or that of a dead one).
+            took_ms = {
+                incarnation: max(0.0, (at_s - committed_s) * 1e3)
+                for incarnation, member in members.items()
                 if (at_s := self._acked_at_s(member, version)) is not None
             }
-            silent = [m for m in members.values() if m.name not in acked]
-            fences_ms = {m.name: fence_after_ms(m.bound_ms) for m in silent}
-            fenced = tuple(name for name, at_ms in fences_ms.items() if now_ms >= at_ms)
-            missing = tuple(name for name, at_ms in fences_ms.items() if now_ms < at_ms)
+            silent = [m for incarnation, m in members.items() if incarnation not in took_ms]
+            fences_ms = [(m.name, fence_after_ms(m.bound_ms)) for m in silent]
+            fenced = tuple(name for name, at_ms in fences_ms if now_ms >= at_ms)
+            missing = tuple(name for name, at_ms in fences_ms if now_ms < at_ms)
             needed = 0
             if level == Level.ALL:
                 satisfied = not missing and now_ms >= unknown_ms
             else:
                 needed = len(members) // 2 + 1 if level == Level.QUORUM else level
-                satisfied = len(acked) >= needed
+                satisfied = len(took_ms) >= needed
             if satisfied or now_ms >= timeout_ms:
                 if not satisfied and not missing:
-                    missing = (_kept_from(needed - len(acked)),)
+                    missing = (_kept_from(needed - len(took_ms)),)
+                acked: dict[str, float] = {}
+                for incarnation, ms in took_ms.items():
+                    name = members[incarnation].name
+                    acked[name] = max(ms, acked.get(name, 0.0))
                 return Broadcast(version, acked, fenced, missing, satisfied)
-            waits_ms = [fences_ms[name] for name in missing]
+            waits_ms = [at_ms for _, at_ms in fences_ms if now_ms < at_ms]
             waits_ms += [unknown_ms] if now_ms < unknown_ms else []
             next_ms = min([timeout_ms, *waits_ms])
             try:

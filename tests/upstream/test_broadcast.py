@@ -112,6 +112,22 @@ async def test_a_silent_node_is_missing_until_it_is_fenced(
         assert (set(result.acknowledged), result.fenced) == ({"a", "b"}, ("c",))
 
 
+async def test_two_nodes_of_one_name_are_two(server: Server, nodes: tuple[Node, Node]) -> None:
+    config = settings(server.url)
+    async with Node(config, "another") as other:
+        other.member = Member(other.incarnation, "a", 600, 1, "0.1.0", 0)
+        other.silent = True
+        await other.join()
+        result = await broadcast(config, (invalidate(b"k"),), 3, 50)
+        assert (result.satisfied, result.missing) == (False, ("a",))
+        result = await broadcast(config, (invalidate(b"k"),), Level.ALL, 20)
+        assert (result.satisfied, result.missing) == (False, ("a",))
+        result = await broadcast(config, (invalidate(b"k"),), Level.ALL, 5000)
+        assert (set(result.acknowledged), result.fenced) == ({"a", "b"}, ("a",))
+        other.silent = False
+        assert (await broadcast(config, (invalidate(b"k"),), 3, 2000)).satisfied
+
+
 async def test_numbers_and_quorum_count_acknowledgements_only(
     server: Server, nodes: tuple[Node, Node]
 ) -> None:
