@@ -9,7 +9,9 @@ import os
 import stat
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -141,6 +143,9 @@ def daemon(address: Address, timeout_s: float = 2.0) -> Iterator[Finding]:
             began = time.perf_counter()
             told = cache.stats()
             took_ms = (time.perf_counter() - began) * 1000
+            listed: list[dict[str, Any]] = []
+            with suppress(CoherencedError):  # without Redis it may take longer
+                listed = cache.nodes().get("nodes", [])
     except CoherencedError as error:
         if str(error).startswith(("NOAUTH", "WRONGPASS")):
             advice = "give its password: COHERENCED_SOCKET=unix://:PASSWORD@/path, or --config"
@@ -163,6 +168,13 @@ def daemon(address: Address, timeout_s: float = 2.0) -> Iterator[Finding]:
         else f"this command is {coherenced.__version__}: restart the daemon after an upgrade",
     )
     yield from _state(told, node)
+    names = Counter(one["name"] for one in listed if one.get("live"))
+    for name in (name for name, count in names.items() if count > 1):
+        yield Finding(
+            "node names",
+            f"{names[name]} live nodes are called {name}",
+            "give each its own node.name (one that was killed is on the roster a few seconds more)",
+        )
 
 
 def _state(told: dict[str, Any], node: dict[str, Any]) -> Iterator[Finding]:

@@ -130,6 +130,19 @@ def test_a_daemon_of_another_version_that_is_not_ready(tmp_path: Path) -> None:
     assert "LimitNOFILE" in found["daemon's files"].advice
 
 
+def test_nodes_of_one_name_are_told(tmp_path: Path) -> None:
+    roster = ", ".join(
+        f'{{"name": "{name}", "live": {live}}}'
+        for name, live in (("a", "true"), ("b", "true"), ("a", "true"), ("b", "false"))
+    )
+    told = bulk(f'{{"node": {{"name": "a", "ready": true}}, "nodes": [{roster}]}}')
+    with FakeDaemon(tmp_path / "s", lambda command: told) as daemon:
+        found = [one for one in checks.daemon(Address(path=str(daemon.path))) if one.advice]
+    (names,) = [one for one in found if one.what == "node names"]
+    assert names.found == "2 live nodes are called a"
+    assert "node.name" in names.advice
+
+
 def test_a_password_goes_with_the_address(tmp_path: Path) -> None:
     with FakeDaemon(tmp_path / "s", password="secret") as daemon:
         list(checks.daemon(Address(path=str(daemon.path), password="secret")))
