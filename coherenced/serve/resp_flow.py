@@ -27,6 +27,9 @@ FIRST_GUESS_BYTES: Final = 16_384
 FEWEST_PENDING: Final = 16
 PIECE_BYTES: Final = 256 * 1024
 """Of replies that waited for the client, about so much is written at once."""
+MOST_AHEAD: Final = 8
+"""So many times the output buffer's bound is kept for a client that reads more slowly than what it
+has asked for at once comes; beyond, it is cut off."""
 SHORT_BYTES: Final = 4096
 """A reply of less waits for others that come in the same turn: one call of the kernel for all."""
 _MINUS: Final = ord("-")
@@ -71,6 +74,7 @@ class ReplyFlow(Quiet):
         "_turn_due",
         "_unread",
         "_unread_bytes",
+        "_weighed",
         "_window",
         "_writes",
         "lost",
@@ -118,6 +122,8 @@ class ReplyFlow(Quiet):
         """When it will be looked whether a client that leaves much unread reads at all."""
         self._unread_bytes = 0
         """What the socket held for it when that was decided."""
+        self._weighed = 0
+        """How many replies waited when they were last weighed."""
         self._ending = ""
         """`close` or `linger` once everything is answered; `gone` while it lingers."""
 
@@ -309,25 +315,37 @@ class ReplyFlow(Quiet):
             data = b"".join(out[:piece])
             del out[:piece]
             self._transport.write(data)
+        self._weighed = 0
         if out:
             self._wait_for_reader()
 
     def _wait_for_reader(self) -> None:
         """Replies to what was asked at once may be more than is written ahead: they wait here for
         a client that reads. Whether it does is looked at later."""
+        settings, number = self.front.settings, len(self._out)
+        if number >= 2 * self._weighed:  # rarely: all of them are looked at
+            self._weighed = number
+            if self._unwritten_bytes() > MOST_AHEAD * settings.output_buffer_bytes:
+                self._cut_off()
+                return
         if self._unread is None:
             self._unread_bytes = self._transport.get_write_buffer_size()
-            self._unread = self.front.later(self.front.settings.stalled_ms, self._look_at_reader)
+            self._unread = self.front.later(settings.stalled_ms, self._look_at_reader)
 
     def _look_at_reader(self) -> None:
         """Cut off a client that asked and does not read; not one that is slow."""
         self._unread = None
-        unread_bytes = self._transport.get_write_buffer_size()
-        if unread_bytes < self._unread_bytes:
+        if self._transport.get_write_buffer_size() < self._unread_bytes:
             self._wait_for_reader()
-        elif unread_bytes + sum(map(len, self._out)) > self.front.settings.output_buffer_bytes:
-            self.front.overflows += 1
-            self.abort()
+        elif self._unwritten_bytes() > self.front.settings.output_buffer_bytes:
+            self._cut_off()
+
+    def _unwritten_bytes(self) -> int:
+        return self._transport.get_write_buffer_size() + sum(map(len, self._out))
+
+    def _cut_off(self) -> None:
+        self.front.overflows += 1
+        self.abort()
 
     def _forget_unread(self) -> None:
         if self._unread is not None:

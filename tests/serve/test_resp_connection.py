@@ -496,6 +496,27 @@ def test_a_client_that_never_reads_is_cut_off_past_the_bound() -> None:
     assert client.front.stats()["connections"] == 0
 
 
+def test_nobody_is_kept_many_times_the_bound_for() -> None:
+    """Not even for a moment: all of it would be in memory."""
+    settings = msgspec.structs.replace(SMALL, output_buffer_bytes=50_000, max_pending=1_000)
+    client = Client(settings=settings)
+    client.port.space.execute((b"SET", b"big", b"x" * 60_000))
+    client.port.fills = False
+    client.wire.blocked = True
+    client.port.hold()
+    client.feed(packed(*["GET big"] * 100))
+    number = len(client.port.held or ())
+    assert number * 60_000 > 900_000, "as long as no reply has come they are taken to be small"
+    most = 0
+    while client.port.held:
+        client.port.release(1)
+        client.take_turns()
+        if not client.wire.aborted:
+            most = max(most, client.connection._unwritten_bytes())
+    assert client.wire.aborted and 200_000 < most < 900_000
+    assert client.front.stats()["overflows"] == 1
+
+
 def test_a_client_that_reads_may_have_asked_for_more_than_the_bound() -> None:
     client = unread(packed("PING"))
     assert len(client.wire.buffer) < 100_000
