@@ -268,10 +268,14 @@ class Reads:
         """The lane proved itself anew: look again for everyone whose probe was sent late enough."""
         if not self._unproved:
             return
-        proved = self.lane.proved_call_id
+        proved, age_ms = self.lane.proved_call_id, self._box.now_ms - self.lane.verified_at_ms
         waiting, self._unproved = self._unproved, []
         for want in waiting:
-            if want.terms.min_call_id > proved:
+            # Whoever comes next is served what is held if the proof is within his bound: so is who
+            # waits, for an answer to him that is newer would let a client of both see the key go
+            # back in time.
+            bound_ms = want.terms.bound_ms
+            if want.terms.min_call_id > proved and not 0 < bound_ms >= age_ms:
                 self._unproved.append(want)
                 continue
             entry = self._usable(want)

@@ -132,6 +132,22 @@ def test_V5_past_the_bound_the_log_is_asked_and_the_entry_is_not_thrown_away() -
     assert d.hit(b"k") == b"v"
 
 
+def test_V5_an_earlier_probe_serves_who_waits_as_soon_as_it_serves_who_comes() -> None:
+    """Else the later one of a client's two reads is shown what is held, and the earlier one what
+    a later probe has shown to be newer."""
+    d = Driver()
+    d.hold(b"k")
+    d.tick(250)
+    early = d.take(calls.Probe)
+    d.now_ms += 900
+    assert d.hit(b"k") is None
+    read = d.read(b"k")
+    assert read not in d.outcomes
+    d.probed(early, 10)
+    assert d.hit(b"k") == b"v"
+    assert d.value(read) == b"v"
+
+
 def test_V5_what_changed_meanwhile_is_fetched() -> None:
     d = Driver()
     d.hold(b"k")
