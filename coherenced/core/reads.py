@@ -12,7 +12,7 @@ How fetches are shared and sent is told in `flights`, what becomes of a fetched 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from coherenced.core.calls import FetchedAll
@@ -285,6 +285,19 @@ class Reads:
                 self.misses += 1
                 self._join(want)
 
+    def _serve_waiting(self, keys: Collection[bytes], sent_ms: float) -> None:
+        """What was fetched anew serves who waits for a proof of what was held before, as it does
+        whoever comes next."""
+        age_ms = self._box.now_ms - sent_ms
+        waiting, self._unproved = self._unproved, []
+        for want in waiting:
+            fits = want.key in keys and 0 < want.terms.bound_ms >= age_ms
+            entry = self._usable(want) if fits else None
+            if entry is None:
+                self._unproved.append(want)
+            else:
+                self._serve(want, entry)
+
     def on_unproved(self, call_id: int) -> None:
         """That probe failed: whoever relied on it asks for the value itself, on the connection
         for that; if that fails too, they get a stale value or an error (V6)."""
@@ -347,6 +360,8 @@ class Reads:
         self.flights.end_all(flock)
         self.waiting -= len(flock.keys)
         bulks = self._fills.keep_all(flock.keys, found, lineage, sent_ms)
+        if self._unproved:
+            self._serve_waiting(flock.keys, sent_ms)
         self._box.effects.append(SettledAll(flock.ids, bulks))
         return True
 
@@ -361,6 +376,13 @@ class Reads:
         self.flights.end(flights)
         fills, effects = self._fills, self._box.effects
         entries = fills.keep(flights, found, lineage, sent_ms)
+        for flight in flights:
+            if self.flights.is_asked(flight.key):
+                # A later fetch of it is under way, for those who asked after an invalidation. Who
+                # comes after them must not be shown this one before they are shown that one.
+                self._l1.remove(flight.key)
+        if self._unproved:
+            self._serve_waiting({flight.key for flight in flights}, sent_ms)
         for flight, got, entry in zip(flights, found, entries, strict=True):
             value: Value | None = None
             for want in flight.wants:

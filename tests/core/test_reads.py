@@ -148,6 +148,37 @@ def test_V5_an_earlier_probe_serves_who_waits_as_soon_as_it_serves_who_comes() -
     assert d.value(read) == b"v"
 
 
+def test_S1_what_a_later_fetch_is_under_way_for_is_not_held_from_an_earlier_one() -> None:
+    """Who asked after an invalidation waits for the later; who comes after him must not be
+    answered with the earlier: one client of both would see the key go back in time."""
+    d = Driver()
+    first = d.read(b"k")
+    earlier = d.take(calls.Fetch)
+    d.deliver(record(11, b"k"))
+    second = d.read(b"k")
+    later = d.take(calls.Fetch)
+    d.fetched(earlier, b"new", at=11)
+    assert d.value(first) == b"new"
+    assert d.hit(b"k") is None
+    d.fetched(later, b"new", at=11)
+    assert d.value(second) == b"new"
+    assert d.hit(b"k") == b"new"
+
+
+def test_V5_what_is_fetched_anew_serves_who_waits_for_a_proof_of_the_old() -> None:
+    d = Driver()
+    d.hold(b"k")
+    d.now_ms += 1001
+    impatient = d.read(b"k")
+    d.take(calls.Probe)  # which does not come back
+    d.now_ms += 200
+    waiting = d.read(b"k")
+    d.tick(50)
+    assert waiting not in d.outcomes
+    d.fetched(d.take(calls.Fetch), b"v", at=10)
+    assert d.value(impatient) == d.value(waiting) == b"v"
+
+
 def test_V5_what_changed_meanwhile_is_fetched() -> None:
     d = Driver()
     d.hold(b"k")
