@@ -32,6 +32,7 @@ enum { BUSY, QUIET, GETTING, SETTING };
 #define TURN_BYTES 8192 /* as in quiet_pure */
 #define SLICE_BYTES 2048
 #define SLICE_MOST (SLICE_BYTES / 20 + 1) /* requests that begin in a slice: the shortest has 20 bytes */
+#define PIECE_BYTES (256 * 1024)
 #define MAX_FREQUENCY 2 /* as in core.entry */
 
 typedef struct {
@@ -609,9 +610,10 @@ leading_hits(Quiet *self, State *module, const char *data, Py_ssize_t size)
     int go_on = 1;
     while (go_on && at < end && !self->paused) {
         PyObject *replies[SLICE_MOST];
-        Py_ssize_t number = 0;
+        Py_ssize_t number = 0, bytes = 0;
         const char *first = at;
-        while (at < end && at - first < SLICE_BYTES && number < SLICE_MOST) {
+        while (at < end && at - first < SLICE_BYTES && number < SLICE_MOST
+               && bytes < PIECE_BYTES) {
             const char *behind = at;
             PyObject *name = NULL, *bulk = NULL;
             if (take_get(&behind, end, &key)) {
@@ -630,6 +632,7 @@ leading_hits(Quiet *self, State *module, const char *data, Py_ssize_t size)
             }
             replies[number] = Py_NewRef(in_protocol(self, module, bulk));
             Py_DECREF(bulk);
+            bytes += PyBytes_GET_SIZE(replies[number]);
             number++;
             at = behind;
         }

@@ -17,12 +17,14 @@ from coherenced.core.lane import Lane
 from coherenced.serve.quiet_pure import (
     BUSY,
     GETTING,
+    PIECE_BYTES,
     QUIET,
     SETTING,
     TURN_BYTES,
     Quiet,
     Tally,
     boottime_ms,
+    piece_of,
 )
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ __all__ = [
     "GETTING",
     "NATIVE",
     "OFF",
+    "PIECE_BYTES",
     "QUIET",
     "SETTING",
     "TURN_BYTES",
@@ -40,6 +43,7 @@ __all__ = [
     "Tally",
     "boottime_ms",
     "hit_of",
+    "piece_of",
 ]
 
 OFF: Final = "COHERENCED_PURE"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from coherenced.core.model import Set
@@ -35,6 +36,9 @@ TURN_BYTES: Final = 8192
 """Of requests that came at once: after so many the other clients have their turn."""
 SLICE_BYTES: Final = 2048
 """Of a chunk that is nothing but GETs: so many are answered before the socket is given replies."""
+PIECE_BYTES: Final = 256 * 1024
+"""Of replies: about so much is put together and written at once, and then looked whether the client
+takes it."""
 
 
 _BOOTTIME: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -47,6 +51,16 @@ _KEY: Final = slice(PLAIN_HEAD, -2)
 def boottime_ms() -> float:
     """CLOCK_BOOTTIME in milliseconds: unlike the monotonic clock it runs on in suspend (V3)."""
     return _clock_s(_BOOTTIME) * 1e3
+
+
+def piece_of(replies: Sequence[bytes]) -> int:
+    """How many of them, at least one, are written at once."""
+    size = 0
+    for number, reply in enumerate(replies, 1):
+        size += len(reply)
+        if size >= PIECE_BYTES:
+            return number
+    return len(replies)
 
 
 class Tally:
@@ -199,13 +213,16 @@ class Quiet(asyncio.Protocol):
             bulks = hits(keys, now_ms)
             if not bulks:
                 break
+            all_hit = len(bulks) == len(keys)
+            if sum(map(len, bulks)) > PIECE_BYTES:
+                bulks = bulks[: piece_of(bulks)]  # the others are looked up once more
             number = len(bulks)
             done = ends[number - 1]
             if self.resp3 and resp.NIL2 in bulks:
                 bulks = [resp.NIL3 if bulk == resp.NIL2 else bulk for bulk in bulks]
             self._transport.write(b"".join(bulks))
             tally.requests += number
-            if number < len(keys):
+            if not all_hit:
                 break
         if done and tally.requests >= tally.sample_at:
             self.front.sample(now_ms)

@@ -33,7 +33,7 @@ from coherenced.core.requests import (
 )
 from coherenced.errors import UsageError
 from coherenced.serve import resp_leases, resp_local, resp_transaction
-from coherenced.serve.quiet import BUSY, QUIET, TURN_BYTES
+from coherenced.serve.quiet import BUSY, PIECE_BYTES, QUIET, TURN_BYTES
 from coherenced.serve.resp_flow import Slot
 from coherenced.serve.resp_short import ShortWay
 from coherenced.wire import resp
@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     from coherenced.serve.resp import RespFront
 
 SLICE: Final = 64
-"""Requests taken before replies are handed to the socket: bounds what one chunk can pile up."""
+"""Requests taken before replies are handed to the socket: bounds what one chunk can pile up. If the
+replies are large there are fewer."""
 
 _GETS: Final = (b"GET", b"get")
 _MGETS: Final = (b"MGET", b"mget")
@@ -157,6 +158,8 @@ class RespConnection(ShortWay):
             self._queue.extend(requests)
         elif len(requests) <= SLICE:
             self._run(requests)
+            if self._queue and not (self._paused or self._slots):
+                self.proceed()  # there was more than is written at once
         else:
             self._queue.extend(requests)
             self.proceed()
@@ -193,7 +196,8 @@ class RespConnection(ShortWay):
     def _execute(self, requests: list[list[bytes]], now_ms: float) -> None:
         hit = self._hit
         quick, resp3 = self.quick and not self._slots, self.resp3
-        append = self._out.append
+        out, room = self._out, PIECE_BYTES
+        append = out.append
         remaining = iter(requests)
         request: list[bytes] = []
         try:
@@ -205,16 +209,25 @@ class RespConnection(ShortWay):
                         if entry is not None:
                             bulk = entry.bulk
                             append(resp.NIL3 if resp3 and bulk == resp.NIL2 else bulk)
-                            continue
+                            if (room := room - len(bulk)) > 0:
+                                continue
+                            break
                     elif verb in _MGETS and (reply := self._hits(request, now_ms)) is not None:
                         append(reply)
-                        continue
+                        if (room := room - len(reply)) > 0:
+                            continue
+                        break
                 if not self._dispatch(request):
                     self._queue.extendleft(reversed([request, *remaining]))
-                    break
+                    return
                 if self._stopped:
+                    return
+                if out and not self._slots and (room := room - len(out[-1])) <= 0:
                     break
                 quick, resp3 = self.quick and not self._slots, self.resp3
+            else:
+                return
+            self._queue.extendleft(reversed([*remaining]))
         except (TypeError, LookupError, AttributeError):
             # The quick reader passes on what is no request, and it is not looked at above.
             text = malformed(request)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
 
-from coherenced.serve.quiet import BUSY, Quiet
+from coherenced.serve.quiet import BUSY, PIECE_BYTES, Quiet, piece_of
 from coherenced.wire import resp
 from coherenced.wire.commands import Access
 
@@ -25,11 +25,9 @@ if TYPE_CHECKING:
 FIRST_GUESS_BYTES: Final = 16_384
 """How large a reply is taken to be before any was seen."""
 FEWEST_PENDING: Final = 16
-PIECE_BYTES: Final = 256 * 1024
-"""Of replies that waited for the client, about so much is written at once."""
 MOST_AHEAD: Final = 8
 """So many times the output buffer's bound is kept for a client that reads more slowly than what it
-has asked for at once comes; beyond, it is cut off."""
+has asked for at once comes, or behind a reply that does not come; beyond, it is cut off."""
 SHORT_BYTES: Final = 4096
 """A reply of less waits for others that come in the same turn: one call of the kernel for all."""
 _MINUS: Final = ord("-")
@@ -250,6 +248,9 @@ class ReplyFlow(Quiet):
         self._held_bytes += len(data)
         if slot is slots[0]:
             self._release()
+        elif self._held_bytes > MOST_AHEAD * self.front.settings.output_buffer_bytes:
+            self._cut_off()
+            return
         if self._running:
             return
         if slots and not self._queue and len(data) < SHORT_BYTES:
@@ -298,20 +299,22 @@ class ReplyFlow(Quiet):
             if self._paused:
                 self._wait_for_reader()
                 return
-            data = out[0] if len(out) == 1 else b"".join(out)
-            out.clear()
-            self._transport.write(data)
+            if len(out) > 1 and sum(map(len, out)) > PIECE_BYTES:
+                self._write_on()
+                if out:
+                    return
+            else:
+                data = out[0] if len(out) == 1 else b"".join(out)
+                out.clear()
+                self._transport.write(data)
         if self._ending and not self._slots and not self._queue:
             self._end()
 
     def _write_on(self) -> None:
-        """Write what waited for the client, some at a time, for as long as it takes it."""
+        """Write what is ready, some at a time, for as long as the client takes it."""
         out = self._out
         while out and not self._paused:
-            piece, size = 0, 0
-            while piece < len(out) and size < PIECE_BYTES:
-                size += len(out[piece])
-                piece += 1
+            piece = piece_of(out)
             data = b"".join(out[:piece])
             del out[:piece]
             self._transport.write(data)
@@ -344,8 +347,9 @@ class ReplyFlow(Quiet):
         return self._transport.get_write_buffer_size() + sum(map(len, self._out))
 
     def _cut_off(self) -> None:
-        self.front.overflows += 1
-        self.abort()
+        if not self._transport.is_closing():
+            self.front.overflows += 1
+            self.abort()
 
     def _forget_unread(self) -> None:
         if self._unread is not None:

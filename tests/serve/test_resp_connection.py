@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from coherenced.core.model import Set, Version
 from coherenced.core.requests import Ask, Fault, FaultKind, Get, LeaseResult, Read, Write
-from coherenced.serve.quiet import GETTING, SETTING
+from coherenced.serve.quiet import GETTING, PIECE_BYTES, QUIET, SETTING
 from coherenced.serve.resp import RespFront
 from coherenced.serve.resp_connection import TURN_BYTES
 from coherenced.serve.resp_settings import RespSettings
 from coherenced.wire.framing import FrameLimits
 from coherenced.wire.plan import Bounds
-from tests.serve.resp_rig import EPOCH, Client, RespPort, packed
+from tests.serve.resp_rig import EPOCH, Client, RespPort, Wire, packed
 
 SMALL = RespSettings(
     max_pending=20,
@@ -514,6 +514,84 @@ def test_nobody_is_kept_many_times_the_bound_for() -> None:
         if not client.wire.aborted:
             most = max(most, client.connection._unwritten_bytes())
     assert client.wire.aborted and 200_000 < most < 900_000
+    assert client.front.stats()["overflows"] == 1
+
+
+@pytest.mark.parametrize("command", ["GET big", "GET a-larger-value", "MGET big big", "ECHO"])
+def test_large_replies_are_put_together_in_pieces(command: str) -> None:
+    """One chunk of 64 MGETs of 60 MB took 4 GB, and whoever did not read kept it."""
+    frame = FrameLimits()
+    client = Client(settings=msgspec.structs.replace(SMALL, frame=frame))
+    client.port.keep(b"big", b"x" * 100_000)
+    client.port.keep(b"a-larger-value", b"x" * 100_000)
+    client.wire.blocked = True
+    words = ("ECHO", "x" * 100_000) if command == "ECHO" else tuple(command.split())
+    client.send(*[words] * 60, "PING")
+    assert not client.wire.reading
+    most = 0
+    while client.wire.buffer:
+        most = max(most, client.connection._unwritten_bytes())
+        client.wire.sent += client.wire.buffer
+        client.wire.buffer.clear()
+        client.connection.resume_writing()
+        client.take_turns()
+    assert most < PIECE_BYTES + 250_000
+    *replies, last = client.replies()
+    assert (len(replies), last) == (60, b"PONG")
+    value = b"x" * 100_000
+    assert replies == [[value] * 2 if command.startswith("MGET") else value] * 60
+    assert client.wire.reading
+    client.wire.blocked = False
+    assert client.ask("PING") == b"PONG"
+
+
+def test_large_replies_leave_at_once_for_a_client_that_reads() -> None:
+    client = Client(settings=msgspec.structs.replace(SMALL, frame=FrameLimits()))
+    client.port.keep(b"big", b"x" * 100_000)
+    client.send(*["GET big"] * 10, "GET cold", *["MGET big big"] * 10, "PING")
+    assert client.replies() == [b"x" * 100_000] * 10 + [None] + [[b"x" * 100_000] * 2] * 10 + [
+        b"PONG"
+    ]
+    assert client.wire.reading and client.connection.state == QUIET
+
+
+def test_what_waits_behind_a_slow_answer_is_bounded() -> None:
+    settings = msgspec.structs.replace(SMALL, output_buffer_bytes=50_000, max_pending=1_000)
+    client = Client(settings=settings)
+    client.port.space.execute((b"SET", b"big", b"x" * 60_000))
+    client.port.fills = False
+    client.port.hold()
+    client.feed(packed("GET slow", *["GET big"] * 15))
+    held = client.port.held
+    assert held is not None and len(held) == 16
+    slow = held.pop(0)
+    while held and not client.wire.aborted:
+        assert client.connection._held_bytes <= 8 * 50_000
+        held.pop(0)()
+    assert client.wire.aborted and len(held) == 8
+    for late in (slow, *held):
+        late()
+    assert client.raw() == b""
+    assert client.front.stats()["overflows"] == 1
+
+
+def test_who_is_cut_off_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transport tells of its end in a later turn; more replies come before it."""
+
+    def abort(wire: Wire) -> None:
+        wire.closing = wire.aborted = True
+        wire.buffer.clear()
+
+    monkeypatch.setattr(Wire, "abort", abort)
+    settings = msgspec.structs.replace(SMALL, output_buffer_bytes=50_000, max_pending=1_000)
+    client = Client(settings=settings)
+    client.port.space.execute((b"SET", b"big", b"x" * 60_000))
+    client.port.fills = False
+    client.wire.blocked = True
+    client.port.hold()
+    client.feed(packed(*["GET big"] * 100))
+    client.port.release()
+    assert client.wire.aborted
     assert client.front.stats()["overflows"] == 1
 
 
