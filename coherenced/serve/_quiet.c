@@ -416,7 +416,7 @@ take_bounds(Quiet *self)
     if (number_at(self->front, "settings", "bounds", "max_key_bytes", &key) < 0
         || number_at(self->front, "settings", "frame", "max_bulk_bytes", &bulk) < 0)
         return -1;
-    self->longest_key = key;
+    self->longest_key = Py_MIN(key, bulk); /* a key is an argument, too */
     self->longest_bulk = bulk;
     return 0;
 }

@@ -116,8 +116,8 @@ class Quiet(asyncio.Protocol):
     def bound(self) -> None:
         """Take over the bounds that the front's settings tell."""
         settings = self.front.settings
-        self._longest_key = settings.bounds.max_key_bytes
         self._longest_bulk = settings.frame.max_bulk_bytes
+        self._longest_key = min(settings.bounds.max_key_bytes, self._longest_bulk)
 
     # -- the class that is made of it -----------------------------------------------------
 

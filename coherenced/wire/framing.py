@@ -287,7 +287,8 @@ class RequestReader:
             if line is None:
                 return None
             if line[:1] != b"$":
-                raise _Malformed(f"expected '$', got '{line[:1].decode('latin-1')}'")
+                got = line[:1] or b"\r"
+                raise _Malformed(f"expected '$', got '{got.decode('latin-1')}'")
             self._length = self._checked_length(line)
         end = self._position + self._length
         if len(self._buffer) < end + 2:

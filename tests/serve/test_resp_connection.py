@@ -441,6 +441,21 @@ def test_so_many_requests_may_wait_and_no_more(client: Client) -> None:
     assert client.wire.reading
 
 
+@pytest.mark.parametrize("words", [("GET", "k" * 60), ("SET", "k" * 60, "v")])
+async def test_a_key_is_bounded_as_any_argument_is(words: tuple[str, ...]) -> None:
+    """The short way takes none that the general one refuses."""
+    replies = []
+    for chunk in (packed(words), packed(words) + packed("PING")):
+        client = Client(
+            settings=msgspec.structs.replace(SMALL, frame=FrameLimits(max_bulk_bytes=50))
+        )
+        client.feed(chunk)
+        replies += client.replies()
+        assert not client.port.requests
+    text = "60 bytes are more than limits.max_value_bytes (50)"
+    assert replies == [f"ERR Protocol error: invalid bulk length: {text}"] * 2
+
+
 def test_writes_under_way_are_bounded_in_bytes(client: Client) -> None:
     client.port.hold()
     client.send(*(("SET", f"k{i}", b"x" * 3_000) for i in range(5)))
@@ -668,6 +683,7 @@ def test_too_many_connections() -> None:
         (b"*x\r\n", "ERR Protocol error: invalid multibulk length"),
         (b"*2\r\n$3\r\nGET\r\n$x\r\n", "ERR Protocol error: invalid bulk length"),
         (b"*1\r\n:5\r\n", "ERR Protocol error: expected '$', got ':'"),
+        (b"*2\r\n$3\r\nGET\r\n\r\n$5\r\n", "ERR Protocol error: expected '$', got ' '"),
         (b"*2\r\n$3\r\nGET\r\n:5\r\n", "ERR Protocol error: expected '$', got ':'"),
         (b"*2\r\n$3\r\nGET\r\n*1\r\n:5\r\n", "ERR Protocol error: expected '$', got '*'"),
         (b"*2\r\n$3\r\nGET\r\n%1\r\n+a\r\n:5\r\n", "ERR Protocol error: expected '$', got '%'"),
