@@ -421,6 +421,17 @@ take_bounds(Quiet *self)
     return 0;
 }
 
+/* object.name, to be kept there */
+static int
+keep(PyObject *object, const char *name, PyObject **kept)
+{
+    PyObject *found = PyObject_GetAttrString(object, name);
+    if (found == NULL)
+        return -1;
+    Py_XSETREF(*kept, found);
+    return 0;
+}
+
 static int
 quiet_init(PyObject *object, PyObject *args, PyObject *Py_UNUSED(kwargs))
 {
@@ -436,17 +447,12 @@ quiet_init(PyObject *object, PyObject *args, PyObject *Py_UNUSED(kwargs))
     PyObject *port = PyObject_GetAttrString(front, "port");
     if (port == NULL)
         return -1;
-    self->hit = PyObject_GetAttrString(port, "hit");
-    self->now_ms = PyObject_GetAttrString(port, "now_ms");
-    self->get = PyObject_GetAttrString(port, "get");
-    self->submit = PyObject_GetAttrString(port, "submit");
+    int kept = keep(port, "hit", &self->hit) == 0 && keep(port, "now_ms", &self->now_ms) == 0
+               && keep(port, "get", &self->get) == 0 && keep(port, "submit", &self->submit) == 0;
     Py_DECREF(port);
-    PyObject *tally = PyObject_GetAttrString(front, "tally");
-    if (self->hit == NULL || self->now_ms == NULL || self->get == NULL || self->submit == NULL
-        || tally == NULL) {
-        Py_XDECREF(tally);
+    PyObject *tally = kept ? PyObject_GetAttrString(front, "tally") : NULL;
+    if (tally == NULL)
         return -1;
-    }
     if (!Py_IS_TYPE(tally, module->tally_type)) {
         PyErr_SetString(PyExc_TypeError, "a front's tally is a Tally");
         Py_DECREF(tally);
@@ -501,6 +507,10 @@ in_protocol(const Quiet *self, const State *module, PyObject *bulk)
 static int
 read_clock(const Quiet *self, const State *module, double *now_ms)
 {
+    if (self->front == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "it has no front yet");
+        return -1;
+    }
     if (self->now_ms == module->boottime_ms) {
         struct timespec now;
         clock_gettime(CLOCK, &now); /* as in Python, that it fails is not foreseen */

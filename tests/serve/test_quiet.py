@@ -11,6 +11,7 @@ import sys
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -254,6 +255,30 @@ def test_connections_are_given_back(name: str) -> None:
     del client
     gc.collect()
     assert [one() for one in gone] == [None, None]
+
+
+@pytest.mark.skipif(not quiet.NATIVE, reason="the compiled form is not to be had here")
+def test_one_that_was_not_begun_is_no_connection() -> None:
+    from coherenced.serve import _quiet  # type: ignore[attr-defined,unused-ignore]
+
+    read = packed(("GET", "a-key-of-some-length"))
+    raw = _quiet.Quiet.__new__(_quiet.Quiet)
+    raw.state = quiet.QUIET
+    for use in (raw.leading_hits, raw.data_received):
+        with pytest.raises(RuntimeError, match="no front"):
+            use(read)
+    form = forms.form("native")
+    assert form is not None
+    port = RespPort()
+    front = form.resp.RespFront(port, TIGHT)
+    for lacking in ("hit", "submit"):
+        names = {"hit", "now_ms", "get", "submit"} - {lacking}
+        front.port = SimpleNamespace(**dict.fromkeys(names))
+        with pytest.raises(AttributeError, match=lacking):
+            raw.__init__(front)
+    front.port = port
+    raw.__init__(front)
+    assert raw.leading_hits(read) == 0
 
 
 # -- hits -------------------------------------------------------------------------------------
