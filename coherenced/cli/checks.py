@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -59,8 +60,22 @@ def versions() -> Iterator[Finding]:
             yield Finding(package, version(package))
         except PackageNotFoundError:
             yield Finding(package, "missing", f"pip install {package}")
-    yield Finding("hits in clients", "compiled" if hits.NATIVE else "in Python")
-    yield Finding("quiet connections", "compiled" if quiet.NATIVE else "in Python")
+    yield Finding("hits in clients", *_form(hits.NATIVE, "coherenced.client._hits"))
+    yield Finding("quiet connections", *_form(quiet.NATIVE, "coherenced.serve._quiet"))
+
+
+def _form(is_compiled: bool, module: str) -> tuple[str, str]:
+    """How it is done, and what is to be done about it: a checkout may have moved on since."""
+    if not is_compiled:
+        return "in Python", ""
+    with suppress(ImportError, OSError):  # an installation has no sources
+        from coherenced import native
+
+        sources = {source.stem: source for source in native.SOURCES}
+        source = sources[module.rpartition(".")[2]]
+        if native.source_number(source) != import_module(module).SOURCE:
+            return f"compiled of another {source.name}", "run: python -m coherenced.native"
+    return "compiled", ""
 
 
 def clock() -> Finding:

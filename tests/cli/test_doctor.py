@@ -11,11 +11,15 @@ from typing import Any
 
 import pytest
 
+import coherenced as package
+from coherenced import native
 from coherenced.cli import checks
 from coherenced.cli.checks import Finding
 from coherenced.cli.cluster import Cluster, Daemon
+from coherenced.client import hits
 from coherenced.client.address import Address
 from coherenced.config import load
+from coherenced.serve import quiet
 from tests.cli.conftest import Done
 from tests.client.fake_daemon import FakeDaemon, bulk
 from tests.servers import Server
@@ -88,6 +92,25 @@ def test_a_wrong_configuration(coherenced: Call, a: Daemon, tmp_path: Path) -> N
 
 
 # -- single checks -------------------------------------------------------------------------
+
+
+def test_what_was_compiled_of_another_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a `git pull` the old one would go on being used, and nobody would know."""
+    names = ("hits in clients", "quiet connections")
+    if not (hits.NATIVE and quiet.NATIVE):
+        pytest.skip("they are not compiled here")
+    forms = [one for one in checks.versions() if one.what in names]
+    assert [(one.found, one.advice) for one in forms] == [("compiled", "")] * 2
+    monkeypatch.setattr(native, "source_number", lambda source: 1)
+    forms = [one for one in checks.versions() if one.what in names]
+    assert [one.found for one in forms] == [
+        "compiled of another _hits.c",
+        "compiled of another _quiet.c",
+    ]
+    assert {one.advice for one in forms} == {"run: python -m coherenced.native"}
+    monkeypatch.setitem(sys.modules, "coherenced.native", None)  # as where it is installed
+    monkeypatch.delattr(package, "native")
+    assert all(one.found == "compiled" for one in checks.versions() if one.what in names)
 
 
 @pytest.fixture
