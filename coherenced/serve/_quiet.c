@@ -314,8 +314,8 @@ take_length(const char **p, const char *end)
     if (*at == '0' && at[1] != '\r')
         return -1;
     Py_ssize_t length = 0;
-    const char *first = at;
-    while (at < end && *at >= '0' && *at <= '9' && at - first < 10)
+    const char *first = at; /* nine digits: no chunk is longer, and every Py_ssize_t holds that */
+    while (at < end && *at >= '0' && *at <= '9' && at - first < 9)
         length = 10 * length + (*at++ - '0');
     if (at == first || end - at < 2 || at[0] != '\r' || at[1] != '\n')
         return -1;
