@@ -19,6 +19,7 @@ import msgspec
 
 from coherenced.core.model import (
     Acknowledgement,
+    Declared,
     Done,
     Fetched,
     Lineage,
@@ -62,6 +63,9 @@ class Probe(msgspec.Struct, frozen=True, gc=False):
     """None for the small read-only probe of V4 and for `coherenced doctor`."""
     forked: bytes = b""
     """The epoch whose history forked: if it is still the lane's, `new_epoch` follows it now."""
+    declares: Declared = ()
+    """K6, with a `member`: what this node declares of the lane's keys for as long as it is on the
+    roster, instead of what it declared before. See `Failure.TWO_PHASES`."""
 
 
 class Fetch(msgspec.Struct, frozen=True, gc=False):
@@ -303,6 +307,8 @@ class RosterRead(msgspec.Struct, frozen=True, gc=False):
     call_id: int
     roster_version: int
     members: tuple[Member, ...]
+    declared: tuple[Declared, ...] = ()
+    """K6: what they declare, each different one once."""
 
 
 class Left(msgspec.Struct, frozen=True, gc=False):
@@ -324,6 +330,9 @@ class Failure:
     """It was sent and no reply came: it may or may not have been executed."""
     OUT_OF_MEMORY: Final = "oom"
     """The server refused it before executing anything: maxmemory is reached."""
+    TWO_PHASES: Final = "two-phases"
+    """K6: refused before executing anything: it would change a key that a live node declares
+    linearizable, and that does not bear the mark of this very write (Op.PREPARE)."""
 
 
 class Failed(msgspec.Struct, frozen=True, gc=False):

@@ -24,7 +24,7 @@ from coherenced.core.calls import (
 )
 from coherenced.core.lane import Lane, Verdict
 from coherenced.core.laws import Laws
-from coherenced.core.model import NEVER, Lineage, Member, Message, Record
+from coherenced.core.model import NEVER, Declared, Lineage, Member, Message, Record
 from coherenced.core.outbox import Applied, Outbox
 from coherenced.core.probes import Probes
 
@@ -49,6 +49,7 @@ class Catchup:
         *,
         new_epoch: Callable[[], bytes],
         member: Callable[[], Member],
+        declares: Callable[[], Declared],
         beat_every_ms: float,
         own_bound_ms: Callable[[], float],
         largest_bound_ms: Callable[[], float],
@@ -72,6 +73,7 @@ class Catchup:
             laws,
             new_epoch=new_epoch,
             member=member,
+            declares=declares,
             beat_every_ms=beat_every_ms,
             own_bound_ms=own_bound_ms,
             unproved=unproved,

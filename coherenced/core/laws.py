@@ -2,9 +2,9 @@
 
 Every switch is on. Only a test can make a `Node` with one off, and then the
 suite must turn red: a law whose absence nobody notices is not tested.
-(`V2`, the fenced probe, `W1`, the atomic script, and what `K5` and `L1` say of deletes that
-find nothing and of late claims are the server's and the shell's part: the simulator's modelled
-Redis and the contract tests hold their switches.)
+(`V2`, the fenced probe, `W1`, the atomic script, what `K5` and `L1` say of deletes that find
+nothing and of late claims, and the refusal of `K6` are the server's and the shell's part: the
+simulator's modelled Redis and the contract tests hold their switches.)
 """
 
 from __future__ import annotations
@@ -71,6 +71,9 @@ class Laws(msgspec.Struct, frozen=True, kw_only=True):
     """K7: after a lineage change `ack=all` waits one bound before it is believed."""
     two_phases: bool = True
     """K6: a linearizable write is prepared on every node before it becomes visible."""
+    namespaces_declared: bool = True
+    """K6: a node tells the lane which of its namespaces are linearizable, so that nobody writes
+    their keys in one phase."""
     min_version: bool = True
     """S1: a read with a session token is served nothing older than it."""
     snapshot: bool = True

@@ -143,6 +143,11 @@ class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
     records: tuple[Record, ...] = ()
 
 
+Declared = tuple[tuple[bytes, bool], ...]
+"""K6: glob patterns in order, and whether what the first to match a key says is that it is
+linearizable: what one node's namespaces declare of the keys of a lane."""
+
+
 class Acknowledgement(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """K1, cumulative: node `incarnation` has applied `lane` up to `seq`, whose tag is `tag`."""
 

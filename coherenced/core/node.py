@@ -45,6 +45,7 @@ from coherenced.core.leases import Leases
 from coherenced.core.model import (
     WANT_ACK,
     Acknowledgement,
+    Declared,
     Member,
     Message,
     Mutation,
@@ -55,7 +56,7 @@ from coherenced.core.model import (
 from coherenced.core.outbox import Effect, Event, Outbox
 from coherenced.core.page import LatePage, NoPage, Page
 from coherenced.core.phases import TwoPhase
-from coherenced.core.policy import Namespaces
+from coherenced.core.policy import Namespaces, Policy
 from coherenced.core.reads import Reads
 from coherenced.core.refill import Refill
 from coherenced.core.requests import (
@@ -143,7 +144,7 @@ class Node:
         """A timer is set for the next piece of it."""
         self._bound_off = not self.laws.staleness_bound
         namespaces = settings.namespaces
-        self.roster = Roster(self.box, settings.incarnation)
+        self.roster = Roster(self.box, settings.incarnation, declared=self._declared)
         self.tickets = Tickets(self.lane, self.laws)
         self.catchup = Catchup(
             self.lane,
@@ -151,6 +152,7 @@ class Node:
             self.laws,
             new_epoch=new_id,
             member=self._member,
+            declares=lambda: self.namespaces.declares,
             beat_every_ms=beat_every_ms(namespaces),
             own_bound_ms=lambda: self.namespaces.largest_bound_ms,
             largest_bound_ms=self._largest_bound_ms,
@@ -205,15 +207,15 @@ class Node:
             self._cover,
             self._page,
             settings.follow_from,
+            self._is_phased,
+            self._write,
+            self._ask_declared,
         )
         self.phases = TwoPhase(self.box, self.laws, self.writes.write, namespaces, new_id)
         self.audits = Audits(self.lane, self.box, self.l1, new_id, self._forget)
-        self._two_phased = any(policy.linearizable for policy in namespaces.all())
         self._takers: dict[type, Callable[[int, Any], None]] = {
             Get: self.reads.get,
             Read: self.reads.read,
-            Set: self._set if self._two_phased else self.writes.set,
-            Write: self._write if self._two_phased else self.writes.write,
             Ask: self.reads.ask,
             AskMembers: self._members,
             Audit: self.audits.start,
@@ -221,6 +223,7 @@ class Node:
             Fill: self.leases.fill,
             Release: self.leases.release,
         }
+        self._route()
         self._others: dict[type, Callable[[Any], None]] = {
             Subscribed: self.catchup.on_subscribed,
             BusLost: self.catchup.on_bus_lost,
@@ -375,17 +378,55 @@ class Node:
         self._write(request_id, Write.of(given))
 
     def _write(self, request_id: int, write: Write) -> None:
-        if self._two_phased:
-            policies = [
-                self.namespaces.for_key(k) for m in write.mutations if m.is_write for k in m.keys
-            ]
-            if any(p.linearizable for p in policies) and any(m.argv for m in write.mutations):
-                timeout_ms = write.timeout_ms
-                if timeout_ms is None:
-                    timeout_ms = max(p.ack_timeout_ms for p in policies)
-                self.phases.start(request_id, write, timeout_ms)
-                return
-        self.writes.write(request_id, write)
+        if not self._is_phased(write):
+            self.writes.write(request_id, write)
+            return
+        timeout_ms = write.timeout_ms
+        if timeout_ms is None:
+            timeout_ms = max(p.ack_timeout_ms for p in self._policies(write))
+        self.phases.start(request_id, write, timeout_ms)
+
+    def _policies(self, write: Write) -> list[Policy]:
+        for_key = self.namespaces.for_key
+        return [for_key(k) for m in write.mutations if m.is_write for k in m.keys]
+
+    def _is_phased(self, write: Write) -> bool:
+        """K6: whether it is to be written in two phases, and is not itself one of them."""
+        if not self.namespaces.any_linearizable:
+            return False
+        if not any(m.argv for m in write.mutations) or any(m.token for m in write.mutations):
+            return False
+        return any(policy.linearizable for policy in self._policies(write))
+
+    def _knows_linearizable(self, keys: tuple[bytes, ...]) -> bool:
+        return any(self.namespaces.for_key(key).linearizable for key in keys)
+
+    def _route(self) -> None:
+        """Who takes a write: where no key is linearizable, nobody has to look at its keys."""
+        phased = self.namespaces.any_linearizable
+        self._takers[Set] = self._set if phased else self.writes.set
+        self._takers[Write] = self._write if phased else self.writes.write
+
+    # -- what other nodes declare (K6) --------------------------------------------------
+
+    def _ask_declared(self, then: Callable[[], None]) -> None:
+        """A write was refused that has but one phase: learn which keys that are, then go on."""
+        self.roster.read(lambda members: then())
+
+    def _declared(self, lines: tuple[Declared, ...]) -> None:
+        learned = frozenset(lines) - {self.namespaces.declares}
+        before = self.namespaces.learned
+        if learned == before or (self.phases.waiting and not learned >= before):
+            return  # what has lapsed is forgotten when no write is in line, at a later reading
+        self.writes.at_rest(lambda: self._learn(learned))
+
+    def _learn(self, learned: frozenset[Declared]) -> None:
+        """In between batches, so that no write overtakes another of its key (W4)."""
+        self.namespaces.learn(learned)
+        self._route()
+        self.writes.divert()
+        patterns = {p.decode("utf-8", "replace") for one in learned for p, linear in one if linear}
+        self.box.event("linearizable_learned", lane=self.lane.index, patterns=sorted(patterns))
 
     def _members(self, request_id: int, _: AskMembers) -> None:
         def read(members: Members | None) -> None:
@@ -477,6 +518,8 @@ class Node:
         for record in records:
             if record.flags & WANT_ACK and record.writer != self.settings.incarnation:
                 self._ack_writers[record.writer] = None
+                if record.op == Op.PREPARE and not self._knows_linearizable(record.keys):
+                    self.roster.read(lambda members: None)
 
     def _forget(self, key: bytes) -> None:
         """This node's copy of one key is not to be used any more."""
@@ -503,6 +546,7 @@ class Node:
         """Forget all copies, here and in the clients: they carry rules that have changed."""
         self._page.drop()
         self.l1.drop_all()
+        self._route()
 
     def _send_acks(self) -> None:
         """K1: one cumulative acknowledgement per writer that asked, however many records."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
 
+from coherenced.core.globs import compiled
 from coherenced.core.life import life_of
+from coherenced.core.model import Declared
 from coherenced.core.requests import Level
 
 NEVER_BY_AGE: Final = -1.0
@@ -58,9 +60,19 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Namespaces:
-    """Key -> Policy. The first namespace in order whose pattern matches the key applies."""
+    """Key -> Policy. The first namespace in order whose pattern matches the key applies; and a key
+    that any live node declares linearizable is so here, too (K6), whatever is configured here."""
 
-    __slots__ = ("_rules", "default", "largest_bound_ms", "uniform")
+    __slots__ = (
+        "_learned",
+        "_linear",
+        "_rules",
+        "declares",
+        "default",
+        "largest_bound_ms",
+        "learned",
+        "uniform",
+    )
 
     default: Policy
     largest_bound_ms: float
@@ -69,21 +81,64 @@ class Namespaces:
     uniform: bool
     """Whether the default applies to every key."""
 
+    declares: Declared
+    """K6: what this node tells the lane; () when none of its namespaces is linearizable."""
+
+    learned: frozenset[Declared]
+    """K6: what other nodes have told the lane, where it differs from that."""
+
     def __init__(self, default: Policy, rules: Sequence[tuple[str, Policy]] = ()) -> None:
+        self.learned = frozenset()
+        self._learned: list[list[tuple[re.Pattern[bytes], bool]]] = []
         self.replace(default, rules)
 
     def for_key(self, key: bytes) -> Policy:
+        found = self.default
         for pattern, policy in self._rules:
             if pattern.match(key) is not None:
-                return policy
-        return self.default
+                found = policy
+                break
+        if self._learned and not found.linearizable and self._is_learned(key):
+            return self._as_linear(found)
+        return found
+
+    def _is_learned(self, key: bytes) -> bool:
+        for rules in self._learned:
+            for pattern, linearizable in rules:
+                if pattern.match(key) is not None:
+                    if linearizable:
+                        return True
+                    break
+        return False
+
+    def _as_linear(self, policy: Policy) -> Policy:
+        made = self._linear.get(policy)
+        if made is None:
+            made = self._linear[policy] = msgspec.structs.replace(policy, linearizable=True)
+        return made
 
     def replace(self, default: Policy, rules: Sequence[tuple[str, Policy]]) -> None:
         """New rules from now on. The caller drops the entries that were stored under the old."""
         self.default = default
-        self._rules = [(_compile(pattern), policy) for pattern, policy in rules]
-        self.uniform = not self._rules
+        self._rules = [(compiled(_raw(pattern)), policy) for pattern, policy in rules]
+        self._linear: dict[Policy, Policy] = {}
+        told = [(_raw(pattern), policy.linearizable) for pattern, policy in rules]
+        told.append((b"*", default.linearizable))
+        while told and not told[-1][1]:
+            told.pop()  # what follows the last linearizable one says nothing
+        self.declares = tuple(told)
+        self.uniform = not self._rules and not self._learned
         self.largest_bound_ms = max(policy.max_staleness_ms for policy in self.all())
+
+    def learn(self, learned: Iterable[Declared]) -> None:
+        """K6: what the other nodes declare, from now on."""
+        self.learned = frozenset(learned)
+        self._learned = [[(compiled(p), linear) for p, linear in one] for one in self.learned]
+        self.uniform = not self._rules and not self._learned
+
+    @property
+    def any_linearizable(self) -> bool:
+        return bool(self.declares or self._learned)
 
     def all(self) -> list[Policy]:
         return [self.default, *(policy for _, policy in self._rules)]
@@ -101,47 +156,5 @@ class Namespaces:
         return max(policy.stale_if_error_ms for policy in self.all())
 
 
-def _compile(pattern: str) -> re.Pattern[bytes]:
-    """Redis's glob, on bytes: `*`, `?`, `[abc]`, `[^abc]`, `[a-z]`, and `\\` before a character."""
-    raw = pattern.encode("utf-8", "surrogateescape")
-    out = bytearray()
-    at = 0
-    while at < len(raw):
-        c = raw[at]
-        at += 1
-        if c == ord("*"):
-            out += b".*"
-        elif c == ord("?"):
-            out += b"."
-        elif c == ord("["):
-            chosen, at = _class(raw, at)
-            out += chosen
-        else:
-            if c == ord("\\") and at < len(raw):
-                c = raw[at]
-                at += 1
-            out += re.escape(bytes((c,)))
-    return re.compile(bytes(out) + rb"\Z", re.DOTALL)
-
-
-def _class(raw: bytes, at: int) -> tuple[bytes, int]:
-    """The class that begins after `[`: what it matches as an expression, and where it ends."""
-    negated = raw[at : at + 1] == b"^"
-    at += negated
-    members: set[int] = set()
-    while at < len(raw) and raw[at] != ord("]"):
-        if raw[at] == ord("\\") and at + 1 < len(raw):
-            at += 1
-        low = raw[at]
-        if raw[at + 1 : at + 2] == b"-" and at + 2 < len(raw):
-            high = raw[at + 2]
-            members.update(range(min(low, high), max(low, high) + 1))
-            at += 3
-        else:
-            members.add(low)
-            at += 1
-    if negated:
-        members = set(range(256)) - members
-    if not members:
-        return b"(?!)", at + 1
-    return b"[" + b"".join(re.escape(bytes((m,))) for m in sorted(members)) + b"]", at + 1
+def _raw(pattern: str) -> bytes:
+    return pattern.encode("utf-8", "surrogateescape")

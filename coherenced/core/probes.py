@@ -16,7 +16,7 @@ from typing import Final
 from coherenced.core.calls import Failed, Probe, Probed
 from coherenced.core.lane import Lane
 from coherenced.core.laws import Laws
-from coherenced.core.model import NEVER, Lineage, Member
+from coherenced.core.model import NEVER, Declared, Lineage, Member
 from coherenced.core.outbox import Outbox
 from coherenced.core.roster import still_for_ms
 
@@ -37,6 +37,7 @@ class Probes:
         *,
         new_epoch: Callable[[], bytes],
         member: Callable[[], Member],
+        declares: Callable[[], Declared],
         beat_every_ms: float,
         own_bound_ms: Callable[[], float],
         unproved: Callable[[Lane, int], None],
@@ -55,6 +56,7 @@ class Probes:
         self._laws = laws
         self._new_epoch = new_epoch
         self._member = member
+        self._declares = declares
         self._beat_every_ms = beat_every_ms
         self._own_bound_ms = own_bound_ms
         self._unproved = unproved
@@ -116,8 +118,14 @@ class Probes:
 
         number = self._box.new_call_id(answered)
         member = self._member() if joins else None
-        call = Probe(number, self.lane.index, self._new_epoch(), member, self.forked)
+        declares = self._declares() if joins and self._says_what_is_linearizable else ()
+        call = Probe(number, self.lane.index, self._new_epoch(), member, self.forked, declares)
         self._box.emit(call)
+
+    @property
+    def _says_what_is_linearizable(self) -> bool:
+        """K6. Without its two phases this node itself would be refused, and show nothing wrong."""
+        return self._laws.namespaces_declared and self._laws.two_phases
 
     def _on_answer(
         self,

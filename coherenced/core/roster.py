@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from coherenced.core.calls import Failed, ReadRoster, Reap, RosterRead
-from coherenced.core.model import Member
+from coherenced.core.model import Declared, Member
 from coherenced.core.outbox import Outbox
 
 REFRESH_MS = 5_000.0
@@ -33,7 +33,14 @@ def still_for_ms(bound_ms: float) -> float:
 
 
 class Roster:
-    def __init__(self, box: Outbox, own_incarnation: bytes, lane_index: int = 0) -> None:
+    def __init__(
+        self,
+        box: Outbox,
+        own_incarnation: bytes,
+        lane_index: int = 0,
+        declared: Callable[[tuple[Declared, ...]], None] = lambda declared: None,
+    ) -> None:
+        """`declared` is told with each reading what the members declare (K6)."""
         self.version = -1
         self.members: Members = {}
         self.live_at_ms: dict[bytes, tuple[int, float]] = {}
@@ -42,6 +49,7 @@ class Roster:
         self._box = box
         self._own = own_incarnation
         self._lane_index = lane_index
+        self._declared = declared
         self._reading = False
         self._wanted: list[Callable[[Members | None], None]] = []
         self._late: list[Callable[[Members | None], None]] = []
@@ -113,6 +121,7 @@ class Roster:
         self.members = {member.incarnation: member for member in answer.members}
         self._report(before)
         self._watch_beats()
+        self._declared(answer.declared)
         for use in wanted:
             # Read after they asked, so it is new enough, even if it counts anew since a data loss.
             use(self.members)

@@ -87,7 +87,11 @@ class Writes:
         cover: Callable[[Lane, Sequence[Record]], None],
         page: Page,
         follow_from: int,
+        is_phased: Callable[[Write], bool],
+        start_phases: Callable[[int, Write], None],
+        ask_declared: Callable[[Callable[[], None]], None],
     ) -> None:
+        """`ask_declared`: K6, read what is linearizable; it is called back when that is known."""
         self.committed = self.unchanged = self.refused = self.resolved = self.batches = 0
         self.faults: dict[str, int] = {}
         """Failed requests by `FaultKind`."""
@@ -113,6 +117,12 @@ class Writes:
         self._flying: list[Batch] = []
         """What is in flight, in the order sent."""
         self._resolving = False
+        self._is_phased = is_phased
+        self._start_phases = start_phases
+        self._ask_declared = ask_declared
+        self._asking = False
+        self._at_rest: Callable[[], None] | None = None
+        """What is to be done as soon as nothing is in flight; until then nothing is sent."""
 
     @property
     def idle(self) -> bool:
@@ -221,7 +231,7 @@ class Writes:
 
     @property
     def sendable(self) -> bool:
-        if not self.queue:
+        if not self.queue or self._asking or self._at_rest is not None:
             return False
         flying = self._flying
         if not flying:
@@ -299,10 +309,13 @@ class Writes:
             self._on_mutated(batch, answer)
         elif answer.failure == Failure.OUT_OF_MEMORY:
             self._on_out_of_memory(batch, answer.detail)
+        elif answer.failure == Failure.TWO_PHASES:
+            self._on_one_phase_refused(batch, answer.detail)
         else:
             self._fail(batch, Fault(FaultKind.UNAVAILABLE, answer.detail))
         if self._flying:
             self._resolve_lost()
+        self._rest()
 
     def _on_mutated(self, batch: Batch, answer: Mutated) -> None:
         if answer.aborted:
@@ -417,6 +430,59 @@ class Writes:
                 self._give_up(pending, Fault(FaultKind.OUT_OF_MEMORY, detail))
         self.queue.extendleft(reversed(again))
 
+    # -- linearizable keys (K6) -------------------------------------------------------
+
+    def _on_one_phase_refused(self, batch: Batch, detail: str) -> None:
+        """Nothing was done, since a key of it is linearizable: another node says so. What has to
+        takes two phases once it is known which keys are; the rest goes again."""
+        self._close_tickets(batch)
+        again: list[Pending] = []
+        for pending in batch.pending:
+            pending.tries += 1
+            if pending.said is not None and pending.said.watch_id:
+                # Its connection watches nothing any more. Like after a change: the client, which
+                # has to reckon with that, begins anew.
+                self._settle(pending, WriteResult((), None, {}, aborted=True))
+            elif pending.tries < WRITE_TRIES:
+                again.append(pending)
+            else:
+                text = f"{detail}; the write was not applied: try again"
+                self._give_up(pending, Fault(FaultKind.UNAVAILABLE, text))
+        self.queue.extendleft(reversed(again))
+        if not self._asking:
+            self._asking = True
+            self._ask_declared(self._on_declared)
+
+    def _on_declared(self) -> None:
+        self._asking = False
+
+    def at_rest(self, then: Callable[[], None]) -> None:
+        """Do this when nothing is in flight, at once if nothing is; a later one replaces it."""
+        self._at_rest = then
+        self._rest()
+
+    def _rest(self) -> None:
+        if self._at_rest is not None and not self._flying:
+            then, self._at_rest = self._at_rest, None
+            then()
+
+    def divert(self) -> None:
+        """Writes that have two phases, as is known now, were accepted for one."""
+        queue, self.queue = self.queue, deque()
+        for pending in queue:
+            if self._is_phased(pending.write):
+                done = partial(self._diverted, pending)
+                self._start_phases(self._box.internal(done), pending.write)
+            else:
+                self.queue.append(pending)
+
+    def _diverted(self, pending: Pending, outcome: Outcome) -> None:
+        if isinstance(outcome, Fault):
+            self._give_up(pending, outcome)
+        else:
+            assert isinstance(outcome, WriteResult)
+            self._settle(pending, outcome)
+
     # -- lost replies (W3) ------------------------------------------------------------
 
     def _on_lost(self, batch: Batch, detail: str) -> None:
@@ -476,6 +542,7 @@ class Writes:
                 self._tell_indeterminate(batch, detail)
             self._close_tickets(batch)
         self._resolve_lost()
+        self._rest()
 
     def _found(self, batch: Batch, answer: Logged, found: dict[bytes, int]) -> None:
         """Applied: a batch is one atomic step, so what is not in the log changed nothing."""

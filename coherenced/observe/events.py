@@ -49,6 +49,9 @@ WORDS: Final[Mapping[str, Words]] = {
     "node_left": Words("info", "a node left"),
     "node_reaped": Words("warning", "took a silent node off the roster"),
     "node_fenced": Words("warning", "a node did not answer in time; its bound has fenced it"),
+    "linearizable_learned": Words(
+        "info", "other nodes declare other linearizable namespaces now: this node follows them"
+    ),
     # -- writes
     "lost_write_was_applied": Words("info", "a write's reply was lost; the log shows it applied"),
     "lost_write_not_applied": Words("info", "a write's reply was lost; it was not applied: resent"),

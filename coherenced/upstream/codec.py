@@ -39,6 +39,7 @@ from coherenced.core.model import (
 from coherenced.errors import ProtocolError
 from coherenced.upstream.connection import pack
 from coherenced.upstream.names import LaneNames
+from coherenced.upstream.rules import all_rules, rule_words
 from coherenced.upstream.scripts import MUTATE, MUTATE_FREEING, Script
 from coherenced.wire.message import (
     body_head,
@@ -377,7 +378,8 @@ def probe_args(call: Probe) -> list[Any]:
     if call.member is None:
         return [call.new_epoch, call.forked]
     member = call.member
-    return [call.new_epoch, call.forked, member.incarnation, encode_member_open(member)]
+    who = [call.new_epoch, call.forked, member.incarnation, encode_member_open(member)]
+    return who + rule_words(call.declares)
 
 
 def probed(call: Probe, reply: list[Any], server_id: bytes = b"") -> Probed:
@@ -407,11 +409,11 @@ def log_page(reply: list[Any]) -> tuple[Lineage, list[Record], list[Reply]]:
 
 def roster_read(call_id: int, reply: list[Any]) -> RosterRead:
     """The roster. A line that is not one is left out: its node writes it anew with each beat."""
-    version, lines = reply
+    version, lines, declared = reply
     members: list[Member] = []
     for packed in lines[1::2]:
         try:
             members.append(decode_member(packed))
         except ProtocolError:
             continue
-    return RosterRead(call_id, version, tuple(members))
+    return RosterRead(call_id, version, tuple(members), all_rules(declared))

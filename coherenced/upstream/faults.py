@@ -41,6 +41,8 @@ def failure_of(text: str) -> str:
     inside = _FROM_INSIDE.search(text) is not None
     if word == "NOTRUN" or (word in _REFUSED and not inside):
         return Failure.UNREACHABLE
+    if word == "ONEPHASE":
+        return Failure.TWO_PHASES
     if word == "OOM" and not inside:
         return Failure.OUT_OF_MEMORY
     return Failure.LOST
@@ -48,7 +50,9 @@ def failure_of(text: str) -> str:
 
 def plain(text: str) -> str:
     """The server's text as one line, without what only a script's author can use."""
-    return " ".join(_FROM_INSIDE.sub("", text).removeprefix("NOTRUN ").split())
+    return " ".join(
+        _FROM_INSIDE.sub("", text).removeprefix("NOTRUN ").removeprefix("ONEPHASE ").split()
+    )
 
 
 class Lost:

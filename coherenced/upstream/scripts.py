@@ -38,10 +38,10 @@ MUTATE_FREEING: Final = _script("mutate_freeing", _ALLOW_OOM, *_MUTATE)
 """The same, for batches that only free memory: they must work when it is full."""
 FETCH: Final = _script("fetch", _ALLOW_OOM, "common", "labels", "query", "fetch")
 CLAIM: Final = _script("claim", _ALLOW_OOM, "common", "labels", "claim")
-PROBE: Final = _script("probe", _ALLOW_OOM, "common", "probe")
+PROBE: Final = _script("probe", _ALLOW_OOM, "common", "declare", "probe")
 LOG: Final = _script("log", _ALLOW_OOM, "common", "log")
 ROSTER: Final = _script("roster", _ALLOW_OOM, "common", "roster")
-PART: Final = _script("part", _ALLOW_OOM, "common", "part")
+PART: Final = _script("part", _ALLOW_OOM, "common", "declare", "part")
 CHECK: Final = _script("check", _ALLOW_OOM, "check")
 
 LANE_SCRIPTS: Final = (MUTATE, MUTATE_FREEING, FETCH, CLAIM, PROBE, LOG, ROSTER, PART)

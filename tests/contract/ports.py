@@ -204,6 +204,8 @@ def comparable(answer: Any) -> Any:
     if "members" in fields:
         members = [msgspec.structs.replace(member, seen_ms=0) for member in answer.members]
         changes["members"] = tuple(sorted(members, key=lambda member: member.incarnation))
+    if "declared" in fields:
+        changes["declared"] = tuple(sorted(answer.declared))
     if "left_ms" in fields:
         changes["left_ms"] = round(answer.left_ms / 10_000)
         changes["found"] = _coarse(answer.found)

@@ -23,6 +23,7 @@ from coherenced.core.calls import (
 )
 from coherenced.core.model import (
     Acknowledgement,
+    Declared,
     Lineage,
     Member,
     Mutation,
@@ -37,6 +38,12 @@ TAGS: Final = (b"red", b"blue", b"t\x00")
 TOKENS: Final = (b"token-1", b"token-2")
 NODES: Final = (b"node-a----------", b"node-b----------", b"node-c----------")
 LEASES: Final = (b"lease-1", b"lease-2", b"lease 3\n")
+DECLARES: Final[tuple[Declared, ...]] = (
+    *[()] * 5,
+    ((b"app:1", False), (b"app:*", True)),
+    ((b"[b-k]", True),),
+)
+"""What a node says of its namespaces (K6): mostly nothing, else most writes would be refused."""
 LARGEST: Final = b"9223372036854775807"
 LONG_S: Final = (b"100", b"2000")
 
@@ -83,7 +90,8 @@ class Steps:
         who = self.random.choice(NODES)
         self.beats[who] = self.beats.get(who, 0) + 1
         member = Member(who, who.decode()[:6], 1000, self.beats[who], "0.1", 0)
-        return Probe(self.call_id, 0, self._id(), member)
+        declares = self.random.choice(DECLARES)
+        return Probe(self.call_id, 0, self._id(), member, declares=declares)
 
     def _roster(self) -> Call:
         who = self.random.choice(NODES)

@@ -386,6 +386,27 @@ async def test_a_mark_expires_by_itself(port: Port) -> None:
     assert isinstance((await mutate(port, commit)).done[0].reply, ReplyError)
 
 
+async def test_a_key_that_a_node_declares_linearizable_changes_in_two_phases(port: Port) -> None:
+    lin = ((b"lin:free", False), (b"lin:*", True))
+    await port.ask(Probe(next(_numbers), 0, E1, member(A), declares=lin))
+    await probe(port, member(B))
+    seen = await port.ask(ReadRoster(next(_numbers), 0))
+    assert isinstance(seen, RosterRead)
+    assert seen.declared == (lin,)
+    batch = (set_(b"plain", b"1"), set_(b"lin:x", b"1"))
+    call = Mutate(next(_numbers), 0, E1, WRITER, (False,) * 2, batch, (_id(), _id()))
+    refused = await port.ask(call)
+    assert isinstance(refused, Failed)
+    assert refused.failure == Failure.TWO_PHASES
+    assert (await probe(port)).lineage.seq == 0
+    await mutate(port, set_(b"lin:free", b"1"), Mutation((), Op.INVALIDATE, (b"lin:x",)))
+    await mutate(port, Mutation((), Op.PREPARE, (b"lin:x",), token=b"t", token_ttl_ms=100_000))
+    commit = Mutation((b"SET", b"lin:x", b"2"), Op.COMMIT, (b"lin:x",), token=b"t")
+    assert (await mutate(port, commit)).done[0].reply == b"OK"
+    await port.ask(Leave(next(_numbers), 0, A))
+    assert (await mutate(port, set_(b"lin:x", b"3"))).done[0].reply == b"OK"
+
+
 async def test_acknowledgements_reach_the_writer_they_are_for(port: Port) -> None:
     ack = Acknowledgement(A, "node-a", 0, E1, 7, E1)
     await port.ask(SendAck(0, b"somebody-else---", ack))

@@ -24,6 +24,7 @@ from coherenced.core.model import (
     EVERYTHING,
     WANT_ACK,
     Acknowledgement,
+    Declared,
     Done,
     Fetched,
     Lineage,
@@ -267,11 +268,13 @@ class Driver:
         while self.has(calls.Probe):
             self.failed(self.take(calls.Probe), failure)
 
-    def roster(self, *members: Member, version: int = 1) -> None:
+    def roster(
+        self, *members: Member, version: int = 1, declared: tuple[Declared, ...] = ()
+    ) -> None:
         assert self.has(calls.ReadRoster), "the roster is not being read"
         while self.has(calls.ReadRoster):
             call = self.take(calls.ReadRoster)
-            self.step(calls.RosterRead(call.call_id, version, members))
+            self.step(calls.RosterRead(call.call_id, version, members, declared))
 
     def failed(self, call: Any, failure: str = calls.Failure.UNREACHABLE) -> list[Any]:
         return self.step(calls.Failed(call.call_id, failure, "connection refused"))

@@ -362,11 +362,12 @@ class Client:
         world.history.unanswered += 1
 
         def done(outcome: Outcome) -> None:
-            if isinstance(outcome, bytes):
-                outcome = WriteResult((outcome,), None, {})
-            assert isinstance(outcome, WriteResult | Fault)
+            if isinstance(outcome, bytes):  # the reply alone: that it is done, but not where
+                outcome = WriteResult((outcome,), Version(b"", 0), {})
+            else:
+                assert isinstance(outcome, WriteResult | Fault)
+                self._remember(op, outcome)
             world.history.end_write(op, outcome, world.now_ms)
-            self._remember(op, outcome)
             self._again()
 
         request: Request = Write(mutations, atomic=atomic, ack=level)

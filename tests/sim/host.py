@@ -68,6 +68,8 @@ class Host:
         """The latest verified-at of the node, on its own clock, that has been checked."""
         self.checked: dict[bytes, tuple[Entry, int]] = {}
         """key -> the entry of the node that was found right, and at which commit."""
+        self.is_plain = False
+        """Whether it is configured without the namespaces of the others."""
         self.incarnation = 0
         """+1 at each start; the node's own incarnation is random."""
         self.paused = False

@@ -43,10 +43,12 @@ from coherenced.core.calls import (
     SendAck,
     WaitReplicas,
 )
+from coherenced.core.globs import compiled
 from coherenced.core.model import (
     EVERYTHING,
     WANT_ACK,
     Acknowledgement,
+    Declared,
     Done,
     Fetched,
     Lineage,
@@ -74,6 +76,7 @@ MOST_CHECKED: Final = 1000
 MOST_WORDS: Final = 7_000
 TOO_MANY_WORDS: Final = ReplyError(f"ERR more than {MOST_WORDS} words in one atomic command")
 DELETES: Final = (b"DEL", b"UNLINK", b"GETDEL")
+ONE_PHASE: Final = "a node declares the namespace linearizable"
 CONFLICT: Final = ReplyError("CONFLICT the key has changed since that version")
 
 
@@ -89,6 +92,8 @@ class ServerLaws(msgspec.Struct, frozen=True, kw_only=True):
     empty_delete_acknowledged: bool = True
     """K5: a delete that asks for acknowledgements is recorded though nothing was there: other
     nodes may still hold what an earlier one has removed."""
+    one_phase_refused: bool = True
+    """K6: a key that a live node declares linearizable changes only under a mark of its writer."""
     empty_delete_ends_lease: bool = True
     """L1: so is a delete of what somebody is loading."""
     earlier_connection_ended: bool = True
@@ -123,6 +128,7 @@ class Server:
         """How many nodes the metadata says are on the roster."""
         self.log: list[LogEntry] = []
         self.roster: dict[bytes, Member] = {}
+        self.declared: dict[bytes, Declared] = {}
         self.labels = Labels()
         self.marks = Marks()
         self.leases = Leases()
@@ -144,6 +150,7 @@ class Server:
         other.roster_count = self.roster_count
         other.log = list(self.log)
         other.roster = dict(self.roster)
+        other.declared = dict(self.declared)
         other.labels = self.labels.copy()
         other.marks = self.marks.copy()
         other.leases = self.leases.copy()
@@ -159,6 +166,7 @@ class Server:
         self.lineage = None
         self.log.clear()
         self.roster.clear()
+        self.declared.clear()
         self.labels.flushed()
         self.marks.on.clear()
         self._end_leases()
@@ -197,7 +205,9 @@ class Server:
                 return Executed(self._refused(call.call_id) or read)
             case ReadRoster():
                 version = self.roster_version if self.lineage is not None else 0
-                roster = RosterRead(call.call_id, version, tuple(self.roster.values()))
+                roster = RosterRead(
+                    call.call_id, version, tuple(self.roster.values()), self._declared_lines()
+                )
                 return Executed(self._refused(call.call_id) or roster)
             case Reap():
                 member = self.roster.get(call.incarnation)
@@ -218,6 +228,8 @@ class Server:
 
     def _remove_member(self, incarnation: bytes) -> None:
         del self.roster[incarnation]
+        if self.declared.pop(incarnation, None) is not None:
+            self._forget_declarers()
         if self.lineage is not None:
             self.roster_count -= 1
             self.roster_version += 1
@@ -254,9 +266,47 @@ class Server:
         assert self.lineage is not None
         return Probed(call.call_id, self.lineage, self.space.now_ms, self.roster_version)
 
+    def _declare(self, incarnation: bytes, rules: Declared, *, joined: bool) -> None:
+        """K6. Who is not on the roster any more declares nothing."""
+        if rules == self.declared.get(incarnation, ()) and not joined:
+            return
+        self.declared.pop(incarnation, None)
+        if rules:
+            self.declared[incarnation] = rules
+        self._forget_declarers()
+
+    def _forget_declarers(self) -> None:
+        self.declared = {who: r for who, r in self.declared.items() if who in self.roster}
+
+    def _declared_lines(self) -> tuple[Declared, ...]:
+        return tuple(dict.fromkeys(self.declared.values())) if self.lineage is not None else ()
+
+    def _is_bare(self, mutation: Mutation) -> bool:
+        """K6: whether it changes a linearizable key that does not bear its writer's mark."""
+        if not mutation.argv or not mutation.is_write or len(mutation.argv) > MOST_WORDS:
+            return False
+        token = mutation.token if mutation.op == Op.COMMIT else None
+        marked = [self.marks.on.get(key, (0, b""))[1] == token for key in mutation.keys]
+        if token is not None and not any(marked):
+            return False  # its mark is gone, and it is told so
+        return any(
+            not mine and self._is_linearizable(key)
+            for key, mine in zip(mutation.keys, marked, strict=True)
+        )
+
+    def _is_linearizable(self, key: bytes) -> bool:
+        return any(
+            next((linear for glob, linear in rules if compiled(glob).match(key)), False)
+            for rules in self._declared_lines()
+        )
+
     def _join(self, member: Member, call: Probe) -> None:
         """K2. A roster that was lost is a new epoch: who holds what is unknown (K7)."""
         added = member.incarnation not in self.roster
+        self._joined(member, call, added)
+        self._declare(member.incarnation, call.declares, joined=added)
+
+    def _joined(self, member: Member, call: Probe, added: bool) -> None:
         self.roster[member.incarnation] = member
         if not added:
             return
@@ -329,6 +379,8 @@ class Server:
         if self.out_of_memory and not all(m.frees_memory or not m.is_write for m in call.every):
             return Executed(Failed(call.call_id, Failure.OUT_OF_MEMORY, OOM_TEXT))
         self._live_lineage(call.new_epoch)
+        if self.declared and self.laws.one_phase_refused and any(map(self._is_bare, call.every)):
+            return Executed(Failed(call.call_id, Failure.TWO_PHASES, ONE_PHASE))
         done: list[Done] = []
         records: list[Record] = []
         released: list[bytes] = []

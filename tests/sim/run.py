@@ -55,6 +55,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     drift: float = 0.004
     linearizable: bool = False
     """Whether one of the keys is of a linearizable namespace."""
+    unconfigured: bool = False
+    """Whether the first node is configured without that namespace (K6)."""
     tracing: bool = False
 
 
@@ -110,6 +112,7 @@ def by_seed(seed: int) -> Config:
         drift=random.choice((0.0, 0.004)),
         linearizable=random.random() < 0.3,
         tidy_entries=random.choice((1, 1, 250)),
+        unconfigured=random.random() < 0.3,
     )
 
 
@@ -149,6 +152,7 @@ def build(config: Config) -> tuple[World, list[Client]]:
             f"n{number}",
             offset_ms=random.random() * 1e9,
             rate=1.0 + random.uniform(-config.drift, config.drift),
+            is_plain=config.unconfigured and number == 0,
         )
     hosts = list(world.hosts.values())
     keys = [b"k%d" % number for number in range(config.keys)]
@@ -312,6 +316,7 @@ FLAGS: Final = {
     "stale_if_error_ms": "--stale",
     "drift": "--drift",
     "linearizable": "--linearizable",
+    "unconfigured": "--unconfigured",
 }
 
 

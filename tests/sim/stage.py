@@ -120,8 +120,9 @@ class Stage:
         self.advance("300")
         self.say(f"at {self.world.now_ms:.0f} ms: {self._who_is_ready()}")
 
-    def add(self, name: str) -> None:
-        self.world.add_host(name, offset_ms=OFFSETS.get(name, 7_000.0))
+    def add(self, name: str, how: str) -> None:
+        offset_ms = OFFSETS.get(name, 7_000.0)
+        self.world.add_host(name, offset_ms=offset_ms, is_plain=bool(how))
 
     def _who_is_ready(self) -> str:
         ready = [h.name for h in self.world.hosts.values() if h.node and h.node.ready]

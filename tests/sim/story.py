@@ -296,7 +296,7 @@ COMMANDS: Final[list[tuple[re.Pattern[str], Callable[..., None]]]] = [
         (rf"freeze {NODE} for {MS}", Story.freeze),
         (rf"crash {NODE}", Story.crash),
         (rf"start {NODE}", Story.start),
-        (rf"add {NODE}", Story.add),
+        (rf"add {NODE}( without namespaces)?", Story.add),
         (rf"leave {NODE}", Story.leave),
         (
             rf"redis fails over, with {NODE} still connected to both",

@@ -63,7 +63,8 @@ class World:
         self.seed = seed
         self.now_ms = 0.0
         self.laws = laws or Laws()
-        self.namespaces = Namespaces(policy or Policy(max_staleness_ms=200.0), rules)
+        self._policy, self._rules = policy or Policy(max_staleness_ms=200.0), rules
+        self.namespaces = Namespaces(self._policy, rules)
         self.l1_max_bytes = l1_max_bytes
         self.tidy_entries = tidy_entries
         self.random = Random(f"network {seed}")
@@ -131,8 +132,11 @@ class World:
     def new_id(self) -> bytes:
         return b"%016x" % self._ids.getrandbits(64)
 
-    def add_host(self, name: str, *, offset_ms: float = 0.0, rate: float = 1.0) -> Host:
+    def add_host(
+        self, name: str, *, offset_ms: float = 0.0, rate: float = 1.0, is_plain: bool = False
+    ) -> Host:
         host = self.hosts[name] = Host(self, name, offset_ms=offset_ms, rate=rate)
+        host.is_plain = is_plain
         host.start()
         return host
 
@@ -140,7 +144,7 @@ class World:
         return Settings(
             name=host.name,
             incarnation=self.new_id(),
-            namespaces=self.namespaces,
+            namespaces=Namespaces(self._policy, () if host.is_plain else self._rules),
             version="sim",
             l1_max_bytes=self.l1_max_bytes,
             tidy_entries=self.tidy_entries,

@@ -5,7 +5,8 @@
 --
 --   meta      e epoch, s sequence, t tag of the last mutation, rv version of the
 --             roster, n nodes in it, lb 1 once a labelled value was stored, pd 1
---             while there may be pending marks, ls 1 while there may be leases
+--             while there may be pending marks, ls 1 while there may be leases, lz what the
+--             nodes declare linearizable, as long as any does
 --   log       one entry a record, id seq-0: p tag before, t tag, b body, r reply
 --   nodes     the roster: incarnation -> msgpack Member
 --   label:K   the tags of the value under K, and the sequence at which it was written. It has
@@ -17,6 +18,9 @@
 --   prefixes  the same for prefixes: PREFIX -> seq
 --   pending   keys between the two phases of a linearizable write (K6): KEY -> when its
 --             mark ends in ms of the server's clock, a space, the token
+--   declared  K6, which keys are linearizable: incarnation -> what that node declares, a msgpack
+--             array of three words for each of its namespaces, in their order: + or -, the glob,
+--             the same as a pattern of Lua. And '' -> lz: an array of all of these, each once
 --   leases    keys that somebody is loading (L1): KEY -> when the lease ends, the sequence
 --             at which it was given, what was there then (a nothing, v a value; n: nothing
 --             is there, as a loader has found, and nobody holds it), the token
@@ -40,7 +44,8 @@ end
 -- node may take what follows for a continuation. `last` is the sequence to go on
 -- from. The roster's version starts from the clock, so that it cannot repeat one
 -- that a node remembers. Labels of an earlier epoch are dead.
--- -> epoch, sequence, tag, roster version, whether there may be labels
+-- -> epoch, sequence, tag, roster version, whether there may be labels, no marks, no leases,
+--    what is declared
 local function start_epoch(epoch, last)
   local meta = KEYS[1]
   local base = string.sub(meta, 1, -5)
@@ -59,19 +64,25 @@ local function start_epoch(epoch, last)
     redis.call('HSET', meta, 'lb', '1')
     redis.call('HSET', base .. 'dead', '*', '0')
   end
-  return epoch, last, epoch, roster, had_labels
+  local declared = redis.pcall('HGET', base .. 'declared', '')
+  declared = type(declared) == 'string' and declared
+  if declared then
+    redis.call('HSET', meta, 'lz', declared)
+  end
+  return epoch, last, epoch, roster, had_labels, false, false, declared
 end
 
--- -> epoch, sequence, tag, roster version, whether there are labels, pending marks, leases
+-- -> epoch, sequence, tag, roster version, whether there are labels, pending marks, leases,
+--    what is declared linearizable (packed, or false)
 local function read_lineage(new_epoch)
-  local m = redis.pcall('HMGET', KEYS[1], 'e', 's', 't', 'rv', 'lb', 'pd', 'ls')
+  local m = redis.pcall('HMGET', KEYS[1], 'e', 's', 't', 'rv', 'lb', 'pd', 'ls', 'lz')
   local epoch, seq, tag = m[1], tonumber(m[2] or ''), m[3]
   if epoch and seq and tag and #epoch == 16 and #tag == 16 then
-    return epoch, seq, tag, m[4] or '0', m[5] == '1', m[6] == '1', m[7] == '1'
+    return epoch, seq, tag, m[4] or '0', m[5] == '1', m[6] == '1', m[7] == '1', m[8]
   elseif m.err and string.sub(m.err, 1, 9) ~= 'WRONGTYPE' then
     error({err = 'NOTRUN ' .. m.err})
   elseif new_epoch then
     return start_epoch(new_epoch, 0)
   end
-  return '', 0, '', '0', false, false, false
+  return '', 0, '', '0', false, false, false, false
 end

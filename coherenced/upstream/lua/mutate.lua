@@ -17,27 +17,20 @@
 --   x  refused by the caller: the words are the error's text
 -- -> epoch, seq, tag, roster version, tag before the batch, then for each mutation its
 --    sequence (0: not recorded) and its reply; or, where each is recorded and its reply is OK,
---    the first sequence alone
+--    the first sequence alone; or an error whose first word is ONEPHASE, and nothing was done
 
-local epoch, seq, tag, roster, labelled, pending, leased = read_lineage(ARGV[2])
+local epoch, seq, tag, roster, labelled, pending, leased, declared = read_lineage(ARGV[2])
 local out = {epoch, seq, tag, tonumber(roster), tag}
 local parts, recorded, size = {}, 0, 0
 local broken, flushed = false, nil -- flushed: how many nodes had joined
-local before, execute, after, finish, are_leased
+local before, execute, after, finish, are_leased, strings_at
 
 local sets = ARGV[5] == 'p'
-if labelled or pending or leased or not sets and ARGV[5] ~= 's' then
-  local EVERYTHING, MOST_CHECKED, MOST_TAGS, MOST_PREFIXES, SWEPT = 2, 1000, 100000, 256, 50
-  local LONGEST_MS = 2592000000 -- 30 days
-  local BASE = string.sub(META, 1, -5)
-  local NODES, DEAD, PREFIXES = BASE .. 'nodes', BASE .. 'dead', BASE .. 'prefixes'
-  local LABELS, added = BASE .. 'labels', 0
-  local PENDING, released, clock = BASE .. 'pending', {}, nil
-  local LEASES, ENDS = BASE .. 'leases', BASE .. 'ends'
-
+local special = labelled or pending or leased or not sets and ARGV[5] ~= 's'
+if special or declared then
   -- The byte strings of a msgpack array of bins, and where it ends: the msgpack library
   -- of the server reads no bins.
-  local function strings_at(body, at)
+  strings_at = function(body, at)
     local head, length = string.byte(body, at), 0
     at = at + 1
     if head == 220 then
@@ -62,6 +55,91 @@ if labelled or pending or leased or not sets and ARGV[5] ~= 's' then
     end
     return found, at
   end
+end
+
+if declared then
+  -- K6: who writes a key that any node declares linearizable has marked it before, or is refused
+  -- before anything is done: a batch is refused as a whole.
+  local lines = nil
+
+  -- -> the glob by which `key` is linearizable; nil when it is not
+  local function linearizable(key)
+    for _, line in ipairs(lines) do
+      for i = 1, #line, 3 do
+        if string.find(key, line[i + 2]) then
+          if line[i] == '+' then
+            return line[i + 1]
+          end
+          break
+        end
+      end
+    end
+    return nil
+  end
+
+  -- Of one mutation. Whose mark has expired altogether is told so when its turn comes.
+  local function unmarked(keys, token)
+    local bare, marked = nil, false
+    for _, key in ipairs(keys) do
+      local mark = token and redis.pcall('HGET', string.sub(META, 1, -5) .. 'pending', key)
+      if type(mark) == 'string' and string.match(mark, '^%d+ (.*)$') == token then
+        marked = true
+      else
+        bare = bare or linearizable(key)
+      end
+    end
+    return (marked or not token) and bare or nil
+  end
+
+  local function refused()
+    lines = cmsgpack.unpack(declared)
+    local at, glob = 6, nil
+    while at <= #ARGV and not glob do
+      if sets then
+        glob = linearizable(ARGV[at + 2])
+        at = at + 4
+      else
+        local mode, body, token = ARGV[at + 1], ARGV[at + 3], nil
+        local words = tonumber(ARGV[at])
+        at = at + 4 + words
+        if string.find(mode, 'l', 1, true) then
+          at = at + 1 + tonumber(ARGV[at])
+        end
+        if string.find(mode, 'v', 1, true) then
+          at = at + 2
+        end
+        if string.find(mode, '[pta]') then
+          token, at = ARGV[at], at + (string.find(mode, 'p', 1, true) and 2 or 1)
+        end
+        if string.find(mode, 'h', 1, true) then
+          at = at + (string.find(mode, 'u', 1, true) and 2 or 1)
+        end
+        if words > 0 and not string.find(mode, '[rfxu]') then
+          glob = unmarked(strings_at(body, 5 + string.byte(body, 4)), token)
+        end
+      end
+    end
+    return glob
+  end
+
+  local fine, glob = pcall(refused)
+  if not fine then
+    redis.call('HDEL', META, 'lz') -- damaged: the next beat of one who declares something mends it
+    declared, glob = false, nil
+  end
+  if glob then
+    return {err = 'ONEPHASE a node declares the namespace ' .. glob .. ' linearizable'}
+  end
+end
+
+if special then
+  local EVERYTHING, MOST_CHECKED, MOST_TAGS, MOST_PREFIXES, SWEPT = 2, 1000, 100000, 256, 50
+  local LONGEST_MS = 2592000000 -- 30 days
+  local BASE = string.sub(META, 1, -5)
+  local NODES, DEAD, PREFIXES = BASE .. 'nodes', BASE .. 'dead', BASE .. 'prefixes'
+  local LABELS, added = BASE .. 'labels', 0
+  local PENDING, released, clock = BASE .. 'pending', {}, nil
+  local LEASES, ENDS = BASE .. 'leases', BASE .. 'ends'
 
   -- Operation and flags of a body are one byte each, the writer is a short bin.
   local function parse(body)
@@ -383,11 +461,15 @@ if labelled or pending or leased or not sets and ARGV[5] ~= 's' then
     -- log starts again with this record, and no labelled value is left.
     local members = redis.pcall('HGETALL', NODES)
     local joined = flushed or redis.call('HGET', META, 'n')
+    local told = declared and redis.pcall('HGETALL', BASE .. 'declared') or {}
     local reply = redis.pcall(unpack(ARGV, first, last))
     if not reply.err then
       flushed, labelled, pending, leased = joined or '0', false, false, false
       for i = 1, #members, 2 do
         redis.call('HSET', NODES, members[i], members[i + 1])
+      end
+      for i = 1, #told, 2 do
+        redis.call('HSET', BASE .. 'declared', told[i], told[i + 1])
       end
     end
     return reply
@@ -568,6 +650,9 @@ elseif seq == out[2] then
 elseif flushed then
   redis.call('HSET', META, 'e', epoch, 's', format('%d', seq), 't', tag, 'rv', roster,
     'lb', labelled and '1' or '0', 'n', flushed)
+  if declared then
+    redis.call('HSET', META, 'lz', declared)
+  end
 else
   redis.call('HSET', META, 's', format('%d', seq), 't', tag)
 end

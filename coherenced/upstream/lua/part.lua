@@ -20,5 +20,8 @@ if gone == 1 and redis.call('EXISTS', META) == 1 then
   redis.call('HINCRBY', META, 'n', -1)
   redis.call('HINCRBY', META, 'rv', 1)
 end
+if gone == 1 and redis.pcall('HGET', string.sub(META, 1, -5) .. 'declared', ARGV[1]) then
+  declare(ARGV[1], false)
+end
 return gone
 

@@ -1,9 +1,9 @@
 -- V1, V2: the lane's lineage, the server's clock, and this node's line in the roster.
 -- ARGV: new epoch, the epoch that forked (or nothing), then (to join or stay) incarnation,
--- packed member up to its last field.
+-- packed member up to its last field, what it declares (three words for each namespace).
 -- -> epoch, seq, tag, roster version, server time in ms
 
-local epoch, seq, tag, roster = read_lineage(ARGV[1])
+local epoch, seq, tag, roster, _, _, _, declared = read_lineage(ARGV[1])
 local ms = server_ms()
 if epoch == ARGV[2] then
   -- S1: its numbers have named two histories; from here on they name one again.
@@ -22,6 +22,11 @@ if ARGV[3] then
     epoch, seq, tag, roster = start_epoch(ARGV[1], seq)
     redis.call('HSET', nodes, ARGV[3], line)
     redis.call('HINCRBY', META, 'n', 1)
+  end
+  local rules = ARGV[5] and cmsgpack.pack({unpack(ARGV, 5)})
+  if (rules or declared) and (added ~= 0 or rules and not declared
+    or (rules or false) ~= redis.pcall('HGET', string.sub(META, 1, -5) .. 'declared', ARGV[3])) then
+    declare(ARGV[3], rules)
   end
 end
 return {epoch, seq, tag, tonumber(roster), ms}

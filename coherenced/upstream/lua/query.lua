@@ -18,7 +18,8 @@ local function query(first, last)
     local labels = redis.pcall('ZCARD', base .. 'labels')
     reply = type(labels) == 'number' and reply - labels or reply
     return reply - redis.call('EXISTS', KEYS[1], KEYS[2], base .. 'nodes', base .. 'dead',
-      base .. 'prefixes', base .. 'pending', base .. 'leases', base .. 'ends', base .. 'labels')
+      base .. 'prefixes', base .. 'pending', base .. 'leases', base .. 'ends', base .. 'labels',
+      base .. 'declared')
   elseif verb == 'SCAN' and type(reply[2]) == 'table' then
     return {reply[1], others(reply[2])}
   elseif verb == 'KEYS' and not reply.err then
