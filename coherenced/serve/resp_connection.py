@@ -11,8 +11,9 @@ Replies leave in order: while a slot waits, whatever is ready after it is kept b
 Requests of one connection see each other as in Redis: reads may be under way together,
 writes too (the core keeps their order), but neither starts while the other kind is still
 unanswered, nor a read of a key while one is that may be shown something newer of it than L1
-holds (it asks for less staleness, or asks Redis): no key goes back in time. A request that must
-wait keeps all later ones waiting, and then nothing more is read from the client.
+holds (it asks for less staleness, or asks Redis): no key goes back in time. Nor is a read a hit at
+once while a usual one of its key is unanswered: the node looks for both at the end of the turn. A
+request that must wait keeps all later ones waiting, and then nothing more is read from the client.
 
 Bounds: `resp_settings`. A client that does not read its replies is not read from either.
 """
@@ -280,12 +281,16 @@ class RespConnection(ShortWay):
         access = command.access
         if (access & Access.READ and self._writes) or (access & Access.WRITE and self._reads):
             return False
-        if self._asked and access == Access.READ and self._is_asked(command, request):
+        if self._asked and access == Access.READ and _is_about(self._asked, command, request):
             return False
         if command.name == "exec" and self.transaction is not None:
             if not self.has_room(self.transaction.size):
                 return False
-        elif access == Access.READ and self.quick and (data := self._short(request)) is not None:
+        elif (
+            (access == Access.READ and self.quick)
+            and not (self._looked_up and _is_about(self._looked_up, command, request))
+            and (data := self._short(request)) is not None
+        ):
             self.reply(data)
             return True
         if command.name in _PLAIN and self._begin_plain(request):
@@ -296,11 +301,6 @@ class RespConnection(ShortWay):
                 self.reply(data)
             return True
         return self._begin(command, request)
-
-    def _is_asked(self, command: Command, request: list[bytes]) -> bool:
-        """Whether an unanswered read is about one of these keys and may be shown something newer
-        than L1 holds: what is answered after it must not be older."""
-        return not self._asked.keys().isdisjoint(keys_of(command, request))
 
     def _short(self, request: list[bytes]) -> bytes | None:
         """A hit while earlier requests are still waiting: its reply is kept behind theirs."""
@@ -353,8 +353,12 @@ class RespConnection(ShortWay):
         if asked[0].__class__ in resp_leases.REQUESTS:
             resp_leases.begin(self, command, plan, size)
             return True
-        is_usual = command.access != Access.READ or _is_usual(asked[0])
-        slot = self.open(command.access, size, () if is_usual else keys_of(command, request))
+        if command.access == Access.READ:
+            is_usual = _is_usual(asked[0]) and not self.watched
+            among = self._looked_up if is_usual else self._asked
+            slot = self.open(command.access, size, keys_of(command, request), among)
+        else:
+            slot = self.open(command.access, size)
         if self.watched:
             asked = tuple(resp_transaction.past_l1(wanted) for wanted in asked)
         if len(asked) == 1:
@@ -433,6 +437,12 @@ def _turn_end(data: bytes, start: int) -> int:
         return len(data)
     at = data.rfind(b"\r\n*", start, start + TURN_BYTES)
     return at + 2 if at >= 0 else len(data)
+
+
+def _is_about(keys: dict[bytes, int], command: Command, request: list[bytes]) -> bool:
+    """Whether an unanswered read is about one of the keys of this one, too: what is answered after
+    it must not be older."""
+    return not keys.keys().isdisjoint(keys_of(command, request))
 
 
 def _is_usual(asked: Request) -> bool:

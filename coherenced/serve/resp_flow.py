@@ -46,7 +46,9 @@ class Slot(msgspec.Struct, gc=False, eq=False):
     resp3: bool = False
     """Of a GET: the protocol that it was asked in."""
     keys: Sequence[bytes] = ()
-    """Of a read that may be shown something newer than L1 holds: what it is about."""
+    """What a read is about that may be shown something newer than L1 holds now."""
+    among: dict[bytes, int] | None = None
+    """Where they are counted: the connection's `_asked` or `_looked_up`."""
 
 
 class ReplyFlow(Quiet):
@@ -59,6 +61,7 @@ class ReplyFlow(Quiet):
         "_flying_bytes",
         "_handing_over",
         "_held_bytes",
+        "_looked_up",
         "_out",
         "_queue",
         "_reading",
@@ -96,7 +99,10 @@ class ReplyFlow(Quiet):
         self._reads = self._writes = 0
         """Unanswered ones."""
         self._asked: dict[bytes, int] = {}
-        """The `keys` of unanswered reads, and how often each."""
+        """The keys of unanswered reads that may be shown something newer than whoever comes next,
+        and how often each."""
+        self._looked_up: dict[bytes, int] = {}
+        """The same of usual ones: they look into L1 at the end of this turn."""
         self._flying_bytes = 0
         """Arguments of unanswered writes."""
         self._held_bytes = 0
@@ -153,6 +159,7 @@ class ReplyFlow(Quiet):
         self.lost = self._deaf = self._stopped = True
         self._slots.clear()
         self._asked.clear()
+        self._looked_up.clear()
         self._queue.clear()
         self._out.clear()
         self._rest = b""
@@ -194,13 +201,20 @@ class ReplyFlow(Quiet):
         bound = self.front.settings.frame.max_query_bytes
         return not self._flying_bytes or self._flying_bytes + size <= bound
 
-    def open(self, access: int, size: int = 0, keys: Sequence[bytes] = ()) -> Slot:
+    def open(
+        self,
+        access: int,
+        size: int = 0,
+        keys: Sequence[bytes] = (),
+        among: dict[bytes, int] | None = None,
+    ) -> Slot:
         """A place for the reply to the request that is being executed; `fill` it once."""
         slot = Slot(access, size)
         if keys:
             slot.keys = keys
+            slot.among = among = self._asked if among is None else among
             for key in keys:
-                self._asked[key] = self._asked.get(key, 0) + 1
+                among[key] = among.get(key, 0) + 1
         self._slots.append(slot)
         self._tail = slot.after
         if access & _READ:
@@ -224,7 +238,7 @@ class ReplyFlow(Quiet):
             if not self._writes:
                 self.settle_mode()
         if slot.keys:
-            self._no_longer_ask(slot.keys)
+            self._no_longer_ask(slot)
         if data[0] == _MINUS:
             self.front.errors += 1
         if change := (len(data) - self._reply_bytes) >> 3:
@@ -258,9 +272,10 @@ class ReplyFlow(Quiet):
         else:
             self.proceed()
 
-    def _no_longer_ask(self, keys: Sequence[bytes]) -> None:
-        asked = self._asked
-        for key in keys:
+    def _no_longer_ask(self, slot: Slot) -> None:
+        asked = slot.among
+        assert asked is not None
+        for key in slot.keys:
             if left := asked[key] - 1:
                 asked[key] = left
             else:

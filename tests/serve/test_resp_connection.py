@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -12,7 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coherenced.core.model import Set, Version
-from coherenced.core.requests import Ask, Fault, FaultKind, Get, LeaseResult, Read, Write
+from coherenced.core.requests import (
+    Ask,
+    Fault,
+    FaultKind,
+    Get,
+    LeaseResult,
+    Outcome,
+    Read,
+    Request,
+    Write,
+)
 from coherenced.serve.quiet import GETTING, PIECE_BYTES, QUIET, SETTING
 from coherenced.serve.resp import RespFront
 from coherenced.serve.resp_connection import TURN_BYTES
@@ -340,6 +351,7 @@ def test_replies_are_the_same_however_slow_and_cut(
         client = Client(settings=SMALL)
         client.port.fills = False
         client.port.keep(b"hit", b"h")
+        client.port.space.execute((b"SET", b"hit", b"h"))
         client.port.keep(b"a-longer-hit", None)
         if resp3:
             client.ask("HELLO 3")
@@ -439,6 +451,52 @@ def test_so_many_requests_may_wait_and_no_more(client: Client) -> None:
     client.port.release()
     assert client.replies() == [None] * 30
     assert client.wire.reading
+
+
+class LookingLater(RespPort):
+    """As the real node: it looks into L1, and asks Redis, at the end of the turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turn: list[Callable[[], None]] = []
+
+    def submit(self, request: Request, done: Callable[[Outcome], None]) -> None:
+        self.turn.append(lambda: RespPort.submit(self, request, done))
+
+
+@pytest.mark.parametrize("first", ["gEt k", "MGET k cold", "COH.GET k", "COH.GET k MAXSTALE 0"])
+@pytest.mark.parametrize("then", ["GET k", "MGET k", "get k"])
+def test_no_key_goes_back_in_time_within_a_chunk(first: str, then: str) -> None:
+    """What is looked up at the end of the turn may be newer than a hit of now."""
+    port = LookingLater()
+    client = Client(port, SMALL)
+    port.keep(b"k", b"old")
+    client.send(first, "GET other", then)
+    port.space.execute((b"SET", b"k", b"new"))
+    port.l1.clear()
+    while port.turn:
+        port.turn.pop(0)()
+        client.take_turns()
+    one, other, two = client.replies()
+    assert (b"new" in one, other, b"new" in two) == (True, None, True)
+    port.keep(b"k", b"old")
+    assert client.ask(then) in (b"old", [b"old"]), "nothing is under way: it hits again"
+    assert not port.turn
+
+
+def test_what_is_read_while_watching_may_be_newer_than_a_hit_after_it() -> None:
+    port = LookingLater()
+    client = Client(port, SMALL)
+    port.keep(b"k", b"old")
+    client.send("WATCH k")
+    client.send("GET k", "UNWATCH", "GET k")
+    port.space.execute((b"SET", b"k", b"new"))
+    port.fills = False
+    port.l1.clear()
+    while port.turn:
+        port.turn.pop(0)()
+        client.take_turns()
+    assert client.replies() == [b"OK", b"new", b"OK", b"new"]
 
 
 @pytest.mark.parametrize("words", [("GET", "k" * 60), ("SET", "k" * 60, "v")])
