@@ -60,7 +60,12 @@ class Case(NamedTuple):
 
 SHORT: Final = (
     Case("page_before_ack", ("ack=all", "session"), load=replace(FEW, l0=True)),
-    Case("wait_for_all", ("ack=all", "linearizable"), load=replace(FEW, linearizable_keys=1)),
+    Case(
+        "wait_for_all",
+        ("ack=all", "linearizable"),
+        load=replace(FEW, linearizable_keys=1),
+        tries=4,
+    ),
 )
 MORE: Final = (
     Case("staleness_bound", ("bounded",), (CUT_OFF,)),
