@@ -12,7 +12,7 @@ How fetches are shared and sent is told in `flights`, what becomes of a fetched 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from coherenced.core.calls import FetchedAll
@@ -285,18 +285,19 @@ class Reads:
                 self.misses += 1
                 self._join(want)
 
-    def _serve_waiting(self, keys: Collection[bytes], sent_ms: float) -> None:
+    def _serve_waiting(self, fetched: Mapping[bytes, Entry], sent_ms: float) -> None:
         """What was fetched anew serves who waits for a proof of what was held before, as it does
-        whoever comes next."""
+        whoever comes next: if it is what is held now. What the fence did not let in leaves what
+        was held before, of which nothing is proved."""
         age_ms = self._box.now_ms - sent_ms
         waiting, self._unproved = self._unproved, []
         for want in waiting:
-            fits = want.key in keys and 0 < want.terms.bound_ms >= age_ms
-            entry = self._usable(want) if fits else None
-            if entry is None:
-                self._unproved.append(want)
-            else:
+            entry = fetched.get(want.key)
+            fits = entry is not None and 0 < want.terms.bound_ms >= age_ms
+            if entry is not None and fits and self._usable(want) is entry:
                 self._serve(want, entry)
+            else:
+                self._unproved.append(want)
 
     def on_unproved(self, call_id: int) -> None:
         """That probe failed: whoever relied on it asks for the value itself, on the connection
@@ -361,7 +362,15 @@ class Reads:
         self.waiting -= len(flock.keys)
         bulks = self._fills.keep_all(flock.keys, found, lineage, sent_ms)
         if self._unproved:
-            self._serve_waiting(flock.keys, sent_ms)
+            held = map(self._l1.entries.get, flock.keys)
+            self._serve_waiting(
+                {
+                    entry.key: entry
+                    for entry, bulk in zip(held, bulks, strict=True)
+                    if entry is not None and entry.bulk is bulk and entry.as_of == lineage.seq
+                },
+                sent_ms,
+            )
         self._box.effects.append(SettledAll(flock.ids, bulks))
         return True
 
@@ -382,7 +391,7 @@ class Reads:
                 # comes after them must not be shown this one before they are shown that one.
                 self._l1.remove(flight.key)
         if self._unproved:
-            self._serve_waiting({flight.key for flight in flights}, sent_ms)
+            self._serve_waiting({entry.key: entry for entry in entries}, sent_ms)
         for flight, got, entry in zip(flights, found, entries, strict=True):
             value: Value | None = None
             for want in flight.wants:
