@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from functools import cache
 from types import ModuleType
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
-import coherenced
 from coherenced.client import hits
+from tests.forms import FORMS, HOW_TO_BUILD, without
 
-FORMS: Final = ("native", "python")
-HOW_TO_BUILD: Final = "run: python -m coherenced.native"
+__all__ = ["FORMS", "HOW_TO_BUILD", "Form", "form"]
 
 
 class Form(NamedTuple):
@@ -34,22 +32,7 @@ def form(name: str) -> Form | None:
     """None: this one cannot be had here."""
     if name == "native":
         return _imported(name) if hits.NATIVE else None
-    mine = {key: one for key, one in sys.modules.items() if _is_clients(key)}
-    package = coherenced.client
-    for key in mine:
-        del sys.modules[key]
-    sys.modules["coherenced.client._hits"] = None  # type: ignore[assignment]  # as if not built
-    try:
-        return _imported(name)
-    finally:
-        for key in [key for key in sys.modules if _is_clients(key)]:
-            del sys.modules[key]
-        sys.modules.update(mine)
-        coherenced.client = package
-
-
-def _is_clients(module: str) -> bool:
-    return module == "coherenced.client" or module.startswith("coherenced.client.")
+    return without("client", "_hits", lambda: _imported(name))
 
 
 def _imported(name: str) -> Form:

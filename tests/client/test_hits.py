@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
-import os
 import sys
 import tracemalloc
 import weakref
@@ -22,23 +21,14 @@ from coherenced.page.reader import PageReader
 from tests.client import forms
 from tests.client.forms import Form
 from tests.client.rig import MINE, Rig, is_asked, now_ms
+from tests.forms import assert_compiled
 
 SMALL = {"id": 42, "name": "Ada"}
 
 
 def test_hits_are_compiled_where_they_can_be() -> None:
     """Else the suite would say nothing about the form that most processes have."""
-    if hits.OFF in os.environ:
-        pytest.skip(f"{hits.OFF} is set")
-    try:
-        native.compiler()
-    except native.CannotBuild as why:
-        pytest.skip(f"hits cannot be compiled here: {why}")
-    assert hits.NATIVE, f"hits are not compiled in this checkout; {forms.HOW_TO_BUILD}"
-    from coherenced.client import _hits  # type: ignore[attr-defined,unused-ignore]
-
-    stale = f"what is built is not of this _hits.c; {forms.HOW_TO_BUILD}"
-    assert native.source_number(native.SOURCES[0]) == _hits.SOURCE, stale
+    assert_compiled(hits, native.SOURCES[0])
 
 
 def proved(rig: Rig, key: Any, value: Any, **terms: Any) -> Any:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from functools import cache
 from types import ModuleType
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-import coherenced
 from coherenced.serve import quiet
+from tests.forms import FORMS, without
 
-FORMS: Final = ("native", "python")
-_PACKAGE: Final = "coherenced.serve"
+__all__ = ["FORMS", "Form", "form"]
 
 
 class Form(NamedTuple):
@@ -28,23 +26,10 @@ def form(name: str) -> Form | None:
     """None: this one cannot be had here."""
     if name == "native":
         return _imported(name) if quiet.NATIVE else None
-    mine = {key: one for key, one in sys.modules.items() if _is_serving(key)}
-    package = coherenced.serve
-    for key in mine:
-        del sys.modules[key]
-    sys.modules[f"{_PACKAGE}._quiet"] = None  # type: ignore[assignment]  # as if not built
-    try:
-        return _imported(name)
-    finally:
-        for key in [key for key in sys.modules if _is_serving(key)]:
-            del sys.modules[key]
-        sys.modules.update(mine)
-        coherenced.serve = package
-
-
-def _is_serving(module: str) -> bool:
-    return module == _PACKAGE or module.startswith(f"{_PACKAGE}.")
+    return without("serve", "_quiet", lambda: _imported(name))
 
 
 def _imported(name: str) -> Form:
-    return Form(name, *(importlib.import_module(f"{_PACKAGE}.{n}") for n in ("quiet", "resp")))
+    return Form(
+        name, *(importlib.import_module(f"coherenced.serve.{n}") for n in ("quiet", "resp"))
+    )

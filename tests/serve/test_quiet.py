@@ -30,25 +30,14 @@ from coherenced.serve.resp_settings import RespSettings
 from coherenced.wire.commands import Access
 from coherenced.wire.framing import FrameLimits
 from coherenced.wire.plan import Bounds
+from tests.forms import assert_compiled
 from tests.serve import forms
 from tests.serve.resp_rig import Client, RespPort, packed
-
-HOW_TO_BUILD = "run: python -m coherenced.native"
 
 
 def test_it_is_compiled_where_it_can_be() -> None:
     """Else the suite would say nothing about the form that most daemons have."""
-    if quiet.OFF in os.environ:
-        pytest.skip(f"{quiet.OFF} is set")
-    try:
-        native.compiler()
-    except native.CannotBuild as why:
-        pytest.skip(f"nothing can be compiled here: {why}")
-    assert quiet.NATIVE, f"it is not compiled in this checkout; {HOW_TO_BUILD}"
-    from coherenced.serve import _quiet  # type: ignore[attr-defined,unused-ignore]
-
-    stale = f"what is built is not of this _quiet.c; {HOW_TO_BUILD}"
-    assert native.source_number(native.SOURCES[1]) == _quiet.SOURCE, stale
+    assert_compiled(quiet, native.SOURCES[1])
 
 
 def test_the_other_form_passes_the_same_tests() -> None:
