@@ -26,7 +26,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
 import coherenced
-from coherenced.serve.http_context import Context
+from coherenced.serve.http_context import SERVER, Context
 from coherenced.serve.http_headers import check_host, check_password, check_same_site
 from coherenced.serve.http_limits import HttpLimits
 from coherenced.serve.http_routes import OPEN, Handler, Router
@@ -37,7 +37,6 @@ from coherenced.serve.problem import Problem
 if TYPE_CHECKING:
     from coherenced.serve.port import NodePort
 
-SERVER: Final = f"coherenced/{coherenced.__version__}"
 BACKLOG: Final = 1024
 _HEADERS_BYTES: Final = 16_384
 """Longest single header, and what the request line may have beyond its key."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 from aiohttp import web
 
+import coherenced
 from coherenced.core.requests import (
     AskResult,
     Fault,
@@ -30,6 +31,8 @@ T = TypeVar("T")
 Body = TypeVar("Body", bound=msgspec.Struct)
 
 JSON_TYPE: Final = "application/json"
+SERVER: Final = f"coherenced/{coherenced.__version__}"
+"""What every answer's Server header says."""
 _encode: Final = msgspec.json.Encoder().encode
 
 

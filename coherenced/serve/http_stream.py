@@ -18,14 +18,13 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-import coherenced
 from coherenced.core.model import Record, Version
-from coherenced.serve.http_context import Context
+from coherenced.serve.http_context import SERVER, Context
 from coherenced.serve.http_frames import Framer
 from coherenced.serve.problem import Problem, bad
 
 HEADERS: Final = {
-    "Server": f"coherenced/{coherenced.__version__}",
+    "Server": SERVER,
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-store",
     "X-Accel-Buffering": "no",  # nginx would hold events back otherwise
