@@ -1,14 +1,3 @@
--- Of these keys, those that are not ours.
-local function others(keys)
-  local seen = {}
-  for _, key in ipairs(keys) do
-    if string.sub(key, 1, 4) ~= 'coh:' then
-      seen[#seen + 1] = key
-    end
-  end
-  return seen
-end
-
 -- A read command, words first..last of ARGV, with our own keys kept out of what it sees.
 local function query(first, last)
   local verb = string.upper(ARGV[first])
@@ -20,10 +9,17 @@ local function query(first, last)
     return reply - redis.call('EXISTS', KEYS[1], KEYS[2], base .. 'nodes', base .. 'dead',
       base .. 'prefixes', base .. 'pending', base .. 'leases', base .. 'ends', base .. 'labels',
       base .. 'declared')
-  elseif verb == 'SCAN' and type(reply[2]) == 'table' then
-    return {reply[1], others(reply[2])}
-  elseif verb == 'KEYS' and not reply.err then
-    return others(reply)
   end
-  return reply
+  local keys = verb == 'SCAN' and type(reply[2]) == 'table' and reply[2]
+    or verb == 'KEYS' and not reply.err and reply
+  if not keys then
+    return reply
+  end
+  local seen = {}
+  for _, key in ipairs(keys) do
+    if string.sub(key, 1, 4) ~= 'coh:' then
+      seen[#seen + 1] = key
+    end
+  end
+  return verb == 'SCAN' and {reply[1], seen} or seen
 end
