@@ -293,7 +293,7 @@ class Reads:
         waiting, self._unproved = self._unproved, []
         for want in waiting:
             entry = fetched.get(want.key)
-            fits = entry is not None and 0 < want.terms.bound_ms >= age_ms
+            fits = 0 < want.terms.bound_ms >= age_ms
             if entry is not None and fits and self._usable(want) is entry:
                 self._serve(want, entry)
             else:

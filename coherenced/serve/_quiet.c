@@ -505,18 +505,26 @@ in_protocol(const Quiet *self, const State *module, PyObject *bulk)
 }
 
 static int
+read_boottime(double *now_ms)
+{
+    struct timespec now;
+    if (clock_gettime(CLOCK, &now) != 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    *now_ms = ((double)now.tv_sec + (double)now.tv_nsec * 1e-9) * 1e3;
+    return 0;
+}
+
+static int
 read_clock(const Quiet *self, const State *module, double *now_ms)
 {
     if (self->front == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "it has no front yet");
         return -1;
     }
-    if (self->now_ms == module->boottime_ms) {
-        struct timespec now;
-        clock_gettime(CLOCK, &now); /* as in Python, that it fails is not foreseen */
-        *now_ms = ((double)now.tv_sec + (double)now.tv_nsec * 1e-9) * 1e3;
-        return 0;
-    }
+    if (self->now_ms == module->boottime_ms)
+        return read_boottime(now_ms);
     PyObject *told = PyObject_CallNoArgs(self->now_ms);
     if (told == NULL)
         return -1;
@@ -919,10 +927,8 @@ static PyType_Spec quiet_spec = {
 static PyObject *
 boottime_ms(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(nothing))
 {
-    struct timespec now;
-    if (clock_gettime(CLOCK, &now) != 0)
-        return PyErr_SetFromErrno(PyExc_OSError);
-    return PyFloat_FromDouble(((double)now.tv_sec + (double)now.tv_nsec * 1e-9) * 1e3);
+    double now_ms;
+    return read_boottime(&now_ms) < 0 ? NULL : PyFloat_FromDouble(now_ms);
 }
 
 /* module.name, to be kept */
