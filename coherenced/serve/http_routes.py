@@ -37,7 +37,6 @@ from coherenced.serve.http_parameters import (
     REPLICAS,
     TAGS,
     TOKEN,
-    TTL,
     Parameter,
 )
 from coherenced.serve.problem import Problem
@@ -124,7 +123,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "but for application/octet-stream and application/x-www-form-urlencoded.",
         {200: _WRITTEN, 202: _NOT_EVERYWHERE},
         _WRITE_PROBLEMS,
-        (KEY, TTL, TAGS, ACK, ACK_TIMEOUT, REPLICAS, IF_MATCH, IF_ABSENT),
+        (KEY, LIFETIME, TAGS, ACK, ACK_TIMEOUT, REPLICAS, IF_MATCH, IF_ABSENT),
         ANY_BYTES,
     ),
     Route(
