@@ -263,7 +263,8 @@ ROUTES: Final[tuple[Route, ...]] = (
         "/v1/explain/{key}",
         http_node.explain,
         "Explain a key",
-        "Why this key would be served from where.",
+        'Why this key would be served from where. Names that are not UTF-8 are `{"base64": ...}`, '
+        "as everywhere.",
         {200: Answer("The explanation.", dict[str, Any])},
         (400, 403, 404, 413),
         (KEY,),
