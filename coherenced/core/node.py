@@ -58,6 +58,7 @@ from coherenced.core.page import LatePage, NoPage, Page
 from coherenced.core.phases import TwoPhase
 from coherenced.core.policy import Namespaces, Policy
 from coherenced.core.reads import Reads
+from coherenced.core.recall import Recalls
 from coherenced.core.refill import Refill
 from coherenced.core.requests import (
     Ask,
@@ -70,6 +71,7 @@ from coherenced.core.requests import (
     Lease,
     MembersResult,
     Read,
+    Recall,
     Release,
     Write,
 )
@@ -213,12 +215,14 @@ class Node:
         )
         self.phases = TwoPhase(self.box, self.laws, self.writes.write, namespaces, new_id)
         self.audits = Audits(self.lane, self.box, self.l1, new_id, self._forget)
+        self.recalls = Recalls(self.lane, self.box)
         self._takers: dict[type, Callable[[int, Any], None]] = {
             Get: self.reads.get,
             Read: self.reads.read,
             Ask: self.reads.ask,
             AskMembers: self._members,
             Audit: self.audits.start,
+            Recall: self.recalls.start,
             Lease: self.leases.lease,
             Fill: self.leases.fill,
             Release: self.leases.release,
@@ -342,7 +346,7 @@ class Node:
     @property
     def waiting(self) -> int:
         reads = self.reads.waiting + self.audits.waiting + self.leases.waiting
-        return reads + self.writes.waiting + self.phases.waiting
+        return reads + self.recalls.waiting + self.writes.waiting + self.phases.waiting
 
     def bound_waiting(self, max_waiting: int) -> None:
         """From now on at most so many requests wait for Redis."""

@@ -174,8 +174,8 @@ ROUTES: Final[tuple[Route, ...]] = (
         "Listen to invalidations",
         "Server-Sent Events. `invalidation`: one record, its id is the version. `node`: something "
         "that happened on this node (a gap, a drop, a fencing…), without an id. `reset`: what came "
-        "after Last-Event-ID is no longer held. `overflow`: this listener was too slow; the "
-        "stream ends.",
+        "after Last-Event-ID is no longer in the log, or the node had to pass over some. "
+        "`overflow`: this listener was too slow; the stream ends.",
         {200: Answer("The stream.", "text/event-stream")},
         (400, 503),
         (LAST_EVENT_ID,),
