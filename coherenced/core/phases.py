@@ -59,6 +59,8 @@ class TwoPhase:
         new_token: Callable[[], bytes],
     ) -> None:
         self.prepared = self.committed = self.aborted = 0
+        self.refused = 0
+        """Writes that did not get their turn in time."""
         self.waiting = 0
         """Writes in line for their keys, or between their phases."""
         self._box = box
@@ -111,7 +113,9 @@ class TwoPhase:
     def _prepare(self, run: _Run) -> None:
         left_ms = run.deadline_ms - self._box.now_ms
         if left_ms <= 0:
-            self._refuse(run, "another write was between its two phases on the same key")
+            self._refuse(
+                run, "another write was between its two phases on the same key for too long"
+            )
             return
         prepare = Mutation(
             (),
@@ -197,8 +201,9 @@ class TwoPhase:
         self._write(self._box.internal(_ignore), Write((abort,), ack=Level.REDIS))
 
     def _refuse(self, run: _Run, why: str) -> None:
-        text = f"{why}; the write was not applied"
-        self._end(run, Fault(FaultKind.UNAVAILABLE, text))
+        self.refused += 1
+        text = f"{why}; the write was not applied: try again"
+        self._end(run, Fault(FaultKind.CONTENDED, text))
 
 
 def _is_refused(outcome: WriteResult) -> bool:

@@ -244,6 +244,9 @@ class FaultKind:
     """A write was sent, its reply was lost, and the log cannot tell whether it was applied."""
     APPLIED_UNKNOWN_REPLY: Final = "applied"
     """The write is committed (`version`), but its reply was lost."""
+    CONTENDED: Final = "contended"
+    """K6: a linearizable write did not get its turn in time: another one was between its phases, or
+    a node did not drop its copy. Nothing was done."""
     OUT_OF_MEMORY: Final = "oom"
     CONFLICT: Final = "conflict"
     """`if_version` no longer holds."""

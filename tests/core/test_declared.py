@@ -159,7 +159,8 @@ def test_it_is_not_tried_for_ever() -> None:
         else:
             d.roster(ALONE)
     fault = d.fault(write)
-    assert fault.kind == FaultKind.UNAVAILABLE
+    assert fault.kind == FaultKind.CONTENDED
+    assert d.node.writes.one_phase_refused == WRITE_TRIES
     assert fault.detail.endswith("the write was not applied: try again")
     assert d.node.waiting == 0
 

@@ -112,7 +112,7 @@ def test_K6_when_not_every_node_dropped_its_copy_in_time_nothing_is_applied() ->
     write = d.write(set_to(b"l:k", b"v"), timeout_ms=100)
     committed(d, phase(d), b"OK")
     d.sleep(100)
-    assert d.fault(write).kind == FaultKind.UNAVAILABLE
+    assert d.fault(write).kind == FaultKind.CONTENDED
     assert "peer" in d.fault(write).detail and "not applied" in d.fault(write).detail
     abort = phase(d)
     assert ops(abort) == [Op.ABORT]
@@ -139,8 +139,9 @@ def test_K6_but_not_longer_than_the_writers_patience() -> None:
         if d.has(calls.Mutate):
             refused(d, phase(d), PENDING)
         d.sleep(BUSY_RETRY_MS)
-    assert d.fault(write).kind == FaultKind.UNAVAILABLE
+    assert d.fault(write).kind == FaultKind.CONTENDED
     assert "not applied" in d.fault(write).detail
+    assert d.node.phases.refused == 1
     assert not d.has(calls.Mutate)
 
 
@@ -285,7 +286,7 @@ def test_K6_a_lineage_lost_between_the_phases_aborts() -> None:
     committed(d, phase(d), b"OK")
     d.tick(250)
     d.prove(lineage(1, epoch=OTHER_EPOCH))
-    assert d.fault(write).kind == FaultKind.UNAVAILABLE
+    assert d.fault(write).kind == FaultKind.CONTENDED
     assert ops(phase(d)) == [Op.ABORT]
 
 
