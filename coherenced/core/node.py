@@ -209,7 +209,7 @@ class Node:
             self._cover,
             self._page,
             settings.follow_from,
-            self._is_phased,
+            self._has_to_wait,
             self._write,
             self._ask_declared,
         )
@@ -382,7 +382,7 @@ class Node:
         self._write(request_id, Write.of(given))
 
     def _write(self, request_id: int, write: Write) -> None:
-        if not self._is_phased(write):
+        if not self._has_to_wait(write):
             self.writes.write(request_id, write)
             return
         timeout_ms = write.timeout_ms
@@ -401,6 +401,10 @@ class Node:
         if not any(m.argv for m in write.mutations) or any(m.token for m in write.mutations):
             return False
         return any(policy.linearizable for policy in self._policies(write))
+
+    def _has_to_wait(self, write: Write) -> bool:
+        """Whether it has two phases, or comes behind one that has and writes a key of it (W4)."""
+        return self._is_phased(write) or self.phases.is_before(write)
 
     def _knows_linearizable(self, keys: tuple[bytes, ...]) -> bool:
         return any(self.namespaces.for_key(key).linearizable for key in keys)

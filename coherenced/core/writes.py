@@ -87,7 +87,7 @@ class Writes:
         cover: Callable[[Lane, Sequence[Record]], None],
         page: Page,
         follow_from: int,
-        is_phased: Callable[[Write], bool],
+        has_to_wait: Callable[[Write], bool],
         start_phases: Callable[[int, Write], None],
         ask_declared: Callable[[Callable[[], None]], None],
     ) -> None:
@@ -119,7 +119,7 @@ class Writes:
         self._flying: list[Batch] = []
         """What is in flight, in the order sent."""
         self._resolving = False
-        self._is_phased = is_phased
+        self._has_to_wait = has_to_wait
         self._start_phases = start_phases
         self._ask_declared = ask_declared
         self._asking = False
@@ -470,10 +470,11 @@ class Writes:
             then()
 
     def divert(self) -> None:
-        """Writes that have two phases, as is known now, were accepted for one."""
+        """Writes that have two phases, as is known now, were accepted for one; and what came after
+        one of them and writes a key of it is to come after it still (W4)."""
         queue, self.queue = self.queue, deque()
         for pending in queue:
-            if self._is_phased(pending.write):
+            if self._has_to_wait(pending.write):
                 done = partial(self._diverted, pending)
                 self._start_phases(self._box.internal(done), pending.write)
             else:
