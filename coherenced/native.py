@@ -3,7 +3,8 @@
     python -m coherenced.native
 
     client/_hits.c     hits of the Python client; in Python: `client/pure.py`
-    serve/_quiet.c     a socket's plain GETs and SETs; in Python: `serve/quiet_pure.py`
+    serve/_quiet.c     a socket's plain GETs and SETs, with `_quiet_*.h`; in Python:
+                       `serve/quiet_pure.py`
 
 An installation does it by itself (pip asks hatchling, which asks `BuildHook`); where that cannot
 be done, for want of a compiler or of Python's headers, it says so in one line and installs the
@@ -39,9 +40,14 @@ class CannotBuild(Exception):
     """Its one line says why not."""
 
 
+def parts(source: Path) -> list[Path]:
+    """It, and what of ours it includes: named after it, beside it."""
+    return [source, *sorted(source.parent.glob(f"{source.stem}_*.h"))]
+
+
 def source_number(source: Path) -> int:
     """Of this source: what was built of another has another (its module's `SOURCE`)."""
-    return crc32(source.read_bytes())
+    return crc32(b"".join(part.read_bytes() for part in parts(source)))
 
 
 def built_file(source: Path) -> Path:

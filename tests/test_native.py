@@ -129,5 +129,5 @@ def test_the_build_finds_its_hook_and_its_source() -> None:
     wheel = document["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert ROOT / wheel["hooks"]["custom"]["path"] == Path(native.__file__)
     for left_out in wheel["exclude"]:
-        assert left_out == "*.so" or (ROOT / left_out.lstrip("/")).exists()
+        assert left_out == "*.so" or [*ROOT.glob(left_out.lstrip("/"))]
     assert all(source.is_file() for source in native.SOURCES)

@@ -9,9 +9,8 @@ import click
 
 from coherenced.cli.http import ask, exchange
 from coherenced.cli.options import as_json, connection, http_socket
-from coherenced.cli.output import note, number, print_json, print_table, size
+from coherenced.cli.output import note, number, print_json, print_table, printable, size
 from coherenced.errors import UsageError
-from coherenced.wire.names import legible
 
 _TIMEOUT_S = 30.0
 
@@ -72,7 +71,7 @@ def list_(
         ],
     )
     oldest = [
-        [name, entry["id"], legible(entry["key"])]
+        [name, entry["id"], _key(entry["key"])]
         for name, one in told.items()
         for entry in one["oldest"]
     ]
@@ -99,7 +98,7 @@ def dead(namespace: str | None, as_json: bool, http_socket: str | None) -> int:
             [
                 name,
                 one["id"],
-                legible(one["key"]),
+                _key(one["key"]),
                 one["operation"],
                 size(one["bytes"]),
                 number(one["tries"]),
@@ -192,3 +191,7 @@ def _told(given: str | None, namespace: str | None) -> dict[str, Any]:
     if namespace not in found:
         raise UsageError(f"{namespace!r} is no namespace that is written behind here")
     return {namespace: found[namespace]}
+
+
+def _key(name: Any) -> str:
+    return printable(name) if isinstance(name, str) else f"base64:{name.get('base64', '')}"

@@ -1,12 +1,9 @@
 /* A quiet connection, compiled: what `quiet_pure.py` does, as one call. Optional; `quiet.py` chooses.
  *
- *     Tally    what a front counts of all its connections
- *     Hit      the short path to an entry of L1: what `core.node.Node.hit` allows at once
- *     Quiet    one connection, as long as nothing of it is under way
- *
- * `Hit` allows a part of what `Node.hit` does, the usual one, by the same laws (V3): proved within
- * the entry's bound, before its deadline, without tags, no mark set. Of all else that is held
- * `Node.hit` is asked. It reads the fields of entries where they are, without the interpreter.
+ *     Tally     what a front counts of all its connections
+ *     Hit       the short path to an entry of L1              (`_quiet_hit.h`)
+ *     Poller    reads the sockets of many connections         (`_quiet_socket.h`)
+ *     Quiet     one connection, as long as nothing of it is under way
  *
  * What may run anything (a call of Python) is made with everything of this connection settled, and
  * nothing that was read before such a call is trusted after it. All of this runs under the
@@ -17,9 +14,18 @@
 #include <Python.h>
 #include <structmember.h>
 
+#include <errno.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
 #include <time.h>
+#include <unistd.h>
+
+#include "_quiet_hit.h"
+#include "_quiet_plain.h"
+#include "_quiet_socket.h"
 
 #ifdef CLOCK_BOOTTIME /* as `quiet_pure.boottime_ms` */
 #define CLOCK CLOCK_BOOTTIME
@@ -33,14 +39,14 @@ enum { BUSY, QUIET, GETTING, SETTING };
 #define SLICE_BYTES 2048
 #define SLICE_MOST (SLICE_BYTES / 20 + 1) /* requests that begin in a slice: the shortest has 20 bytes */
 #define PIECE_BYTES (256 * 1024)
-#define MAX_FREQUENCY 2 /* as in core.entry */
 
 typedef struct {
-    PyTypeObject *tally_type, *hit_type;
+    PyTypeObject *tally_type, *hit_type, *poller_type;
     PyObject *set_type;                 /* core.model.Set */
     PyObject *done, *ok, *nil2, *nil3;  /* the outcome of a SET; replies */
     PyObject *boottime_ms;
-    PyObject *bulk, *write, *received, *open_alone, *fill_alone, *sample; /* names */
+    PyObject *bulk, *received, *open_alone, *fill_alone, *sample; /* names */
+    PyObject *write, *unwritten, *pause, *resume, *close, *abort, *eof_received, *failed;
 } State;
 
 static struct PyModuleDef module_def;
@@ -87,298 +93,10 @@ static PyType_Spec tally_spec = {
     .slots = tally_slots,
 };
 
-/* -- Hit --------------------------------------------------------------------------------------- */
-
-typedef struct {
-    PyObject_HEAD
-    vectorcallfunc call;
-    PyObject *l1, *slow; /* an L1, and `Node.hit` */
-    PyTypeObject *entry_type, *lane_type;
-    Py_ssize_t entries, marks, hits;                         /* where fields are: of the L1, */
-    Py_ssize_t lane, deadline, bound, tags, frequency, bulk; /* of an entry, */
-    Py_ssize_t verified;                                     /* of a lane */
-} Hit;
-
-#define AT(object, offset) (*(PyObject **)((char *)(object) + (offset)))
-
-/* Where objects of this type have this field. */
-static int
-find_field(PyTypeObject *type, const char *name, Py_ssize_t *offset)
-{
-    PyObject *found = PyObject_GetAttrString((PyObject *)type, name);
-    if (found == NULL)
-        return -1;
-    int is_field = 0;
-    if (Py_IS_TYPE(found, &PyMemberDescr_Type)) {
-        const PyMemberDef *field = ((PyMemberDescrObject *)found)->d_member;
-        is_field = field->type == T_OBJECT_EX || field->type == T_OBJECT;
-        *offset = field->offset;
-    }
-    Py_DECREF(found);
-    if (!is_field)
-        PyErr_Format(PyExc_TypeError, "%s.%s is not a field", type->tp_name, name);
-    return is_field ? 0 : -1;
-}
-
-static int
-hit_find_fields(Hit *self)
-{
-    static const char *const entry_names[]
-        = {"lane", "deadline_ms", "bound_ms", "tags", "frequency", "bulk"};
-    Py_ssize_t *const entry_fields[] = {&self->lane, &self->deadline, &self->bound,
-                                        &self->tags, &self->frequency, &self->bulk};
-    for (size_t i = 0; i < sizeof(entry_names) / sizeof(*entry_names); i++)
-        if (find_field(self->entry_type, entry_names[i], entry_fields[i]) < 0)
-            return -1;
-    PyTypeObject *l1_type = Py_TYPE(self->l1);
-    if (find_field(l1_type, "entries", &self->entries) < 0
-        || find_field(l1_type, "marks", &self->marks) < 0
-        || find_field(l1_type, "hits", &self->hits) < 0)
-        return -1;
-    return find_field(self->lane_type, "verified_at_ms", &self->verified);
-}
-
-/* What a field holds, if it is a float. */
-static int
-is_float(PyObject *object, double *value)
-{
-    if (object == NULL || !PyFloat_CheckExact(object))
-        return 0;
-    *value = PyFloat_AS_DOUBLE(object);
-    return 1;
-}
-
-/* V3: whether this entry may be served at `now_ms` without a further look. Counts the hit. */
-static int
-is_usual(const Hit *self, PyObject *entry, double now_ms)
-{
-    if (!Py_IS_TYPE(entry, self->entry_type))
-        return 0;
-    PyObject *lane = AT(entry, self->lane), *tags = AT(entry, self->tags);
-    PyObject *frequency = AT(entry, self->frequency), *counted = AT(self->l1, self->hits);
-    double verified_ms, bound_ms, deadline_ms;
-    if (lane == NULL || !Py_IS_TYPE(lane, self->lane_type) || frequency == NULL || counted == NULL
-        || !is_float(AT(lane, self->verified), &verified_ms)
-        || !is_float(AT(entry, self->bound), &bound_ms)
-        || !is_float(AT(entry, self->deadline), &deadline_ms))
-        return 0;
-    if (!(now_ms - verified_ms <= bound_ms) || !(now_ms < deadline_ms))
-        return 0;
-    if (tags == NULL || !PyTuple_CheckExact(tags) || PyTuple_GET_SIZE(tags) != 0
-        || AT(self->l1, self->marks) != Py_None)
-        return 0;
-    if (!PyLong_CheckExact(frequency) || !PyLong_CheckExact(counted))
-        return 0;
-    long often = PyLong_AsLong(frequency);
-    long long hits = PyLong_AsLongLong(counted);
-    if (PyErr_Occurred()) {
-        PyErr_Clear();
-        return 0;
-    }
-    PyObject *now_often = often < MAX_FREQUENCY ? PyLong_FromLong(often + 1) : Py_NewRef(frequency);
-    PyObject *now_counted = PyLong_FromLongLong(hits + 1);
-    if (now_often == NULL || now_counted == NULL) {
-        Py_XDECREF(now_often);
-        Py_XDECREF(now_counted);
-        PyErr_Clear();
-        return 0;
-    }
-    AT(entry, self->frequency) = now_often;
-    AT(self->l1, self->hits) = now_counted;
-    Py_DECREF(frequency);
-    Py_DECREF(counted);
-    return 1;
-}
-
-/* The entry of `key`, iff it may be served (a new reference), or None; NULL: an error is set. */
-static PyObject *
-find(const Hit *self, PyObject *key, double now_ms)
-{
-    PyObject *entries = AT(self->l1, self->entries);
-    if (entries == NULL || !PyDict_CheckExact(entries)) {
-        PyErr_SetString(PyExc_TypeError, "the index of an L1 is a dict");
-        return NULL;
-    }
-    PyObject *entry = PyDict_GetItemWithError(entries, key);
-    if (entry == NULL)
-        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
-    if (is_usual(self, entry, now_ms))
-        return Py_NewRef(entry);
-    PyObject *now = PyFloat_FromDouble(now_ms);
-    if (now == NULL)
-        return NULL;
-    PyObject *found = PyObject_CallFunctionObjArgs(self->slow, key, now, NULL);
-    Py_DECREF(now);
-    return found;
-}
-
-static PyObject *
-hit_call(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *names)
-{
-    if (PyVectorcall_NARGS(nargsf) != 2 || names != NULL) {
-        PyErr_SetString(PyExc_TypeError, "a Hit takes a key and the time");
-        return NULL;
-    }
-    double now_ms = PyFloat_AsDouble(args[1]);
-    return now_ms == -1.0 && PyErr_Occurred() ? NULL : find((Hit *)callable, args[0], now_ms);
-}
-
-/* Hit(l1, slow, Entry, Lane) */
-static PyObject *
-hit_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
-{
-    PyObject *l1, *slow;
-    PyTypeObject *entry_type, *lane_type;
-    if (!PyArg_ParseTuple(args, "OOO!O!:Hit", &l1, &slow, &PyType_Type, &entry_type, &PyType_Type,
-                          &lane_type))
-        return NULL;
-    Hit *self = (Hit *)type->tp_alloc(type, 0);
-    if (self == NULL)
-        return NULL;
-    self->call = hit_call;
-    self->l1 = Py_NewRef(l1);
-    self->slow = Py_NewRef(slow);
-    self->entry_type = (PyTypeObject *)Py_NewRef(entry_type);
-    self->lane_type = (PyTypeObject *)Py_NewRef(lane_type);
-    if (hit_find_fields(self) < 0) {
-        Py_DECREF(self);
-        return NULL;
-    }
-    return (PyObject *)self;
-}
-
-static int
-hit_traverse(PyObject *object, visitproc visit, void *arg)
-{
-    Hit *self = (Hit *)object;
-    Py_VISIT(Py_TYPE(object));
-    Py_VISIT(self->l1);
-    Py_VISIT(self->slow);
-    Py_VISIT(self->entry_type);
-    Py_VISIT(self->lane_type);
-    return 0;
-}
-
-static void
-hit_dealloc(PyObject *object)
-{
-    Hit *self = (Hit *)object;
-    PyTypeObject *type = Py_TYPE(object);
-    PyObject_GC_UnTrack(object);
-    Py_XDECREF(self->l1);
-    Py_XDECREF(self->slow);
-    Py_XDECREF(self->entry_type);
-    Py_XDECREF(self->lane_type);
-    type->tp_free(object);
-    Py_DECREF(type);
-}
-
-static PyMemberDef hit_members[] = {
-    {"__vectorcalloffset__", T_PYSSIZET, offsetof(Hit, call), READONLY, NULL},
-    {NULL, 0, 0, 0, NULL},
-};
-
-static PyType_Slot hit_slots[] = {
-    {Py_tp_doc, "The short path to an entry of L1, as `Node.hit`."},
-    {Py_tp_new, hit_new},
-    {Py_tp_call, PyVectorcall_Call},
-    {Py_tp_traverse, hit_traverse},
-    {Py_tp_dealloc, hit_dealloc},
-    {Py_tp_members, hit_members},
-    {0, NULL},
-};
-
-static PyType_Spec hit_spec = {
-    .name = "coherenced.serve._quiet.Hit",
-    .basicsize = sizeof(Hit),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL
-             | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = hit_slots,
-};
-
-/* -- plain requests, as `wire.plain` ------------------------------------------------------------- */
-
-typedef struct {
-    const char *at;
-    Py_ssize_t size;
-} Span;
-
-/* "$<digits>\r\n" at `*p`: the number, and `*p` behind it; -1: it is not there, or in another form
- * than the usual one. */
-static Py_ssize_t
-take_length(const char **p, const char *end)
-{
-    const char *at = *p;
-    if (end - at < 4 || *at++ != '$')
-        return -1;
-    if (*at == '0' && at[1] != '\r')
-        return -1;
-    Py_ssize_t length = 0;
-    const char *first = at; /* nine digits: no chunk is longer, and every Py_ssize_t holds that */
-    while (at < end && *at >= '0' && *at <= '9' && at - first < 9)
-        length = 10 * length + (*at++ - '0');
-    if (at == first || end - at < 2 || at[0] != '\r' || at[1] != '\n')
-        return -1;
-    *p = at + 2;
-    return length;
-}
-
-/* So many bytes and "\r\n" at `*p`, and `*p` behind them. */
-static int
-take_bytes(const char **p, const char *end, Py_ssize_t size, Span *span)
-{
-    const char *at = *p;
-    if (end - at < size + 2 || at[size] != '\r' || at[size + 1] != '\n')
-        return 0;
-    *span = (Span){at, size};
-    *p = at + size + 2;
-    return 1;
-}
-
-/* Begins there a GET with one key? -> `*p` behind it */
-static int
-take_get(const char **p, const char *end, Span *key)
-{
-    static const char head[] = "*2\r\n$3\r\n";
-    const char *at = *p;
-    if (end - at < 20 || memcmp(at, head, 8) != 0)
-        return 0;
-    if (memcmp(at + 8, "GET\r\n", 5) != 0 && memcmp(at + 8, "get\r\n", 5) != 0)
-        return 0;
-    at += 13;
-    Py_ssize_t length = take_length(&at, end);
-    if (length < 1 || !take_bytes(&at, end, length, key))
-        return 0;
-    *p = at;
-    return 1;
-}
-
-/* Is all of it a SET without options? `bulk`: the value as a bulk string. */
-static int
-take_set(const char *at, const char *end, Span *key, Span *bulk)
-{
-    static const char head[] = "*3\r\n$3\r\n";
-    if (end - at < 26 || memcmp(at, head, 8) != 0)
-        return 0;
-    if (memcmp(at + 8, "SET\r\n", 5) != 0 && memcmp(at + 8, "set\r\n", 5) != 0)
-        return 0;
-    at += 13;
-    Py_ssize_t length = take_length(&at, end);
-    if (length < 1 || !take_bytes(&at, end, length, key))
-        return 0;
-    const char *value = at;
-    Span told;
-    length = take_length(&at, end);
-    if (length < 0 || !take_bytes(&at, end, length, &told) || at != end)
-        return 0;
-    *bulk = (Span){value, end - value};
-    return 1;
-}
-
 /* -- Quiet ------------------------------------------------------------------------------------- */
 
 typedef struct {
-    PyObject_HEAD
+    Socket socket; /* how it is read and written past the transport */
     PyObject *front, *transport;
     Tally *tally;
     PyObject *hit, *now_ms, *get, *submit; /* of the front's port */
@@ -459,6 +177,7 @@ quiet_init(PyObject *object, PyObject *args, PyObject *Py_UNUSED(kwargs))
         return -1;
     }
     self->tally = (Tally *)tally;
+    self->socket.fd = -1;
     self->front = Py_NewRef(front);
     return take_bounds(self);
 }
@@ -476,22 +195,65 @@ quiet_bound(PyObject *object, PyObject *Py_UNUSED(nothing))
     Py_RETURN_NONE;
 }
 
-/* Hand a reply to the socket. It may call anything, `pause_writing` among it. */
-static int
-hand_over(Quiet *self, State *module, PyObject *reply)
+/* transport.name(argument), or without one: what it returns. It may call anything, and the transport
+ * may be gone afterwards. */
+static PyObject *
+ask_transport(const Quiet *self, PyObject *name, PyObject *argument)
 {
     PyObject *transport = self->transport;
     if (transport == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "not connected yet");
-        return -1;
+        return NULL;
     }
     Py_INCREF(transport);
-    PyObject *args[] = {transport, reply};
-    PyObject *done = PyObject_VectorcallMethod(module->write, args,
-                                               2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+    PyObject *args[] = {transport, argument};
+    size_t number = argument == NULL ? 1 : 2;
+    PyObject *told = PyObject_VectorcallMethod(name, args, number | PY_VECTORCALL_ARGUMENTS_OFFSET,
+                                               NULL);
     Py_DECREF(transport);
-    Py_XDECREF(done);
-    return done == NULL ? -1 : 0;
+    return told;
+}
+
+static int
+tell_transport(const Quiet *self, PyObject *name, PyObject *argument)
+{
+    PyObject *told = ask_transport(self, name, argument);
+    Py_XDECREF(told);
+    return told == NULL ? -1 : 0;
+}
+
+/* Have the transport write it: what the socket does not take now waits there, and from now on all
+ * that comes behind, until the transport has written everything. */
+static int
+write_by_transport(Quiet *self, State *module, PyObject *data)
+{
+    if (tell_transport(self, module->write, data) < 0)
+        return -1;
+    if (self->socket.fd < 0)
+        return 0;
+    PyObject *told = ask_transport(self, module->unwritten, NULL);
+    Py_ssize_t unwritten = told == NULL ? -1 : PyLong_AsSsize_t(told);
+    Py_XDECREF(told);
+    self->socket.behind_transport = unwritten != 0;
+    return unwritten == -1 && PyErr_Occurred() ? -1 : 0;
+}
+
+/* Hand a reply to the socket. It may call anything, `pause_writing` among it. */
+static int
+hand_over(Quiet *self, State *module, PyObject *reply)
+{
+    Py_ssize_t sent = socket_send(&self->socket, PyBytes_AS_STRING(reply), PyBytes_GET_SIZE(reply));
+    if (sent == 0)
+        return write_by_transport(self, module, reply);
+    if (sent == PyBytes_GET_SIZE(reply))
+        return 0;
+    PyObject *rest = PyBytes_FromStringAndSize(PyBytes_AS_STRING(reply) + sent,
+                                               PyBytes_GET_SIZE(reply) - sent);
+    if (rest == NULL)
+        return -1;
+    int done = write_by_transport(self, module, rest);
+    Py_DECREF(rest);
+    return done;
 }
 
 static PyObject *
@@ -744,19 +506,12 @@ make_busy(Quiet *self, State *module)
     return done == NULL ? -1 : 0;
 }
 
-static PyObject *
-quiet_data_received(PyObject *object, PyObject *data)
+/* What the client has sent. `whole`: the same as an object, where there is one. */
+static int
+take_in(Quiet *self, State *module, const char *first, Py_ssize_t size, PyObject *whole)
 {
-    Quiet *self = (Quiet *)object;
-    State *module = state_of(object);
-    if (module == NULL)
-        return NULL;
-    if (!PyBytes_CheckExact(data)) {
-        PyErr_SetString(PyExc_TypeError, "what is received is bytes");
-        return NULL;
-    }
-    Py_ssize_t size = PyBytes_GET_SIZE(data), taken = 0;
-    const char *first = PyBytes_AS_STRING(data), *end = first + size, *at = first;
+    const char *end = first + size, *at = first;
+    Py_ssize_t taken = 0;
     if (self->state == QUIET) {
         Span key, bulk;
         int done = 0;
@@ -767,20 +522,176 @@ quiet_data_received(PyObject *object, PyObject *data)
         else
             taken = leading_hits(self, module, first, size);
         if (done < 0 || taken < 0)
-            return NULL;
+            return -1;
         if (done || taken == size)
-            Py_RETURN_NONE;
+            return 0;
     }
     if (make_busy(self, module) < 0)
-        return NULL;
-    PyObject *rest = taken == 0 ? Py_NewRef(data)
-                                : PyBytes_FromStringAndSize(first + taken, size - taken);
+        return -1;
+    PyObject *rest = taken == 0 && whole != NULL
+                         ? Py_NewRef(whole)
+                         : PyBytes_FromStringAndSize(first + taken, size - taken);
     if (rest == NULL)
-        return NULL;
-    PyObject *done = PyObject_CallMethodOneArg(object, module->received, rest);
+        return -1;
+    PyObject *done = PyObject_CallMethodOneArg((PyObject *)self, module->received, rest);
     Py_DECREF(rest);
-    return done;
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
 }
+
+static PyObject *
+quiet_data_received(PyObject *object, PyObject *data)
+{
+    State *module = state_of(object);
+    if (module == NULL)
+        return NULL;
+    if (!PyBytes_CheckExact(data)) {
+        PyErr_SetString(PyExc_TypeError, "what is received is bytes");
+        return NULL;
+    }
+    if (take_in((Quiet *)object, module, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), data) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+/* -- its socket -------------------------------------------------------------------------------- */
+
+/* An error that nobody has seen to, as a transport does with one of `data_received`: the connection
+ * is cut off, and it is logged. What is to end the process goes on. */
+static int
+fail(Quiet *self, State *module)
+{
+    if (PyErr_ExceptionMatches(PyExc_KeyboardInterrupt) || PyErr_ExceptionMatches(PyExc_SystemExit))
+        return -1;
+#if PY_VERSION_HEX >= 0x030c0000
+    PyObject *error = PyErr_GetRaisedException();
+#else
+    PyObject *type, *error, *trace;
+    PyErr_Fetch(&type, &error, &trace);
+    PyErr_NormalizeException(&type, &error, &trace);
+    if (trace != NULL)
+        PyException_SetTraceback(error, trace);
+    Py_XDECREF(type);
+    Py_XDECREF(trace);
+#endif
+    PyObject *done = PyObject_CallMethodOneArg((PyObject *)self, module->failed, error);
+    Py_XDECREF(error);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+static int
+socket_took(Socket *socket, const char *data, Py_ssize_t size)
+{
+    Quiet *self = (Quiet *)socket;
+    State *module = state_of((PyObject *)self);
+    if (module == NULL)
+        return -1;
+    return take_in(self, module, data, size, NULL) < 0 ? fail(self, module) : 0;
+}
+
+static int
+socket_ended(Socket *socket)
+{
+    Quiet *self = (Quiet *)socket;
+    State *module = state_of((PyObject *)self);
+    if (module == NULL)
+        return -1;
+    PyObject *told = PyObject_CallMethodNoArgs((PyObject *)self, module->eof_received);
+    int is_kept = told == NULL ? -1 : PyObject_IsTrue(told);
+    Py_XDECREF(told);
+    if (is_kept < 0 || (!is_kept && tell_transport(self, module->close, NULL) < 0))
+        return fail(self, module);
+    return 0;
+}
+
+static int
+socket_broke(Socket *socket)
+{
+    Quiet *self = (Quiet *)socket;
+    State *module = state_of((PyObject *)self);
+    return module == NULL ? -1 : tell_transport(self, module->abort, NULL);
+}
+
+/* use_socket(poller, fd): read and write it from now on; the transport reads no more. */
+static PyObject *
+quiet_use_socket(PyObject *object, PyObject *args)
+{
+    Quiet *self = (Quiet *)object;
+    State *module = state_of(object);
+    PyObject *poller;
+    int fd;
+    if (module == NULL
+        || !PyArg_ParseTuple(args, "O!i:use_socket", module->poller_type, &poller, &fd))
+        return NULL;
+    if (fd < 0 || self->socket.fd >= 0) {
+        PyErr_SetString(PyExc_ValueError, "a socket is used once");
+        return NULL;
+    }
+    PyObject *told = ask_transport(self, module->unwritten, NULL);
+    if (told == NULL)
+        return NULL;
+    self->socket.behind_transport = PyObject_IsTrue(told) != 0;
+    Py_DECREF(told);
+    self->socket.poller = (Poller *)Py_NewRef(poller);
+    self->socket.fd = fd;
+    Py_RETURN_NONE;
+}
+
+/* The transport has lost it. */
+static PyObject *
+quiet_leave_socket(PyObject *object, PyObject *Py_UNUSED(nothing))
+{
+    socket_leave(&((Quiet *)object)->socket);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+quiet_resume_reading(PyObject *object, PyObject *Py_UNUSED(nothing))
+{
+    Quiet *self = (Quiet *)object;
+    State *module = state_of(object);
+    if (module == NULL)
+        return NULL;
+    if (self->socket.poller != NULL && socket_watch(&self->socket) < 0) {
+        PyErr_Clear(); /* the kernel watches no more for this user: the transport may have room */
+        Py_CLEAR(self->socket.poller);
+    }
+    if (self->socket.poller == NULL && tell_transport(self, module->resume, NULL) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+quiet_pause_reading(PyObject *object, PyObject *Py_UNUSED(nothing))
+{
+    Quiet *self = (Quiet *)object;
+    State *module = state_of(object);
+    if (module == NULL)
+        return NULL;
+    if (self->socket.poller != NULL)
+        socket_unwatch(&self->socket);
+    else if (tell_transport(self, module->pause, NULL) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+quiet_write(PyObject *object, PyObject *data)
+{
+    State *module = state_of(object);
+    if (module == NULL)
+        return NULL;
+    if (!PyBytes_CheckExact(data)) {
+        PyErr_SetString(PyExc_TypeError, "what is written is bytes");
+        return NULL;
+    }
+    if (hand_over((Quiet *)object, module, data) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+/* -- what Python sees -------------------------------------------------------------------------- */
 
 static PyObject *
 quiet_leading_hits(PyObject *object, PyObject *data)
@@ -846,6 +757,7 @@ quiet_traverse(PyObject *object, visitproc visit, void *arg)
 {
     Quiet *self = (Quiet *)object;
     Py_VISIT(Py_TYPE(object));
+    Py_VISIT(self->socket.poller);
     Py_VISIT(self->front);
     Py_VISIT(self->transport);
     Py_VISIT(self->hit);
@@ -870,6 +782,7 @@ quiet_dealloc(PyObject *object)
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
     quiet_clear(object);
+    Py_XDECREF(self->socket.poller);
     Py_XDECREF(self->front);
     Py_XDECREF(self->tally);
     Py_XDECREF(self->hit);
@@ -900,6 +813,11 @@ static PyMethodDef quiet_methods[] = {
     {"leading_hits", quiet_leading_hits, METH_O, NULL},
     {"busy", quiet_busy, METH_NOARGS, NULL},
     {"bound", quiet_bound, METH_NOARGS, NULL},
+    {"_write", quiet_write, METH_O, NULL},
+    {"_pause_reading", quiet_pause_reading, METH_NOARGS, NULL},
+    {"_resume_reading", quiet_resume_reading, METH_NOARGS, NULL},
+    {"use_socket", quiet_use_socket, METH_VARARGS, NULL},
+    {"leave_socket", quiet_leave_socket, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -965,9 +883,19 @@ module_exec(PyObject *module)
         PyObject **to;
         const char *name;
     } names[] = {
-        {&state->bulk, "bulk"},           {&state->write, "write"},
-        {&state->received, "received"},   {&state->open_alone, "open_alone"},
-        {&state->fill_alone, "fill_alone"}, {&state->sample, "sample"},
+        {&state->bulk, "bulk"},
+        {&state->received, "received"},
+        {&state->open_alone, "open_alone"},
+        {&state->fill_alone, "fill_alone"},
+        {&state->sample, "sample"},
+        {&state->write, "write"},
+        {&state->unwritten, "get_write_buffer_size"},
+        {&state->pause, "pause_reading"},
+        {&state->resume, "resume_reading"},
+        {&state->close, "close"},
+        {&state->abort, "abort"},
+        {&state->eof_received, "eof_received"},
+        {&state->failed, "failed"},
     };
     for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
         if ((*names[i].to = PyUnicode_InternFromString(names[i].name)) == NULL)
@@ -995,6 +923,7 @@ module_exec(PyObject *module)
         return -1;
     if (add_type(module, &tally_spec, &state->tally_type) < 0
         || add_type(module, &hit_spec, &state->hit_type) < 0
+        || add_type(module, &poller_spec, &state->poller_type) < 0
         || add_type(module, &quiet_spec, NULL) < 0)
         return -1;
     return PyModule_AddIntConstant(module, "SOURCE", SOURCE);
@@ -1006,6 +935,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     State *state = PyModule_GetState(module);
     Py_VISIT(state->tally_type);
     Py_VISIT(state->hit_type);
+    Py_VISIT(state->poller_type);
     Py_VISIT(state->set_type);
     Py_VISIT(state->boottime_ms);
     return 0;
@@ -1017,6 +947,7 @@ module_clear(PyObject *module)
     State *state = PyModule_GetState(module);
     Py_CLEAR(state->tally_type);
     Py_CLEAR(state->hit_type);
+    Py_CLEAR(state->poller_type);
     Py_CLEAR(state->set_type);
     Py_CLEAR(state->boottime_ms);
     Py_CLEAR(state->done);
@@ -1024,11 +955,18 @@ module_clear(PyObject *module)
     Py_CLEAR(state->nil2);
     Py_CLEAR(state->nil3);
     Py_CLEAR(state->bulk);
-    Py_CLEAR(state->write);
     Py_CLEAR(state->received);
     Py_CLEAR(state->open_alone);
     Py_CLEAR(state->fill_alone);
     Py_CLEAR(state->sample);
+    Py_CLEAR(state->write);
+    Py_CLEAR(state->unwritten);
+    Py_CLEAR(state->pause);
+    Py_CLEAR(state->resume);
+    Py_CLEAR(state->close);
+    Py_CLEAR(state->abort);
+    Py_CLEAR(state->eof_received);
+    Py_CLEAR(state->failed);
     return 0;
 }
 

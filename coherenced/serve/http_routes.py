@@ -37,6 +37,7 @@ from coherenced.serve.http_parameters import (
     REPLICAS,
     TAGS,
     TOKEN,
+    TTL,
     Parameter,
 )
 from coherenced.serve.problem import Problem
@@ -123,7 +124,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "but for application/octet-stream and application/x-www-form-urlencoded.",
         {200: _WRITTEN, 202: _NOT_EVERYWHERE},
         _WRITE_PROBLEMS,
-        (KEY, LIFETIME, TAGS, ACK, ACK_TIMEOUT, REPLICAS, IF_MATCH, IF_ABSENT),
+        (KEY, TTL, TAGS, ACK, ACK_TIMEOUT, REPLICAS, IF_MATCH, IF_ABSENT),
         ANY_BYTES,
     ),
     Route(
@@ -174,8 +175,8 @@ ROUTES: Final[tuple[Route, ...]] = (
         "Listen to invalidations",
         "Server-Sent Events. `invalidation`: one record, its id is the version. `node`: something "
         "that happened on this node (a gap, a drop, a fencing…), without an id. `reset`: what came "
-        "after Last-Event-ID is no longer in the log, or the node had to pass over some. "
-        "`overflow`: this listener was too slow; the stream ends.",
+        "after Last-Event-ID is no longer held. `overflow`: this listener was too slow; the "
+        "stream ends.",
         {200: Answer("The stream.", "text/event-stream")},
         (400, 503),
         (LAST_EVENT_ID,),
@@ -263,8 +264,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "/v1/explain/{key}",
         http_node.explain,
         "Explain a key",
-        'Why this key would be served from where. Names that are not UTF-8 are `{"base64": ...}`, '
-        "as everywhere.",
+        "Why this key would be served from where.",
         {200: Answer("The explanation.", dict[str, Any])},
         (400, 403, 404, 413),
         (KEY,),

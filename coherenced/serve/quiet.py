@@ -21,6 +21,7 @@ from coherenced.serve.quiet_pure import (
     QUIET,
     SETTING,
     TURN_BYTES,
+    Poller,
     Quiet,
     Tally,
     boottime_ms,
@@ -39,6 +40,7 @@ __all__ = [
     "QUIET",
     "SETTING",
     "TURN_BYTES",
+    "Poller",
     "Quiet",
     "Tally",
     "boottime_ms",
@@ -61,8 +63,29 @@ if not TYPE_CHECKING and OFF not in os.environ:
     else:
         NATIVE, Tally, boottime_ms = True, _native.Tally, _native.boottime_ms
 
+        class Poller(_native.Poller):
+            __slots__ = ("_loop",)
+
+            def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+                self._loop = loop
+                loop.add_reader(self.fileno(), self.turn)
+
+            def close(self) -> None:
+                if (fd := self.fileno()) >= 0:
+                    self._loop.remove_reader(fd)
+                super().close()
+
         class Quiet(_native.Quiet, asyncio.Protocol):
             __slots__ = ()
+
+            def take_socket(self) -> bool:
+                transport, poller = self._transport, self.front.poller
+                sock = transport.get_extra_info("socket")
+                if poller is None or sock is None or transport.is_closing():
+                    return False
+                transport.pause_reading()
+                self.use_socket(poller, sock.fileno())
+                return True
 
 
 def hit_of(node: Node) -> Callable[[bytes, float], Entry | None]:

@@ -74,6 +74,17 @@ class Tally:
         """At so many requests the latency of hits is measured next."""
 
 
+class Poller:
+    """What reads the sockets of a front's connections where these are compiled. Here their
+    transports do."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Compiled it raises OSError where there are too many open files."""
+
+    def close(self) -> None:
+        """Nothing is read any more."""
+
+
 class Quiet(asyncio.Protocol):
     """One connection, as long as it is quiet. What it is else: the class that is made of it."""
 
@@ -133,6 +144,30 @@ class Quiet(asyncio.Protocol):
         """The answer to what `open_alone` has given a slot."""
         raise NotImplementedError
 
+    def failed(self, error: BaseException) -> None:
+        """`received`, or what it has called, has raised this: compiled only, where no transport
+        sees to it."""
+        raise NotImplementedError
+
+    # -- its socket: here it is the transport's, compiled it is read and written past that ----
+
+    def take_socket(self) -> bool:
+        """Compiled: whether the front's `Poller` is to read the socket from now on, once that is
+        resumed."""
+        return False
+
+    def leave_socket(self) -> None:
+        """The connection is lost."""
+
+    def _write(self, data: bytes) -> None:
+        self._transport.write(data)
+
+    def _pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        self._transport.resume_reading()
+
     # -- as long as it is quiet -------------------------------------------------------------
 
     def busy(self) -> None:
@@ -154,7 +189,7 @@ class Quiet(asyncio.Protocol):
             if entry is not None:
                 bulk, tally = entry.bulk, self.tally
                 tally.requests = requests = tally.requests + 1
-                self._transport.write(resp.NIL3 if self.resp3 and bulk == resp.NIL2 else bulk)
+                self._write(resp.NIL3 if self.resp3 and bulk == resp.NIL2 else bulk)
                 if requests >= tally.sample_at:
                     self.front.sample(now_ms)
                 return
@@ -189,11 +224,11 @@ class Quiet(asyncio.Protocol):
             self.state = QUIET
             reply = resp.NIL3 if self.resp3 and outcome == resp.NIL2 else outcome
             self._reply_bytes += (len(reply) - self._reply_bytes) >> 3
-            self._transport.write(reply)
+            self._write(reply)
         elif state == SETTING and outcome == OK:
             self.state = QUIET
             self._reply_bytes += (len(resp.OK) - self._reply_bytes) >> 3
-            self._transport.write(resp.OK)
+            self._write(resp.OK)
         else:
             self.busy()
             self.fill_alone(outcome)
@@ -219,7 +254,7 @@ class Quiet(asyncio.Protocol):
             if sum(map(len, bulks)) > PIECE_BYTES:
                 number = self._write_pieces(bulks)
             else:
-                self._transport.write(b"".join(bulks))
+                self._write(b"".join(bulks))
             done = ends[number - 1]
             tally.requests += number
             if len(bulks) < len(keys):
@@ -233,5 +268,5 @@ class Quiet(asyncio.Protocol):
         number = 0
         while number < len(replies) and not self._paused:
             start, number = number, number + piece_of(replies[number:])
-            self._transport.write(b"".join(replies[start:number]))
+            self._write(b"".join(replies[start:number]))
         return number

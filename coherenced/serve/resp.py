@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from coherenced.serve.quiet import Tally
+from coherenced.serve.quiet import Poller, Tally
 from coherenced.serve.resp_connection import RespConnection
 from coherenced.serve.resp_leases import Borrowers
 from coherenced.serve.resp_settings import RespSettings
@@ -48,6 +48,8 @@ class RespFront:
         self.errors = self.accepted = self.rejected = 0
         self.overflows = 0
         """Connections cut off because their client did not read."""
+        self.poller: Poller | None = None
+        """Once it listens."""
         self._observe_ms = observe_ms
         self._listening: list[asyncio.AbstractServer] = []
         self._refused: set[RespConnection] = set()
@@ -60,6 +62,7 @@ class RespFront:
     async def listen(self, sockets: Sequence[socket.socket]) -> None:
         """Accept on these bound sockets (Unix or TCP); they are closed with the front."""
         loop = asyncio.get_running_loop()
+        self.poller = Poller(loop)
         for sock in sockets:
             server: asyncio.AbstractServer
             if sock.family == socket.AF_UNIX:
@@ -104,6 +107,8 @@ class RespFront:
                     connection.abort()
         for connection in tuple(self._refused):
             connection.abort()
+        if self.poller is not None:
+            self.poller.close()
 
     # -- connections ------------------------------------------------------------------
 

@@ -153,8 +153,15 @@ class ReplyFlow(Quiet):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=self.front.settings.pause_bytes)
         self._resize_window()
+        if self.front.poller is not None:
+            self.front.soon(self._settle_in)  # the transport begins to read behind this
+
+    def _settle_in(self) -> None:
+        if not self.lost and self.take_socket() and self._reading:
+            self._resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.leave_socket()
         self.state = BUSY
         self.lost = self._deaf = self._stopped = True
         self._slots.clear()
@@ -255,7 +262,7 @@ class ReplyFlow(Quiet):
             # The usual case: nothing else of this client is under way.
             slots.clear()
             self._tail = self._out
-            self._transport.write(data)
+            self._write(data)
             self.rest()
             return
         slot.data = data
@@ -321,7 +328,7 @@ class ReplyFlow(Quiet):
             else:
                 data = out[0] if len(out) == 1 else b"".join(out)
                 out.clear()
-                self._transport.write(data)
+                self._write(data)
         if self._ending and not self._slots and not self._queue:
             self._end()
 
@@ -332,7 +339,7 @@ class ReplyFlow(Quiet):
             piece = piece_of(out)
             data = b"".join(out[:piece])
             del out[:piece]
-            self._transport.write(data)
+            self._write(data)
         self._weighed = 0
         if out:
             self._wait_for_reader()
@@ -382,9 +389,9 @@ class ReplyFlow(Quiet):
         if wanted != self._reading and not self.lost:
             self._reading = wanted
             if wanted:
-                self._transport.resume_reading()
+                self._resume_reading()
             else:
-                self._transport.pause_reading()
+                self._pause_reading()
 
     # -- the end ------------------------------------------------------------------------
 
@@ -412,6 +419,12 @@ class ReplyFlow(Quiet):
         if not self._running:
             self._flush()
 
+    def failed(self, error: BaseException) -> None:
+        loop = asyncio.get_running_loop()
+        told = {"message": "a request could not be taken in", "exception": error, "protocol": self}
+        loop.call_exception_handler(told)
+        self.abort()
+
     def abort(self) -> None:
         """Hang up now."""
         self.end()
@@ -424,7 +437,7 @@ class ReplyFlow(Quiet):
             self._ending = "gone"
             if not self._reading:
                 self._reading = True
-                transport.resume_reading()
+                self._resume_reading()
             transport.write_eof()
             linger_s = self.front.settings.linger_ms / 1e3
             asyncio.get_running_loop().call_later(linger_s, transport.abort)

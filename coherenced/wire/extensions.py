@@ -12,8 +12,7 @@
 
 Milliseconds in answers are bulk strings with three decimals. An asked level that is not
 reached in time is an error: NOACK committed VERSION missing=NODE,NODE. COH.NODES, COH.STATS,
-COH.EXPLAIN and COH.PAGE answer one bulk string, JSON, the same that HTTP gives (and what is not
-UTF-8 as `names` has it).
+COH.EXPLAIN and COH.PAGE answer one bulk string, JSON, the same that HTTP gives.
 
 Where keys come first (COH.DEL) options are recognised at the end only, each once.
 """

@@ -15,60 +15,15 @@ import msgspec
 import pytest
 import redis
 import redis.asyncio
-import uvloop
 
 from coherenced.serve.listeners import raise_file_limit, unix_socket
 from coherenced.serve.resp import RespFront, serve_resp
 from coherenced.serve.resp_settings import RespSettings
 from tests.serve.resp_rig import RespPort, decoded, packed
+from tests.serve.running import Running, read_all, read_some
 from tests.servers import wait_until
 
 SETTINGS = RespSettings(linger_ms=200, node="n1", version="1.2.3")
-
-
-class Running:
-    """A front on a uvloop of its own, in a thread: clients here may block."""
-
-    def __init__(self, path: Path, settings: RespSettings) -> None:
-        self.path = path
-        self.port = RespPort()
-        self.settings = settings
-        self.front: RespFront
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-
-    def _serve(self) -> None:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(self._main())
-
-    async def _main(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self._stop = asyncio.Event()
-        listening = [unix_socket(self.path, 0o600), socket.create_server(("127.0.0.1", 0))]
-        self.tcp_port = listening[1].getsockname()[1]
-        self.front = await serve_resp(self.port, listening, self.settings)  # type: ignore[arg-type]
-        self._ready.set()
-        await self._stop.wait()
-        await self.front.close(1.0)
-
-    def start(self) -> None:
-        self._thread.start()
-        assert self._ready.wait(10)
-
-    def stop(self) -> None:
-        self.loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
-        assert not self._thread.is_alive()
-
-    def connect(self, timeout_s: float = 10.0) -> socket.socket:
-        client = socket.socket(socket.AF_UNIX)
-        client.settimeout(timeout_s)
-        try:
-            client.connect(str(self.path))
-        except OSError:
-            client.close()
-            raise
-        return client
 
 
 @pytest.fixture
@@ -79,13 +34,6 @@ def running(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Running]
         yield running
     finally:
         running.stop()
-
-
-def read_all(client: socket.socket) -> bytes:
-    data = b""
-    while chunk := client.recv(1 << 16):
-        data += chunk
-    return data
 
 
 # -- real clients -----------------------------------------------------------------------
@@ -160,13 +108,6 @@ def test_a_thousand_idle_connections(running: Running) -> None:
             one_more.sendall(packed("SET k v", "GET k"))
             assert read_some(one_more, 12) == b"+OK\r\n$1\r\nv\r\n"
     wait_until(lambda: not running.front.connections)
-
-
-def read_some(client: socket.socket, count: int) -> bytes:
-    data = b""
-    while len(data) < count:
-        data += client.recv(count - len(data))
-    return data
 
 
 def resident_bytes() -> int:
