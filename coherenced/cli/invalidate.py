@@ -143,7 +143,10 @@ def invalidate(
 ) -> int:
     """Make every node drop what it holds of these keys, tags and prefixes.
 
-    Values in Redis stay as they are. Prints who acknowledged, and how long each took.
+    Plain values stay in Redis as they are; cache entries (stored with tags, by a loader, or
+    over HTTP with a Content-Type) are gone from there, too. Prints who acknowledged, and how
+    long each took.
+
     Exit code 3: sent, but not everyone has acknowledged in time; they are listed.
     """
     if redis_url is not None and via == "socket":

@@ -12,6 +12,9 @@ from coherenced.errors import UsageError
 
 MOST_REPLICAS: Final = 1000
 """Redis replicas that a write can wait for."""
+MOST_STALENESS_MS: Final = 1e15
+LONGEST_SILENCE_S: Final = 1e6
+"""More is no time to wait for an answer, and more than the system calls take."""
 
 K = TypeVar("K")
 
@@ -50,6 +53,25 @@ def number(what: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         raise UsageError(f"{what} is a number, not {value!r}")
     return value
+
+
+def staleness(ms: float) -> float:
+    """`max_staleness_ms`, if it can be one."""
+    if not 0 <= number("max_staleness_ms", ms) < MOST_STALENESS_MS:
+        raise UsageError(
+            f"max_staleness_ms is 0 (linearizable) or more milliseconds, below 1e15, not {ms!r}"
+        )
+    return ms
+
+
+def silence(seconds: float) -> float:
+    """A client's `timeout`, if it can be one."""
+    if not 0 < number("timeout", seconds) <= LONGEST_SILENCE_S:
+        raise UsageError(
+            f"timeout is a number of seconds above 0, at most {LONGEST_SILENCE_S:.0f}, "
+            f"not {seconds!r}"
+        )
+    return seconds
 
 
 def milliseconds(what: str, seconds: float) -> bytes:

@@ -17,9 +17,9 @@ from coherenced.client.arguments import (
     key_bytes,
     key_list,
     milliseconds,
-    number,
     sectioned,
     several,
+    staleness,
     write_options,
 )
 from coherenced.client.decoding import Decoding
@@ -67,7 +67,7 @@ class Calls:
         l0: L0 | None = None,
     ) -> None:
         self.serializer = serializer_of(serializer)
-        self._max_staleness_ms = max_staleness_ms
+        self._max_staleness_ms = None if max_staleness_ms is None else staleness(max_staleness_ms)
         self._session = session
         self._misses_when_unavailable = misses_when_unavailable
         self._l0 = l0
@@ -198,6 +198,9 @@ class Calls:
     ) -> Request[Version]:
         """Store `value` for `ttl` seconds (None: for ever), and return its version.
 
+        With `tags` it is a cache entry: it lives for at most 30 days, and what invalidates it
+        ends it in Redis, too.
+
         `ack`: "none", "redis", "quorum", "all" or a number of nodes that must have dropped
         the old value, within `timeout` seconds; else `NotAcknowledged` is raised, and the
         value is stored all the same. `replicas`: so many Redis replicas must have it too, within
@@ -234,7 +237,7 @@ class Calls:
         Not for what changes a connection, as MULTI does: other calls share it.
         """
         command = tuple(
-            key_bytes(word if isinstance(word, str | bytes) else str(word)) for word in words
+            key_bytes(str(word) if isinstance(word, int | float) else word) for word in words
         )
         if not command:
             raise UsageError("execute takes a command and its arguments")
@@ -259,6 +262,8 @@ class Calls:
 
         Not atomic: when it raises, some of them may be stored.
         """
+        if not isinstance(items, Mapping):
+            raise UsageError(f"set_many takes a mapping from key to value, not {items!r:.40}")
         options, labels = write_options(ack, timeout, replicas), key_list(tags)
         commands = (
             self._set_command(key, value, ttl, labels, options) for key, value in items.items()
@@ -295,7 +300,8 @@ class Calls:
     ) -> Request[Invalidation]:
         """Make every node drop what it holds of these keys, tags and prefixes, or everything.
 
-        Values in Redis stay as they are. Errors: as `set`.
+        Plain values stay in Redis as they are; cache entries (stored with tags, by a loader, or
+        over HTTP with a Content-Type) are gone from there, too. Errors: as `set`.
         """
         targets = [
             *((b"KEYS", name) for name in key_list(keys)),
@@ -344,9 +350,7 @@ class Calls:
         if max_staleness_ms is None:
             max_staleness_ms = self._max_staleness_ms
         if max_staleness_ms is not None:
-            if not 0 <= number("max_staleness_ms", max_staleness_ms) < 1e15:
-                raise UsageError("max_staleness_ms is 0 (linearizable) or more milliseconds")
-            options = (b"MAXSTALE", b"%d" % max_staleness_ms)
+            options = (b"MAXSTALE", b"%d" % staleness(max_staleness_ms))
         if min_version is None and self._session is not None:
             min_version = self._session.token
         if min_version:

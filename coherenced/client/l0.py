@@ -28,7 +28,7 @@ from functools import partial
 from threading import Lock
 from typing import Any, Final, Literal
 
-from coherenced.client.arguments import number
+from coherenced.client.arguments import staleness
 from coherenced.client.copies import Copy, Note
 from coherenced.client.hits import NATIVE
 from coherenced.client.pure import BOOTTIME as BOOTTIME
@@ -91,7 +91,7 @@ class L0:
         self._max_entries = max_entries
         self._max_bytes = max_bytes
         self._shared = values == "shared"
-        self._bound_ns = None if bound_ms is None else int(bound_ms * 1e6)
+        self._bound_ns = None if bound_ms is None else int(staleness(bound_ms) * 1e6)
         self._retry_s = 0.0
         self._past_hits = 0
         self._lock = Lock()
@@ -105,7 +105,7 @@ class L0:
         """`find`, under the terms that a call was given."""
         if not self.copies:
             return None
-        if max_staleness_ms is not None and not number("max_staleness_ms", max_staleness_ms) > 0:
+        if max_staleness_ms is not None and not staleness(max_staleness_ms) > 0:
             return None
         token = self._token() if min_version is None else min_version
         try:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, Self, TypeVar, Unpack
 
 from coherenced.client.address import parse_address
-from coherenced.client.arguments import Key, number
+from coherenced.client.arguments import Key, silence
 from coherenced.client.blocking import Driver
 from coherenced.client.copies import Copy
 from coherenced.client.core import ONE_EACH, Calls, K, documented
@@ -82,12 +82,10 @@ class Client:
         l0_max_bytes: int = MAX_BYTES,
         l0_values: Values = "copy",
     ) -> None:
-        if not number("timeout", timeout) > 0:
-            raise UsageError("timeout is a number of seconds above 0")
         if max_connections < 1:
             raise UsageError("max_connections is at least 1")
         self._address = None if address is None else parse_address(address)
-        self._timeout_s = timeout
+        self._timeout_s = silence(timeout)
         self._max_connections = max_connections
         shared = Session() if session else None
         forgives = on_unavailable != "raise"

@@ -118,7 +118,11 @@ class KeepingAbsent:
 
 def keeping_absent(serializer: Serializer) -> Serializer:
     """`serializer`, if it reads `ABSENT` as None by itself, else in a coat that does."""
-    return serializer if isinstance(serializer, Msgpack | Raw) else KeepingAbsent(serializer)
+    if isinstance(serializer, Msgpack | Raw):
+        return serializer
+    if not (hasattr(serializer, "dumps") and hasattr(serializer, "loads")):
+        raise UsageError(f"serializer= has dumps and loads, {type(serializer).__name__} has not")
+    return KeepingAbsent(serializer)
 
 
 def serializer_of(given: Serializer | None) -> Serializer:

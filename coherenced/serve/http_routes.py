@@ -121,7 +121,9 @@ ROUTES: Final[tuple[Route, ...]] = (
         http_keys.put,
         "Write a value",
         "The body's bytes become the value; every node drops its copy. The Content-Type is kept, "
-        "but for application/octet-stream and application/x-www-form-urlencoded.",
+        "but for application/octet-stream and application/x-www-form-urlencoded. With a "
+        "Content-Type that is kept, or with tags, the value is a cache entry: it lives for at most "
+        "30 days, and what invalidates it ends it in Redis, too.",
         {200: _WRITTEN, 202: _NOT_EVERYWHERE},
         _WRITE_PROBLEMS,
         (KEY, TTL, TAGS, ACK, ACK_TIMEOUT, REPLICAS, IF_MATCH, IF_ABSENT),
@@ -162,8 +164,8 @@ ROUTES: Final[tuple[Route, ...]] = (
         "/v1/invalidations",
         http_bulk.invalidate,
         "Invalidate",
-        "Every node drops these keys, tags, prefixes, or everything; Redis keeps its values, but "
-        "for those whose tags are named.",
+        "Every node drops these keys, tags, prefixes, or everything. Redis keeps plain values; "
+        "cache entries (stored with tags, a Content-Type, or by a loader) end there, too.",
         {200: _WRITTEN, 202: _NOT_EVERYWHERE},
         _BULK_PROBLEMS,
         body=http_schema.Invalidate,

@@ -55,9 +55,9 @@ def command(connection: RespConnection, request: Request) -> bytes:
 
 def _described(c: Command) -> list[resp.Value]:
     """One command as in COMMAND INFO: ten fields, the last four empty."""
-    flags = [resp.Status(flag.encode()) for flag in c.flags]
+    flags, none = resp.Set(resp.Status(flag.encode()) for flag in c.flags), resp.Set()
     first, last, step = c.keys
-    return [c.name, c.arity, flags, first, last, step, [], [], [], []]
+    return [c.name, c.arity, flags, first, last, step, none, none, none, []]
 
 
 def _documented(c: Command) -> dict[bytes, resp.Value]:

@@ -77,9 +77,13 @@ def reset(connection: RespConnection, request: Request) -> bytes:
 
 def select(connection: RespConnection, request: Request) -> bytes:
     try:
-        number = whole_number(request[1], -(1 << 31), (1 << 31) - 1)
+        number = whole_number(request[1], -_INT64, _INT64 - 1)
     except UsageError as error:
         return resp.error(f"ERR {error}")
+    if not -(1 << 31) <= number < 1 << 31:
+        return resp.error(
+            "ERR value is out of range, value must between -2147483648 and 2147483647"
+        )
     if number in (0, connection.front.settings.database):
         return resp.OK
     return resp.error("ERR DB index is out of range")
@@ -257,7 +261,7 @@ def _client_caching(connection: RespConnection, request: Request) -> bytes:
 
 def _client_trackinginfo(connection: RespConnection, request: Request) -> bytes:
     told: dict[bytes, resp.Value] = {
-        b"flags": (b"off",),
+        b"flags": resp.Set((b"off",)),
         b"redirect": -1,
         b"prefixes": (),
     }

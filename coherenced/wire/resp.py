@@ -73,6 +73,12 @@ def verbatim(text: bytes, resp3: bool) -> bytes:
     return bulk(text)
 
 
+class Set(tuple["Value", ...]):
+    """What `encode` writes as a set in RESP3 and as an array in RESP2."""
+
+    __slots__ = ()
+
+
 Value = None | bool | int | float | bytes | str | Sequence["Value"] | Mapping[bytes, "Value"]
 
 
@@ -91,8 +97,8 @@ def encode(value: Value, resp3: bool) -> bytes:
     if isinstance(value, float):
         return bulk(repr(value).encode())
     if isinstance(value, Mapping):
-        items: Iterable[Value] = (part for pair in value.items() for part in pair)
-        body = b"".join(encode(item, resp3) for item in items)
+        parts: Iterable[Value] = (part for pair in value.items() for part in pair)
+        body = b"".join(encode(part, resp3) for part in parts)
         return (
             b"%%%d\r\n%b" % (len(value), body)
             if resp3
@@ -102,7 +108,10 @@ def encode(value: Value, resp3: bool) -> bytes:
                 body,
             )
         )
-    return array([encode(item, resp3) for item in value])
+    items = [encode(item, resp3) for item in value]
+    if resp3 and isinstance(value, Set):
+        return b"~%d\r\n%b" % (len(items), b"".join(items))
+    return array(items)
 
 
 def reply(value: Reply, resp3: bool) -> bytes:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from math import inf
 from typing import Any
 
 import pytest
@@ -154,6 +155,12 @@ def test_arguments_of_the_wrong_type_are_told_in_one_line(connect: Connect) -> N
         (lambda: cache.set("k", 1, ttl=None, timeout="x"), "timeout is a number, not 'x'"),
         (lambda: cache.set("k", 1, tags=5), "give a list of names, not 5"),
         (lambda: connect(timeout="x"), "timeout is a number, not 'x'"),
+        (lambda: connect(timeout=inf), "timeout is a number of seconds above 0, at most"),
+        (lambda: connect(max_staleness_ms="x"), "max_staleness_ms is a number, not 'x'"),
+        (lambda: connect(max_staleness_ms=inf), "max_staleness_ms is 0 (linearizable) or more"),
+        (lambda: connect(serializer=5), "serializer= has dumps and loads, int has not"),
+        (lambda: cache.set_many([("k", 1)]), "set_many takes a mapping from key to value, not"),
+        (lambda: cache.execute("SET", "k", None), "a key is str or bytes, not NoneType"),
     ]
     for call, told in wrong:
         with pytest.raises(UsageError) as caught:

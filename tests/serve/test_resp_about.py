@@ -30,6 +30,15 @@ def test_one_command(client: Client) -> None:
     assert client.raw() == b"*1\r\n$-1\r\n"
 
 
+def test_what_is_a_set_in_resp3(client: Client) -> None:
+    client.ask("HELLO 3")
+    client.send("CLIENT TRACKINGINFO")
+    assert client.raw().startswith(b"%3\r\n$5\r\nflags\r\n~1\r\n$3\r\noff\r\n")
+    client.send("COMMAND INFO get")
+    told = b"~2\r\n+readonly\r\n+fast\r\n:1\r\n:1\r\n:1\r\n~0\r\n~0\r\n~0\r\n*0\r\n"
+    assert client.raw().endswith(told)
+
+
 def test_docs_in_both_protocols(client: Client) -> None:
     docs = client.ask("COMMAND DOCS get nosuch COH.GET")
     assert docs[::2] == [b"get", b"coh.get"]

@@ -34,6 +34,7 @@ def test_every_command_without_a_planner_has_a_handler() -> None:
 
 SAME_AS_REDIS = [
     *("PING", "PING hello", "PING a b", "ECHO x", "ECHO", "SELECT 0", "SELECT x", "SELECT 99"),
+    *("SELECT 99999999999", f"SELECT {1 << 63}", f"SELECT {-1 << 31}", f"SELECT {1 << 31}"),
     *("SELECT -1", "AUTH x", "AUTH default x", "AUTH foo x", "AUTH a b c", "RESET", "RESET x"),
     *("HELLO x", "HELLO 4", "HELLO 3 foo", "HELLO 2 SETNAME", "HELLO 3 AUTH foo bar"),
     *("CLIENT GETNAME", "CLIENT SETNAME x", "CLIENT NO-EVICT on", "CLIENT NO-EVICT x"),
