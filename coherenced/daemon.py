@@ -80,6 +80,7 @@ class Daemon:
 
     def __init__(self, loaded: Loaded, reload: Callable[[], Loaded] | None = None) -> None:
         self.config = loaded.config
+        self._read_from = str(loaded.file or "no file")
         self._reload = reload
         self._log = logs.get("daemon")
         self._notify = Notifier(os.environ, os.getpid())
@@ -87,6 +88,8 @@ class Daemon:
         self._namespaces = Namespaces(*policies(self.config))
         self._host: Host | None = None
         self._warmth: Warmth | None = None
+        self._serving = ""
+        """What systemd is told once the node has joined; empty before."""
         self._rebound: Callable[[], None] | None = None
         """Has the sockets' servers take over the limits of the configuration."""
 
@@ -94,6 +97,7 @@ class Daemon:
         """Open everything, run until told to stop, close everything. Returns the exit code."""
         self._handle_signals()
         config = self.config
+        self._log.info("starting", version=coherenced.__version__, configuration=self._read_from)
         paths = config.paths(os.environ, os.getuid())
         prepare_runtime_dir(paths.runtime_dir, os.getuid())
         async with contextlib.AsyncExitStack() as opened:
@@ -221,7 +225,8 @@ class Daemon:
         if host.outbound is not None:
             host.outbound.replay()
         host.report("ready", {"socket": str(paths.socket), "http": str(paths.http_socket)})
-        self._notify.ready(f"serving on {paths.socket}")
+        self._serving = f"serving on {paths.socket}"
+        self._notify.ready(self._serving)
         if self._warmth is not None:
             await self._warmth.run(host)
 
@@ -258,21 +263,16 @@ class Daemon:
         """Reload what can be reloaded; say what cannot."""
         if self._reload is None or self._host is None:
             return
-        self._notify.reloading()
+        if self._serving:
+            self._notify.reloading()
+        refused = ""
         try:
-            fresh = self._reload().config
+            self._apply(diff(self.config, self._reload().config))
         except ConfigError as error:
             self._log.error("not reloaded: the configuration is wrong", detail=str(error))
-            self._notify.ready("not reloaded: the configuration is wrong")
-            return
-        try:
-            change = diff(self.config, fresh)
-        except ConfigError as error:
-            self._log.error("not reloaded", detail=str(error))
-            self._notify.ready("not reloaded")
-            return
-        self._apply(change)
-        self._notify.ready()
+            refused = "; not reloaded: the configuration is wrong"
+        if self._serving:  # else it has not joined yet, and will say so when it has
+            self._notify.ready(self._serving + refused)
 
     def _apply(self, change: Diff) -> None:
         host, namespaces = self._host, self._namespaces
@@ -349,7 +349,7 @@ def run(loaded: Loaded, reload: Callable[[], Loaded] | None = None) -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(Daemon(loaded, reload).serve())
     except CoherencedError as error:
-        logs.get("daemon").error("cannot_run", detail=str(error))
+        logs.get("daemon").error("cannot run", detail=str(error))
         return error.exit_code
     except KeyboardInterrupt:
         return 0

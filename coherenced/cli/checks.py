@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from msgspec import structs
+from msgspec import convert, structs
 
 import coherenced
 from coherenced.errors import CoherencedError, Unreachable
@@ -168,7 +168,7 @@ def daemon(address: Address, timeout_s: float = 2.0) -> Iterator[Finding]:
             return
         yield Finding(
             "daemon",
-            str(error),
+            _said(error),
             "start it (coherenced serve), or look at its log (journalctl -u coherenced)",
             isinstance(error, Unreachable),
         )
@@ -219,9 +219,14 @@ def http(path: Path) -> Finding:
     try:
         told = ask(str(path), "/healthz", 2.0)
     except CoherencedError as error:
-        return Finding("HTTP", str(error), "restart the daemon", isinstance(error, Unreachable))
+        return Finding("HTTP", _said(error), "restart the daemon", isinstance(error, Unreachable))
     mode = stat.S_IMODE(path.stat().st_mode)
     return Finding("HTTP", f"{path}, mode {mode:04o}, answers {told.get('status', '?')}")
+
+
+def _said(error: CoherencedError) -> str:
+    """What it says, without the advice to ask the doctor."""
+    return str(error).partition("'coherenced doctor'")[0].rstrip("; :")
 
 
 def _written(address: Address) -> str:
@@ -243,26 +248,36 @@ def redis(config: Config, directory: Path, http_socket: Address | None) -> Itera
 
     settings = config.redis
     private = directory / SOCKET_NAME
-    url = settings.url or _url_of_daemon(http_socket)
-    if not url and private.exists():
-        url = f"unix://{private}"
-    if url:
-        yield from _server(structs.replace(settings, url=url))
+    untold = ""
+    if not settings.url and http_socket is not None:
+        told = _settings_of_daemon(http_socket)
+        if isinstance(told, str):
+            untold = told
+        else:
+            settings = told
+    if not settings.url and private.exists():
+        settings = structs.replace(settings, url=f"unix://{private}")
+    if settings.url:
+        yield from _server(settings)
+    elif untold:
+        yield Finding("redis", f"not looked at: {untold}; name it by --config or in redis.url")
     else:
         yield _embedded()
 
 
-def _url_of_daemon(http_socket: Address | None) -> str:
-    """Its `redis.url`; empty when it does not tell, or only with the password masked."""
+def _settings_of_daemon(http_socket: Address) -> Redis | str:
+    """Its `[redis]`, or why that is not known here."""
     from coherenced.cli.http import ask
+    from coherenced.config_tree import Redis
+    from coherenced.config_values import MASK
 
-    if http_socket is None:
-        return ""
     try:
-        url = str(ask(http_socket, "/v1/config", 2.0)["redis"]["url"])
-    except (CoherencedError, KeyError, TypeError):
-        return ""
-    return "" if "***" in url else url
+        told = convert(ask(http_socket, "/v1/config", 2.0)["redis"], Redis)
+    except (CoherencedError, KeyError, TypeError, ValueError):
+        return "the daemon does not tell which one it uses"
+    if MASK in told.url or MASK in told.password:
+        return "the daemon gives it a password, which it does not tell"
+    return told
 
 
 def _embedded() -> Finding:

@@ -6,6 +6,7 @@ so that a cron job or a shell prompt does not pay for a daemon it does not start
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -26,6 +27,10 @@ _NO_ARGUMENTS: Final[Any] = getattr(click.exceptions, "NoArgsIsHelpError", click
 _PASSWORD: Final = (
     " Give the daemon's listen.password in the address: COHERENCED_SOCKET=unix://:PASSWORD@/path"
 )
+
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""What writing to standard output can meet with; everything else that opens files tells which."""
 
 
 class Command(NamedTuple):
@@ -119,10 +124,12 @@ def run(arguments: list[str]) -> int:
         advice = _PASSWORD if str(error).startswith("NOAUTH") else ""
         return _failed(f"{error}{advice}", error.exit_code)
     except BrokenPipeError:
-        # Whoever read our output has had enough; flushing the rest at exit must not complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()  # whoever read it has had enough
         return 1
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
+            _discard_output()
+            return _failed(f"the output cannot be written: {error.strerror}", 1)
         if os.environ.get("COHERENCED_DEBUG"):
             raise
         return _failed(
@@ -131,6 +138,11 @@ def run(arguments: list[str]) -> int:
             1,
         )
     return result if isinstance(result, int) else 0
+
+
+def _discard_output() -> None:
+    """What could not be written is still in the buffer: flushing it at exit must not complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _failed(text: str, exit_code: int) -> int:

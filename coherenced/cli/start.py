@@ -21,6 +21,7 @@ def main() -> NoReturn:
     watches = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if watches:
         signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    _open_what_is_closed()
     from coherenced.cli.main import run
 
     try:
@@ -32,3 +33,24 @@ def main() -> NoReturn:
     if watches:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is over: what is left is to end
     sys.exit(code)
+
+
+def _open_what_is_closed() -> None:
+    """Stand in for standard streams that were closed (`>&-`): nobody wants what they would carry.
+
+    Left closed, their numbers would go to the next files and sockets, into which whoever writes
+    to "standard error" then writes.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+            os.set_inheritable(number, True)
+    # For as long as the process lives: nobody closes them.
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(0, closefd=False)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)

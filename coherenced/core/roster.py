@@ -117,8 +117,11 @@ class Roster:
             self._read_late()
             return
         before = self.members
+        is_first = self.version < 0 and not before
         self.version = answer.roster_version
         self.members = {member.incarnation: member for member in answer.members}
+        if is_first:
+            before = self._found()
         self._report(before)
         self._watch_beats()
         self._declared(answer.declared)
@@ -130,6 +133,14 @@ class Roster:
     def _read_late(self) -> None:
         if self._late:
             self._read()
+
+    def _found(self) -> Members:
+        """Tell in one line who was there before this node: thousands may have been."""
+        there = {key: one for key, one in self.members.items() if key != self._own}
+        if there:
+            names = sorted(member.name for member in there.values())
+            self._box.event("nodes_found", count=len(there), nodes=names)
+        return there
 
     def _report(self, before: Members) -> None:
         for incarnation, member in self.members.items():

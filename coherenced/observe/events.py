@@ -45,6 +45,7 @@ WORDS: Final[Mapping[str, Words]] = {
     "gap_repaired": Words("info", "caught up from the log"),
     "lane_dropped": Words("warning", "dropped everything cached of a lane: its log is another one"),
     # -- the other nodes
+    "nodes_found": Words("info", "other nodes are on the roster"),
     "node_joined": Words("info", "a node joined"),
     "node_left": Words("info", "a node left"),
     "node_reaped": Words("warning", "took a silent node off the roster"),

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import logging
 import sys
+from functools import cache
 from typing import Any, Final, TextIO
 
 import structlog
 from structlog.typing import FilteringBoundLogger, Processor
 
 from coherenced.errors import ConfigError
+from coherenced.observe.lines import Lines
 
 LEVELS: Final = {
     "debug": logging.DEBUG,
@@ -29,14 +31,15 @@ def configure(level: str = "info", format: str = "auto", stream: TextIO | None =
     """Set up logging for the process; may be called again (SIGHUP).
 
     `level` is debug, info, warning or error; `format` is auto, json or pretty
-    (auto: pretty iff the stream is a terminal). `stream` is stderr unless given.
+    (auto: pretty iff the stream is a terminal). `stream` is stderr unless given, and
+    then one that never holds the daemon up (see `lines`).
     ConfigError when one of them is none of these.
     """
     if level not in LEVELS:
         raise ConfigError(f"log.level {level!r} is not one of {', '.join(LEVELS)}")
     if format not in FORMATS:
         raise ConfigError(f"log.format {format!r} is not one of {', '.join(FORMATS)}")
-    out = sys.stderr if stream is None else stream
+    out = _stderr() if stream is None else stream
     pretty = format == "pretty" or (format == "auto" and out.isatty())
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -57,6 +60,8 @@ def configure(level: str = "info", format: str = "auto", stream: TextIO | None =
             _in_reading_order,
             structlog.processors.JSONRenderer(default=str),
         ]
+    if isinstance(out, Lines):
+        out.tell_lost = lambda lost: _lost(lost, [*shared, *render])
     structlog.configure(
         processors=[*shared, *render],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
@@ -65,6 +70,29 @@ def configure(level: str = "info", format: str = "auto", stream: TextIO | None =
         cache_logger_on_first_use=False,
     )
     _adopt_library_logs(out, LEVELS[level], shared, render)
+
+
+def _stderr() -> Any:
+    """Descriptor 2; or what somebody, a test, has put in the place of Python's stream to it."""
+    try:
+        ours = sys.stderr.fileno() == 2
+    except (OSError, ValueError):
+        ours = False
+    return _descriptor_2() if ours else sys.stderr
+
+
+@cache
+def _descriptor_2() -> Lines:
+    return Lines(2)
+
+
+def _lost(lost: int, processors: list[Processor]) -> str:
+    """The line that tells of lines which nobody will read, in the format of all others."""
+    event: Any = {"event": "log lines were lost: they could not be written", "component": "logs"}
+    event["lost"] = lost
+    for processor in processors:
+        event = processor(None, "warning", event)
+    return f"{event}\n"
 
 
 def get(component: str) -> FilteringBoundLogger:

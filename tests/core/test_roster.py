@@ -144,6 +144,16 @@ def test_joining_and_leaving_are_reported_once() -> None:
     ]
 
 
+def test_who_was_there_before_is_told_in_one_line_however_many() -> None:
+    bench = Bench()
+    there = [member(b"%016x" % (1 << 32 | i), f"n{i}") for i in range(2_000)]
+    for members in ([member(ME, "me"), *there], [member(ME, "me"), *there[1:]]):
+        bench.roster.read(bench.use)
+        bench.answer(*members)
+    assert [e.name for e in bench.events] == ["nodes_found", "node_joined", "node_left"]
+    assert bench.events[0].fields["count"] == 2_000
+
+
 def test_the_roster_is_looked_at_now_and_then_and_less_often_when_it_is_long() -> None:
     bench = Bench()
     bench.roster.start()

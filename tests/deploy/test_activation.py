@@ -218,6 +218,24 @@ def test_a_reload_of_a_broken_file_changes_nothing(manager: ServiceManager) -> N
     assert manager.stop() == 0
 
 
+def test_the_status_line_tells_of_the_last_reload_and_not_of_one_before(
+    manager: ServiceManager,
+) -> None:
+    file = manager.directory / "coherenced.toml"
+    file.write_text("[log]\nlevel = 'info'\n")
+    manager.start().wait_for("READY=1")
+    assert manager.process is not None
+    serving = f"STATUS=serving on {manager.resp}"
+    for written, told in (("[log", f"{serving}; not reloaded"), ("[log]\n", serving)):
+        manager.heard.clear()
+        file.write_text(written)
+        manager.process.send_signal(signal.SIGHUP)
+        manager.wait_for("READY=1")
+        statuses = [line for line in manager.heard_by_now() if line.startswith("STATUS=")]
+        assert len(statuses) == 1 and statuses[0].startswith(told), statuses
+    assert statuses == [serving]
+
+
 def test_a_broken_configuration_is_exit_code_2_in_one_line(manager: ServiceManager) -> None:
     (manager.directory / "coherenced.toml").write_text("[l1]\nmax_byte = 1\n")
     manager.start()
