@@ -166,7 +166,7 @@ def _lane(host: Host) -> LaneSection:
 
 
 def _writes(host: Host) -> WritesSection:
-    writes = host.node.writes
+    writes, phases = host.node.writes, host.node.phases
     faults = writes.faults
     return WritesSection(
         committed=writes.committed,
@@ -176,6 +176,9 @@ def _writes(host: Host) -> WritesSection:
         oom=faults.get(FaultKind.OUT_OF_MEMORY, 0),
         unavailable=faults.get(FaultKind.UNAVAILABLE, 0),
         indeterminate=faults.get(FaultKind.INDETERMINATE, 0),
+        contended=phases.refused + faults.get(FaultKind.CONTENDED, 0),
+        linearizable=phases.committed,
+        one_phase_refused=writes.one_phase_refused,
         resolved=writes.resolved,
         batches=writes.batches,
     )

@@ -13,7 +13,7 @@ from random import random
 from typing import TYPE_CHECKING, Any, Final
 
 from coherenced.core.l1 import L1
-from coherenced.core.life import OWN
+from coherenced.core.life import OWN, is_past
 from coherenced.core.model import Version
 from coherenced.core.requests import (
     AskMembers,
@@ -27,6 +27,7 @@ from coherenced.core.requests import (
 from coherenced.origin.marks import VALIDATORS
 from coherenced.origin.rules import place
 from coherenced.page import layout
+from coherenced.wire.names import json_name
 
 if TYPE_CHECKING:
     from coherenced.host import Host
@@ -44,7 +45,7 @@ def explain(host: Host, key: bytes) -> dict[str, Any]:
     entry = node.l1.entries.get(key)
     age_ms = now_ms - lane.verified_at_ms
     told: dict[str, Any] = {
-        "key": key.decode("utf-8", "backslashreplace"),
+        "key": json_name(key),
         "namespace": policy.name or "(default)",
         "max_staleness_ms": policy.max_staleness_ms,
         "lane": lane.index,
@@ -67,11 +68,8 @@ def explain(host: Host, key: bytes) -> dict[str, Any]:
         "bytes": entry.size,
         "ttl_ms": max(0.0, entry.deadline_ms - now_ms),
         "age_ms": entry.known_age_ms(now_ms),
-        "tags": [
-            tag.decode("utf-8", "backslashreplace")
-            for tag in entry.tags
-            if not tag.startswith((OWN, VALIDATORS))
-        ],
+        "stale": is_past(entry.tags, entry.left_ms(now_ms)),
+        "tags": [json_name(tag) for tag in entry.tags if not tag.startswith((OWN, VALIDATORS))],
     }
     if node.l1.is_ended(entry):
         why = ("l2", "one of its tags, or a prefix of it, was invalidated after it was read")
@@ -205,7 +203,7 @@ def _describe_audit(node: str, asked: int, found: list[AuditResult]) -> dict[str
     agreed, moved = sum(f.agreed for f in found), sum(f.moved for f in found)
     diverged = [
         {
-            "key": d.key.decode("utf-8", "backslashreplace"),
+            "key": json_name(d.key),
             "held_as_of": str(d.held),
             "redis_as_of": str(d.found),
             "held_bytes": d.held_bytes,

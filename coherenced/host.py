@@ -455,21 +455,3 @@ class Host:
     @property
     def reconnects(self) -> dict[str, int]:
         return self._server.reconnects() if self._server is not None else {}
-
-    def backlog(self, after: str) -> list[tuple[Record, str]] | None:
-        lane = self.node.lane
-        try:
-            version = Version.parse(after)
-        except ValueError:
-            return None
-        if version.epoch != lane.epoch or version.seq > lane.applied:
-            return None
-        if version.seq < lane.applied and (
-            not lane.history or lane.history[0].seq > version.seq + 1
-        ):
-            return None
-        return [
-            (record, str(Version(version.epoch, record.seq)))
-            for record in lane.history
-            if record.seq > version.seq
-        ]

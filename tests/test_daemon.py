@@ -19,6 +19,7 @@ import hiredis
 import pytest
 import redis
 
+from coherenced.cli.http import listen
 from coherenced.upstream.check import OLDEST
 from tests.cluster.daemons import Daemon
 from tests.servers import Server, available_kinds, wait_until
@@ -239,6 +240,28 @@ def test_a_stale_socket_file_is_replaced(server: Server) -> None:
     with client(first) as c:
         assert c.ping()
     first.stop()
+
+
+def test_a_stream_goes_on_where_it_was_after_a_restart(daemon: Daemon, server: Server) -> None:
+    other = Daemon("other", server.unix_url).start()
+    try:
+        with client(daemon) as c:
+            first = c.execute_command("COH.SET", "stream:0", "x").decode()
+            other.stop()
+            for number in range(1, 151):
+                last = c.execute_command("COH.SET", f"stream:{number}", "x").decode()
+            other.start()
+            told = []
+            for event in listen(str(other.http_socket), "/v1/invalidations", first):
+                if event.name == "open":
+                    continue
+                assert event.name == "invalidation", "nothing is missing"
+                told += event.data["keys"]
+                if event.id == last:
+                    break
+            assert told == [f"stream:{number}" for number in range(1, 151)]
+    finally:
+        other.stop()
 
 
 def test_a_missing_runtime_directory_is_named(tmp_path: Path, server: Server) -> None:

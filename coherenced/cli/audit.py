@@ -9,6 +9,7 @@ import click
 
 from coherenced.cli.options import as_json, connect, connection, duration, name
 from coherenced.cli.output import counted, note, number, print_json, print_table
+from coherenced.wire.names import legible
 
 PIECE = 1000
 """Keys compared in one call of the daemon: progress, and Ctrl-C, come after each."""
@@ -83,7 +84,7 @@ def _print(told: dict[str, Any]) -> None:
         return
     rows = [
         [
-            d["key"],
+            legible(d["key"]),
             _length(d["held_bytes"]),
             d["held_as_of"],
             _length(d["redis_bytes"]),

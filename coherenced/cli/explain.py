@@ -8,6 +8,7 @@ import click
 
 from coherenced.cli.options import as_json, connect, connection, name
 from coherenced.cli.output import duration, print_json, printable
+from coherenced.wire.names import legible
 
 
 @click.command("explain")
@@ -36,5 +37,5 @@ def _shown(fact: str, value: Any) -> str:
     if fact.endswith("_ms") and isinstance(value, int | float):
         return duration(value)
     if isinstance(value, list):
-        return ", ".join(map(str, value)) or "-"
-    return str(value)
+        return ", ".join(map(legible, value)) or "-"
+    return legible(value)

@@ -20,10 +20,11 @@ from coherenced.cli.options import (
     timeout_option,
 )
 from coherenced.cli.output import duration as in_units
-from coherenced.cli.output import json_name, note, print_json, print_table
+from coherenced.cli.output import note, print_json, print_table
 from coherenced.cli.output import shown as as_text
 from coherenced.client.replies import Version, not_acknowledged
 from coherenced.errors import SPOOLED, CoherencedError, NotAcknowledged
+from coherenced.wire.names import json_name
 
 BATCH: Final = 200
 """Names sent at once: the bound of one record in the log."""

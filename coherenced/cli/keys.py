@@ -20,9 +20,10 @@ from coherenced.cli.options import (
     timeout_option,
     written_version,
 )
-from coherenced.cli.output import json_name, json_value, note, print_json, print_raw, shown
+from coherenced.cli.output import json_value, note, print_json, print_raw, shown
 from coherenced.client.replies import Entry
 from coherenced.errors import NotAcknowledged
+from coherenced.wire.names import json_name
 
 max_staleness_option = click.option(
     "--max-staleness",

@@ -8,10 +8,11 @@ import sys
 import click
 
 from coherenced.cli.options import as_json, connect, connection, duration, label, name
-from coherenced.cli.output import json_name, json_value, note, print_json, print_raw
+from coherenced.cli.output import json_value, note, print_json, print_raw
 from coherenced.client.leases import Filling, Granted, fills, lease, releases
 from coherenced.client.sync import Client
 from coherenced.errors import CoherencedError, CommandError, LeaseLost, UsageError
+from coherenced.wire.names import json_name
 
 LONGEST_LEASE_S = 3_600.0
 LONGEST_WAIT_S = 600.0

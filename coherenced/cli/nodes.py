@@ -9,6 +9,7 @@ import click
 from coherenced.cli.options import as_json, connect, connection
 from coherenced.cli.output import duration, note, print_json, print_table
 from coherenced.errors import ProtocolError
+from coherenced.wire.names import legible
 
 
 @click.command("nodes")
@@ -56,7 +57,7 @@ def _print_events(events: list[dict[str, Any]]) -> None:
     rows = []
     for event in events:
         known = ("at", "event", "text")
-        details = ", ".join(f"{key} {value}" for key, value in event.items() if key not in known)
+        details = ", ".join(f"{k} {legible(v)}" for k, v in event.items() if k not in known)
         text = str(event.get("text", ""))
         rows.append([str(event.get("at", "")), f"{text} ({details})" if details else text])
     print_table(["at", "event"], rows)

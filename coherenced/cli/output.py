@@ -6,6 +6,7 @@ rich is imported only where a terminal is there to show it.
 from __future__ import annotations
 
 import sys
+from binascii import b2a_base64
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -35,26 +36,12 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def json_name(raw: bytes) -> Any:
-    """A key, tag or prefix as the HTTP interface writes it."""
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return {"base64": _base64(raw)}
-
-
 def json_value(raw: bytes) -> dict[str, str]:
     """A value as the HTTP interface writes it."""
     try:
         return {"value": raw.decode()}
     except UnicodeDecodeError:
-        return {"value_base64": _base64(raw)}
-
-
-def _base64(raw: bytes) -> str:
-    from base64 import b64encode
-
-    return b64encode(raw).decode("ascii")
+        return {"value_base64": b2a_base64(raw, newline=False).decode("ascii")}
 
 
 def print_raw(raw: bytes) -> None:

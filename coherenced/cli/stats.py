@@ -103,6 +103,7 @@ def facts(told: dict[str, Any]) -> list[list[str]]:
         f"the process holds {size(process['rss_bytes'])}",
         "left L1": f"{l1:invalidated}, {l1:evictions}, {l1:expirations}",
         "writes": f"{writes:committed}, {writes:refused}, {writes:indeterminate}",
+        **_of_two_phases(writes),
         "acknowledgements": f"{acks:waits}, {acks:timeouts}; {_p(latencies, 'acknowledgement')}",
         "invalidations": f"{all_lanes:records}; back over the bus {_p(latencies, 'invalidation')}",
         "gaps": f"{all_lanes:gaps_found}, {all_lanes:gaps_repaired}, {all_lanes:drops}",
@@ -110,6 +111,16 @@ def facts(told: dict[str, Any]) -> list[list[str]]:
         "connections": number(derived.get("connections")),
     }
     return [[what, figure] for what, figure in figures.items()]
+
+
+def _of_two_phases(writes: _Figures) -> dict[str, str]:
+    """What linearizable writes are like (K6); nothing where there are none."""
+    if not any(writes[one] for one in ("linearizable", "contended", "one_phase_refused")):
+        return {}
+    refused = counted(writes["one_phase_refused"], "batch", "batches")
+    return {
+        "two phases": f"{writes:linearizable}, {writes:contended}; {refused} refused in one phase"
+    }
 
 
 def _of_origins(told: dict[str, Any]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from coherenced.cli.output import duration as in_units
 from coherenced.cli.output import note, number, plain_table, print_json, printable, size
 from coherenced.cli.stats import TIERS, headline, tiers
 from coherenced.client.address import Address
+from coherenced.wire.names import legible
 
 ROWS: Final = 10
 MOST_COUNTED: Final = 10_000
@@ -154,7 +155,7 @@ class Busiest:
     def add(self, record: dict[str, Any]) -> None:
         names = ["everything"] if record.get("all") else []
         for kind, mark in (("keys", ""), ("tags", "tag "), ("prefixes", "prefix ")):
-            names += [f"{mark}{name}" for name in record.get(kind, []) if isinstance(name, str)]
+            names += [f"{mark}{legible(name)}" for name in record.get(kind, [])]
         with self._lock:
             self._counts.update(names)
 

@@ -13,6 +13,7 @@ from coherenced.cli.options import as_json, connection, http_socket, written_ver
 from coherenced.cli.output import note, printable
 from coherenced.client.address import Address
 from coherenced.errors import DaemonUnreachable
+from coherenced.wire.names import legible
 
 TARGET: Final = "/v1/invalidations"
 RETRY_S: Final = 1.0
@@ -86,25 +87,16 @@ def _show(record: dict[str, Any], as_json: bool) -> None:
         print(json.dumps(record, ensure_ascii=False), flush=True)
         return
     if "event" in record:
-        details = ", ".join(f"{k} {v}" for k, v in record.items() if k not in _EVENT_WORDS)
+        details = ", ".join(f"{k} {legible(v)}" for k, v in record.items() if k not in _EVENT_WORDS)
         text = str(record.get("text", record["event"])) + (f" ({details})" if details else "")
         print(printable(f"{time.strftime('%H:%M:%S')}  node  {text}"), flush=True)
         return
     words = ["everything"] if record.get("all") else []
     for kind in ("key", "tag", "prefix"):
         names = record.get("keys" if kind == "key" else "tags" if kind == "tag" else "prefixes", [])
-        words += [kind if kind != "key" else "", *map(_text, names[:SHOWN])] if names else []
+        words += [kind if kind != "key" else "", *map(legible, names[:SHOWN])] if names else []
         if len(names) > SHOWN:
             words.append(f"(and {len(names) - SHOWN} more)")
     clock = time.strftime("%H:%M:%S")
     line = f"{clock}  {record['version']}  {record['op']:<10} {' '.join(w for w in words if w)}"
     print(printable(line), flush=True)
-
-
-def _text(name: Any) -> str:
-    """A name as the HTTP interface writes it: text, or base64 where it is none."""
-    if isinstance(name, str):
-        return name
-    from base64 import b64decode
-
-    return b64decode(name.get("base64", "")).decode("utf-8", "backslashreplace")

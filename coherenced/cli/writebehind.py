@@ -9,8 +9,9 @@ import click
 
 from coherenced.cli.http import ask, exchange
 from coherenced.cli.options import as_json, connection, http_socket
-from coherenced.cli.output import note, number, print_json, print_table, printable, size
+from coherenced.cli.output import note, number, print_json, print_table, size
 from coherenced.errors import UsageError
+from coherenced.wire.names import legible
 
 _TIMEOUT_S = 30.0
 
@@ -71,7 +72,7 @@ def list_(
         ],
     )
     oldest = [
-        [name, entry["id"], _key(entry["key"])]
+        [name, entry["id"], legible(entry["key"])]
         for name, one in told.items()
         for entry in one["oldest"]
     ]
@@ -98,7 +99,7 @@ def dead(namespace: str | None, as_json: bool, http_socket: str | None) -> int:
             [
                 name,
                 one["id"],
-                _key(one["key"]),
+                legible(one["key"]),
                 one["operation"],
                 size(one["bytes"]),
                 number(one["tries"]),
@@ -191,7 +192,3 @@ def _told(given: str | None, namespace: str | None) -> dict[str, Any]:
     if namespace not in found:
         raise UsageError(f"{namespace!r} is no namespace that is written behind here")
     return {namespace: found[namespace]}
-
-
-def _key(name: Any) -> str:
-    return printable(name) if isinstance(name, str) else f"base64:{name.get('base64', '')}"

@@ -36,7 +36,9 @@ class Life(NamedTuple):
 
 def life_label(kept_ms: float, *, age_ms: float = 0.0, grace_ms: float = 0.0) -> bytes:
     """The mark of a value that is stored now for `kept_ms`, at the age of `age_ms`."""
-    life_ms = int(min(kept_ms, LONGEST_MS) + age_ms)
+    # What is kept less long than was asked loses the end of its grace, and is fresh no shorter.
+    cut_ms = max(0.0, kept_ms - LONGEST_MS)
+    life_ms, grace_ms = int(kept_ms - cut_ms + age_ms), max(0.0, grace_ms - cut_ms)
     return b"%b%d/%d" % (LIFE, life_ms, grace_ms) if grace_ms else b"%b%d" % (LIFE, life_ms)
 
 

@@ -58,6 +58,7 @@ from coherenced.core.page import LatePage, NoPage, Page
 from coherenced.core.phases import TwoPhase
 from coherenced.core.policy import Namespaces, Policy
 from coherenced.core.reads import Reads
+from coherenced.core.recall import Recalls
 from coherenced.core.refill import Refill
 from coherenced.core.requests import (
     Ask,
@@ -70,6 +71,7 @@ from coherenced.core.requests import (
     Lease,
     MembersResult,
     Read,
+    Recall,
     Release,
     Write,
 )
@@ -207,18 +209,20 @@ class Node:
             self._cover,
             self._page,
             settings.follow_from,
-            self._is_phased,
+            self._has_to_wait,
             self._write,
             self._ask_declared,
         )
         self.phases = TwoPhase(self.box, self.laws, self.writes.write, namespaces, new_id)
         self.audits = Audits(self.lane, self.box, self.l1, new_id, self._forget)
+        self.recalls = Recalls(self.lane, self.box)
         self._takers: dict[type, Callable[[int, Any], None]] = {
             Get: self.reads.get,
             Read: self.reads.read,
             Ask: self.reads.ask,
             AskMembers: self._members,
             Audit: self.audits.start,
+            Recall: self.recalls.start,
             Lease: self.leases.lease,
             Fill: self.leases.fill,
             Release: self.leases.release,
@@ -342,7 +346,7 @@ class Node:
     @property
     def waiting(self) -> int:
         reads = self.reads.waiting + self.audits.waiting + self.leases.waiting
-        return reads + self.writes.waiting + self.phases.waiting
+        return reads + self.recalls.waiting + self.writes.waiting + self.phases.waiting
 
     def bound_waiting(self, max_waiting: int) -> None:
         """From now on at most so many requests wait for Redis."""
@@ -378,7 +382,7 @@ class Node:
         self._write(request_id, Write.of(given))
 
     def _write(self, request_id: int, write: Write) -> None:
-        if not self._is_phased(write):
+        if not self._has_to_wait(write):
             self.writes.write(request_id, write)
             return
         timeout_ms = write.timeout_ms
@@ -397,6 +401,10 @@ class Node:
         if not any(m.argv for m in write.mutations) or any(m.token for m in write.mutations):
             return False
         return any(policy.linearizable for policy in self._policies(write))
+
+    def _has_to_wait(self, write: Write) -> bool:
+        """Whether it has two phases, or comes behind one that has and writes a key of it (W4)."""
+        return self._is_phased(write) or self.phases.is_before(write)
 
     def _knows_linearizable(self, keys: tuple[bytes, ...]) -> bool:
         return any(self.namespaces.for_key(key).linearizable for key in keys)

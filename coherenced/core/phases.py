@@ -8,6 +8,10 @@ Between the phases nobody caches the keys, and after the wait nobody holds an
 old copy: so once the new value can be seen anywhere, the old one can be seen
 nowhere. A writer that dies leaves the old value and a mark that expires. (The
 same shape as a write under leases in Gray and Cheriton, SOSP 1989.)
+
+What such a write does to keys that are not linearizable happens with its second
+phase. A later write of this node to one of those waits in line behind it (W4),
+and then has its one phase.
 """
 
 from __future__ import annotations
@@ -35,7 +39,7 @@ TOKEN_MARGIN_MS: Final = 1_000.0
 class _Run:
     """One write on its way through the phases."""
 
-    __slots__ = ("acked", "deadline_ms", "fenced", "keys", "request_id", "token", "write")
+    __slots__ = ("acked", "deadline_ms", "fenced", "keys", "line", "request_id", "token", "write")
 
     def __init__(self, request_id: int, write: Write, token: bytes, deadline_ms: float) -> None:
         self.request_id = request_id
@@ -43,6 +47,9 @@ class _Run:
         self.token = token
         self.deadline_ms = deadline_ms
         self.keys: tuple[bytes, ...] = ()
+        """The linearizable ones; none: it has one phase."""
+        self.line: tuple[bytes, ...] = ()
+        """All that it writes."""
         self.acked: dict[str, float] = {}
         self.fenced: tuple[str, ...] = ()
 
@@ -59,6 +66,8 @@ class TwoPhase:
         new_token: Callable[[], bytes],
     ) -> None:
         self.prepared = self.committed = self.aborted = 0
+        self.refused = 0
+        """Writes that did not get their turn in time."""
         self.waiting = 0
         """Writes in line for their keys, or between their phases."""
         self._box = box
@@ -69,21 +78,32 @@ class TwoPhase:
         self._lines: dict[bytes, deque[_Run]] = {}
         """Key -> the writes of this node that wait for their turn on it; the first one runs."""
 
+    def is_before(self, write: Write) -> bool:
+        """W4: whether a write that has not come to its end has to go before this one."""
+        lines = self._lines
+        if not lines or any(m.token for m in write.mutations):
+            return False
+        return any(k in lines for m in write.mutations if m.is_write for k in m.keys)
+
     def start(self, request_id: int, write: Write, timeout_ms: float) -> None:
         run = _Run(request_id, write, self._new_token(), self._box.now_ms + timeout_ms)
-        run.keys = self._keys(write)
+        run.line = tuple(dict.fromkeys(k for m in write.mutations if m.is_write for k in m.keys))
+        # Only those have two phases.
+        run.keys = tuple(k for k in run.line if self._namespaces.for_key(k).linearizable)
         self.waiting += 1
-        for key in run.keys:
+        for key in run.line:
             self._lines.setdefault(key, deque()).append(run)
         if self._is_first(run):
             self._begin(run)
 
     def _is_first(self, run: _Run) -> bool:
         """W4: this node's writes to one key go one after the other, in the order accepted."""
-        return all(self._lines[key][0] is run for key in run.keys)
+        return all(self._lines[key][0] is run for key in run.line)
 
     def _begin(self, run: _Run) -> None:
-        if self._laws.two_phases:
+        if not run.keys:
+            self._ask(run, run.write, self._end)
+        elif self._laws.two_phases:
             self._prepare(run)
         else:
             self._commit(run)
@@ -92,7 +112,7 @@ class TwoPhase:
         self.waiting -= 1
         self._box.settle(run.request_id, outcome)
         following: dict[int, _Run] = {}
-        for key in run.keys:
+        for key in run.line:
             line = self._lines[key]
             line.popleft()
             if line:
@@ -103,15 +123,12 @@ class TwoPhase:
             if self._is_first(after):
                 self._begin(after)
 
-    def _keys(self, write: Write) -> tuple[bytes, ...]:
-        """The linearizable ones among the keys it writes: only those have two phases."""
-        keys = dict.fromkeys(k for m in write.mutations if m.is_write for k in m.keys)
-        return tuple(k for k in keys if self._namespaces.for_key(k).linearizable)
-
     def _prepare(self, run: _Run) -> None:
         left_ms = run.deadline_ms - self._box.now_ms
         if left_ms <= 0:
-            self._refuse(run, "another write was between its two phases on the same key")
+            self._refuse(
+                run, "another write was between its two phases on the same key for too long"
+            )
             return
         prepare = Mutation(
             (),
@@ -174,8 +191,7 @@ class TwoPhase:
             )
 
         # All nodes have let go of the linearizable keys; of others that it writes too, not yet.
-        keys = {k for m in run.write.mutations if m.is_write for k in m.keys}
-        ack = run.write.ack if keys - prepared else Level.REDIS
+        ack = Level.REDIS if prepared.issuperset(run.line) else run.write.ack
         inner = msgspec.structs.replace(run.write, mutations=mutations, atomic=True, ack=ack)
         self._ask(run, inner, self._on_committed)
 
@@ -197,8 +213,9 @@ class TwoPhase:
         self._write(self._box.internal(_ignore), Write((abort,), ack=Level.REDIS))
 
     def _refuse(self, run: _Run, why: str) -> None:
-        text = f"{why}; the write was not applied"
-        self._end(run, Fault(FaultKind.UNAVAILABLE, text))
+        self.refused += 1
+        text = f"{why}; the write was not applied: try again"
+        self._end(run, Fault(FaultKind.CONTENDED, text))
 
 
 def _is_refused(outcome: WriteResult) -> bool:

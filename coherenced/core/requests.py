@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from coherenced.core.life import is_past
-from coherenced.core.model import Member, Mutation, Query, Reply, Set, Version
+from coherenced.core.model import Member, Mutation, Query, Record, Reply, Set, Version
 
 
 class Level:
@@ -165,7 +165,15 @@ class Audit(msgspec.Struct, frozen=True, gc=False):
     keys: tuple[bytes, ...]
 
 
-Request = Get | Set | Read | Ask | Write | AskMembers | Lease | Fill | Release | Audit
+class Recall(msgspec.Struct, frozen=True, gc=False):
+    """The records of this lane's log after a version, some of them at a time. -> RecallResult."""
+
+    after: Version
+    until: int
+    """The last one that is wanted, by its sequence: one that this node has applied."""
+
+
+Request = Get | Set | Read | Ask | Write | AskMembers | Lease | Fill | Release | Audit | Recall
 
 # -- outcomes -------------------------------------------------------------------
 
@@ -236,6 +244,9 @@ class FaultKind:
     """A write was sent, its reply was lost, and the log cannot tell whether it was applied."""
     APPLIED_UNKNOWN_REPLY: Final = "applied"
     """The write is committed (`version`), but its reply was lost."""
+    CONTENDED: Final = "contended"
+    """K6: a linearizable write did not get its turn in time: another one was between its phases, or
+    a node did not drop its copy. Nothing was done."""
     OUT_OF_MEMORY: Final = "oom"
     CONFLICT: Final = "conflict"
     """`if_version` no longer holds."""
@@ -293,6 +304,19 @@ class AuditResult(msgspec.Struct, frozen=True, gc=False):
     diverged: tuple[Divergence, ...] = ()
 
 
+class RecallResult(msgspec.Struct, frozen=True, gc=False):
+    records: tuple[Record, ...] | None
+    """The first of them, without a gap; None: not all of them are known any more."""
+
+
 Outcome = (
-    bytes | ReadResult | AskResult | WriteResult | MembersResult | LeaseResult | AuditResult | Fault
+    bytes
+    | ReadResult
+    | AskResult
+    | WriteResult
+    | MembersResult
+    | LeaseResult
+    | AuditResult
+    | RecallResult
+    | Fault
 )

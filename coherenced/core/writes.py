@@ -87,12 +87,14 @@ class Writes:
         cover: Callable[[Lane, Sequence[Record]], None],
         page: Page,
         follow_from: int,
-        is_phased: Callable[[Write], bool],
+        has_to_wait: Callable[[Write], bool],
         start_phases: Callable[[int, Write], None],
         ask_declared: Callable[[Callable[[], None]], None],
     ) -> None:
         """`ask_declared`: K6, read what is linearizable; it is called back when that is known."""
         self.committed = self.unchanged = self.refused = self.resolved = self.batches = 0
+        self.one_phase_refused = 0
+        """K6: batches refused, since a key of theirs is linearizable and this node did not know."""
         self.faults: dict[str, int] = {}
         """Failed requests by `FaultKind`."""
         self.waiting = 0
@@ -117,7 +119,7 @@ class Writes:
         self._flying: list[Batch] = []
         """What is in flight, in the order sent."""
         self._resolving = False
-        self._is_phased = is_phased
+        self._has_to_wait = has_to_wait
         self._start_phases = start_phases
         self._ask_declared = ask_declared
         self._asking = False
@@ -435,6 +437,7 @@ class Writes:
     def _on_one_phase_refused(self, batch: Batch, detail: str) -> None:
         """Nothing was done, since a key of it is linearizable: another node says so. What has to
         takes two phases once it is known which keys are; the rest goes again."""
+        self.one_phase_refused += 1
         self._close_tickets(batch)
         again: list[Pending] = []
         for pending in batch.pending:
@@ -447,7 +450,7 @@ class Writes:
                 again.append(pending)
             else:
                 text = f"{detail}; the write was not applied: try again"
-                self._give_up(pending, Fault(FaultKind.UNAVAILABLE, text))
+                self._give_up(pending, Fault(FaultKind.CONTENDED, text))
         self.queue.extendleft(reversed(again))
         if not self._asking:
             self._asking = True
@@ -467,10 +470,11 @@ class Writes:
             then()
 
     def divert(self) -> None:
-        """Writes that have two phases, as is known now, were accepted for one."""
+        """Writes that have two phases, as is known now, were accepted for one; and what came after
+        one of them and writes a key of it is to come after it still (W4)."""
         queue, self.queue = self.queue, deque()
         for pending in queue:
-            if self._is_phased(pending.write):
+            if self._has_to_wait(pending.write):
                 done = partial(self._diverted, pending)
                 self._start_phases(self._box.internal(done), pending.write)
             else:
@@ -478,7 +482,7 @@ class Writes:
 
     def _diverted(self, pending: Pending, outcome: Outcome) -> None:
         if isinstance(outcome, Fault):
-            self._give_up(pending, outcome)
+            self._tell(pending, outcome)  # the phases have counted it
         else:
             assert isinstance(outcome, WriteResult)
             self._settle(pending, outcome)
@@ -598,11 +602,14 @@ class Writes:
             self._give_up(pending, fault)
 
     def _give_up(self, pending: Pending, fault: Fault) -> None:
+        if not pending.finished:
+            self.faults[fault.kind] = self.faults.get(fault.kind, 0) + 1
+        self._tell(pending, fault)
+
+    def _tell(self, pending: Pending, fault: Fault) -> None:
         if pending.parked:
             fields = {"kind": fault.kind, "detail": fault.detail}
             self._box.emit(Event("accepted_write_failed", fields, pending.write))
-        if not pending.finished:
-            self.faults[fault.kind] = self.faults.get(fault.kind, 0) + 1
         self._settle(pending, fault)
 
     def _settle(self, pending: Pending, outcome: WriteResult | Fault) -> None:

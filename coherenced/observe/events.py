@@ -13,6 +13,8 @@ from typing import Any, Final, NamedTuple
 
 from structlog.typing import FilteringBoundLogger
 
+from coherenced.wire.names import json_name
+
 RING: Final = 1000
 """How many events are kept for `coherenced nodes --events` and `/v1/nodes?events=1`."""
 MAX_TEXT: Final = 500
@@ -134,10 +136,12 @@ _TAKEN: Final = frozenset({"event", "name", "level", "timestamp", "exc_info", "s
 
 
 def _plain(value: Any) -> Any:
-    """A field as JSON can hold it: bytes as text, long texts cut, the rest by its `str`."""
+    """A field as JSON can hold it: a name as everywhere, long texts cut, the rest by its `str`."""
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, bytes):
+        if len(value) <= MAX_TEXT:
+            return json_name(value)
         value = value.decode("utf-8", "backslashreplace")
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(item) for item in list(value)[:50]]

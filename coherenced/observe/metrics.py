@@ -280,7 +280,14 @@ def _writes(stats: NodeStats) -> Iterator[Metric]:
             ("oom", writes.oom),
             ("unavailable", writes.unavailable),
             ("indeterminate", writes.indeterminate),
+            ("contended", writes.contended),
         ],
+    )
+    yield counter("writes_linearizable_total", "Written in two phases.", writes.linearizable)
+    yield counter(
+        "writes_one_phase_refused_total",
+        "Scripts refused since another node declares a key of theirs linearizable.",
+        writes.one_phase_refused,
     )
     yield counter("writes_resolved_total", "Lost replies whose fate the log told.", writes.resolved)
     yield counter("write_batches_total", "Scripts sent with mutations.", writes.batches)

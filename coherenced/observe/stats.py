@@ -184,6 +184,13 @@ class WritesSection(msgspec.Struct):
     unavailable: int = 0
     indeterminate: int = 0
     """W3: sent, the reply was lost, and the log could not tell."""
+    contended: int = 0
+    """K6: linearizable writes that did not get their turn in time, and were not applied."""
+    linearizable: int = 0
+    """K6: written in two phases."""
+    one_phase_refused: int = 0
+    """K6: scripts that Redis refused, since another node declares a key of theirs linearizable and
+    this one did not know it; what they would have written goes again, in two phases."""
     resolved: int = 0
     """W3: the reply was lost and the log told whether it was applied."""
     batches: int = 0

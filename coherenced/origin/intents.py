@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from coherenced.core.life import OWN
+from coherenced.core.life import OWN, life_of
 from coherenced.core.model import Mutation
 from coherenced.origin.marks import CONTENT_TYPE
 
@@ -60,10 +60,13 @@ def intents_of(mutation: Mutation) -> list[Intent] | None:
         return None
     if mutation.if_version is not None:
         raise Refused("a write with a condition cannot be sent to an origin: leave it out")
-    # How long its writer wants it kept is said anew, with the grace, by who stores it.
+    # How long it is kept is said anew, with the namespace's own grace, by who stores it.
     labels = tuple(label for label in mutation.label or () if not label.startswith(OWN))
     if verb == b"SET":
-        return [Intent(argv[1], argv[2], _ttl_of_set(argv[3:]), labels)]
+        life, ttl_ms = life_of(mutation.label or ()), _ttl_of_set(argv[3:])
+        if life is not None and ttl_ms is not None:
+            ttl_ms -= life.grace_ms
+        return [Intent(argv[1], argv[2], ttl_ms, labels)]
     if verb in (b"SETEX", b"PSETEX"):
         return [Intent(argv[1], argv[3], _ttl(argv[2], _MS_PER[verb]), labels)]
     if verb in (b"DEL", b"UNLINK"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -11,6 +10,7 @@ from coherenced.core.requests import Fault, FaultKind
 from coherenced.errors import RedisUnreachable
 from coherenced.origin.behind import WriteBehind
 from coherenced.origin.sender import decode
+from coherenced.wire.names import json_name
 
 MOST_SHOWN: Final = 100
 """Entries and dead letters of one namespace in one answer; the oldest."""
@@ -38,7 +38,7 @@ async def describe(behind: WriteBehind | None, names: Mapping[str, str]) -> dict
                 "owner": names.get(owner, owner),
                 "error": sender.error,
                 "oldest": [
-                    {"id": entry.decode(), "key": _name(key)}
+                    {"id": entry.decode(), "key": json_name(key)}
                     for entry, key in await store.waiting(name, MOST_SHOWN)
                 ],
                 "letters": [_letter(one) for one in await store.dead(name, MOST_SHOWN)],
@@ -55,7 +55,7 @@ def _letter(letter: Any) -> dict[str, Any]:
     value = None if payload is None else payload.value
     return {
         "id": letter.id.decode(),
-        "key": _name(letter.key),
+        "key": json_name(letter.key),
         "operation": "DELETE" if payload is not None and value is None else "PUT",
         "bytes": len(value) if value is not None else 0,
         "why": letter.why,
@@ -102,11 +102,3 @@ async def settle(
         return Fault(FaultKind.UNAVAILABLE, f"the queue in Redis is not readable: {error}")
     sender.poke()
     return told
-
-
-def _name(raw: bytes) -> Any:
-    """As the HTTP interface writes a key."""
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return {"base64": base64.b64encode(raw).decode()}

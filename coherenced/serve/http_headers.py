@@ -215,23 +215,18 @@ def replicas_of(headers: Mapping[str, str]) -> int:
     return int(text)
 
 
-def ttl_of(headers: Mapping[str, str]) -> int | None:
-    """Cache-Control: max-age of a PUT, in seconds: how long Redis keeps the value."""
-    return _seconds(directives(headers.get("Cache-Control")), "max-age", 1)
-
-
 def lifetime_of(headers: Mapping[str, str]) -> tuple[int | None, int]:
-    """Cache-Control of a fill: how long it is kept, and the last part of that in which it is stale,
-    in seconds. RFC 5861: it may be stale for so long *after* its max-age."""
+    """Cache-Control of a PUT: how long the value is kept, and the last part of that in which it is
+    stale, in ms. RFC 5861: it may be stale for so long *after* its max-age."""
     found = directives(headers.get("Cache-Control"))
     fresh_s = _seconds(found, "max-age", 1)
     names = ("stale-while-revalidate", "stale-if-error")
     grace_s = max((_seconds(found, name, 0) or 0) for name in names)
-    if not grace_s:
-        return fresh_s, 0
     if fresh_s is None:
-        raise bad("say max-age, too: after it the value is stale", "Cache-Control")
-    return fresh_s + grace_s, grace_s
+        if grace_s:
+            raise bad("say max-age, too: after it the value is stale", "Cache-Control")
+        return None, 0
+    return (fresh_s + grace_s) * 1000, grace_s * 1000
 
 
 def absent_of(headers: Mapping[str, str]) -> int | None:

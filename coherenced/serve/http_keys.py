@@ -19,12 +19,12 @@ from coherenced.serve.http_headers import (
     content_type_label,
     content_type_of,
     key_of,
+    lifetime_of,
     matches,
     read_wish,
     replicas_of,
     tags_of,
     timeout_of,
-    ttl_of,
     write_condition,
 )
 from coherenced.serve.http_schema import WriteAnswer, write_answer
@@ -155,12 +155,12 @@ async def put(context: Context, request: web.BaseRequest, encoded: str) -> web.S
     key = key_of(encoded, limits)
     headers = request.headers
     condition = write_condition(headers, absent_allowed=True)
-    ttl_s = ttl_of(headers)
+    ttl_ms, grace_ms = lifetime_of(headers)
     labels = content_type_label(headers.get("Content-Type")) + tags_of(headers, limits)
     ack, timeout_ms, replicas = ack_of(headers), timeout_of(headers), replicas_of(headers)
     _refuse_hopeless(condition)
     value = await context.body(request, limits.max_value_bytes)
-    mutation = set_mutation(key, value, None if ttl_s is None else ttl_s * 1000, labels, condition)
+    mutation = set_mutation(key, value, ttl_ms, labels, condition, grace_ms)
     write = Write((mutation,), ack=ack, timeout_ms=timeout_ms, replicas=replicas)
     outcome = await context.write(write)
     return _written(outcome, condition, ack)
@@ -172,9 +172,12 @@ def set_mutation(
     ttl_ms: int | None,
     labels: tuple[bytes, ...] = (),
     condition: Condition = Condition(),  # noqa: B008 - immutable
+    grace_ms: int = 0,
 ) -> Mutation:
-    """SET as this front end writes it: the plain value under its own key, labels beside it."""
-    labels = with_life(labels, ttl_ms) if labels else ()
+    """SET as this front end writes it: the plain value under its own key, labels beside it.
+
+    `grace_ms`: the last so much of `ttl_ms` it is stale, which a label tells."""
+    labels = with_life(labels, ttl_ms, grace_ms) if labels or grace_ms else ()
     argv = [b"SET", key, value]
     if ttl_ms is not None:
         argv += (b"PX", b"%d" % ttl_ms)

@@ -89,12 +89,11 @@ async def fill(context: Context, request: web.BaseRequest, encoded: str) -> web.
     limits = context.limits
     key, token = _key_and_token(context, encoded)
     headers = request.headers
-    kept_s, grace_s = lifetime_of(headers)
+    ttl_ms, grace_ms = lifetime_of(headers)
     labels = content_type_label(headers.get("Content-Type")) + tags_of(headers, limits)
     ack, timeout_ms = ack_of(headers), timeout_of(headers)
     value = await context.body(request, limits.max_value_bytes)
-    ttl_ms = None if kept_s is None else kept_s * 1000
-    labels = with_life(labels, ttl_ms, grace_s * 1000)
+    labels = with_life(labels, ttl_ms, grace_ms)
     outcome = await context.ask(Fill(key, token, value, ttl_ms, labels, ack, timeout_ms))
     assert isinstance(outcome, WriteResult | Fault)
     return write_response(outcome, ack)

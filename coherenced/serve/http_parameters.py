@@ -63,17 +63,12 @@ READ_CACHE_CONTROL: Final = Parameter(
     "only-if-cached asks L1 and Redis, but not the origin.",
     {"type": "string", "examples": ["max-age=5", "no-cache", "stale-if-error=60"]},
 )
-TTL: Final = Parameter(
-    "Cache-Control",
-    "header",
-    "max-age: the value's time to live in Redis, in seconds.",
-    {"type": "string", "examples": ["max-age=600"]},
-)
 LIFETIME: Final = Parameter(
     "Cache-Control",
     "header",
     "max-age: for how many seconds the value is fresh; stale-while-revalidate, stale-if-error: for "
-    "how many after that it is kept, and told stale (the longer of the two).",
+    "how many after that it is kept, and told stale (the longer of the two; it is a cache entry "
+    "then, as with tags). Of a key with an origin its namespace says the latter.",
     {"type": "string", "examples": ["max-age=600", "max-age=60, stale-if-error=600"]},
 )
 ACK: Final = Parameter(

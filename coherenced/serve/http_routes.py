@@ -37,7 +37,6 @@ from coherenced.serve.http_parameters import (
     REPLICAS,
     TAGS,
     TOKEN,
-    TTL,
     Parameter,
 )
 from coherenced.serve.problem import Problem
@@ -126,7 +125,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         "30 days, and what invalidates it ends it in Redis, too.",
         {200: _WRITTEN, 202: _NOT_EVERYWHERE},
         _WRITE_PROBLEMS,
-        (KEY, TTL, TAGS, ACK, ACK_TIMEOUT, REPLICAS, IF_MATCH, IF_ABSENT),
+        (KEY, LIFETIME, TAGS, ACK, ACK_TIMEOUT, REPLICAS, IF_MATCH, IF_ABSENT),
         ANY_BYTES,
     ),
     Route(
@@ -177,8 +176,8 @@ ROUTES: Final[tuple[Route, ...]] = (
         "Listen to invalidations",
         "Server-Sent Events. `invalidation`: one record, its id is the version. `node`: something "
         "that happened on this node (a gap, a drop, a fencing…), without an id. `reset`: what came "
-        "after Last-Event-ID is no longer held. `overflow`: this listener was too slow; the "
-        "stream ends.",
+        "after Last-Event-ID is no longer in the log, or the node had to pass over some. "
+        "`overflow`: this listener was too slow; the stream ends.",
         {200: Answer("The stream.", "text/event-stream")},
         (400, 503),
         (LAST_EVENT_ID,),
@@ -266,7 +265,8 @@ ROUTES: Final[tuple[Route, ...]] = (
         "/v1/explain/{key}",
         http_node.explain,
         "Explain a key",
-        "Why this key would be served from where.",
+        'Why this key would be served from where. Names that are not UTF-8 are `{"base64": ...}`, '
+        "as everywhere.",
         {200: Answer("The explanation.", dict[str, Any])},
         (400, 403, 404, 413),
         (KEY,),

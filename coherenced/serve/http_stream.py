@@ -1,9 +1,10 @@
 """GET /v1/invalidations: the live stream of invalidations as Server-Sent Events.
 
 Each applied record is one event, its version is the event's id: a client that was
-cut off says `Last-Event-ID` and goes on where it was, or is told by `event: reset`
-that what came in between is no longer held. Beside them stands what happened on this
-node (`event: node`: gaps, drops, fencings…), without an id. A listener has a bounded queue; one
+cut off says `Last-Event-ID` and goes on where it was (also where the node was started since), or
+is told by `event: reset` that what came in between is no longer in the log. Beside them stands what
+happened on this node (`event: node`: gaps, drops, fencings…), without an id; where it had to drop
+its lane and pass over records, a `reset` follows. A listener has a bounded queue; one
 that does not keep up gets `event: overflow` and the end of its stream, never a
 stream with a hole, and never slows anybody else down.
 """
@@ -19,6 +20,7 @@ import msgspec
 from aiohttp import web
 
 from coherenced.core.model import Record, Version
+from coherenced.core.requests import Outcome, Recall, RecallResult
 from coherenced.serve.http_context import SERVER, Context
 from coherenced.serve.http_frames import Framer
 from coherenced.serve.problem import Problem, bad
@@ -31,6 +33,11 @@ HEADERS: Final = {
 }
 BURST: Final = 256
 """Events written at once, so that one write to the socket stays small."""
+
+
+def reset(after: Any) -> bytes:
+    """The news that not everything after this version is told."""
+    return b"event: reset\ndata: %b\n\n" % msgspec.json.encode({"after": after})
 
 
 class Listener:
@@ -67,6 +74,9 @@ class Listener:
     def offer_event(self, event: Mapping[str, Any]) -> None:
         if not self.overflowed:
             self._put(self._framer.event(event))
+        if event.get("event") == "lane_dropped" and not self.overflowed:
+            # A5: this node has passed over records, or what it had told is of a lost history.
+            self._put(reset(event.get("was") or event.get("now")))
 
     def _put(self, frame: bytes) -> None:
         if len(self._queue) >= self._max_events or self._size + len(frame) > self._max_bytes:
@@ -91,9 +101,7 @@ async def listen(context: Context, request: web.BaseRequest, _: str) -> web.Stre
     limits = context.limits
     if len(context.listeners) >= limits.max_listeners:
         raise Problem("overloaded", f"{limits.max_listeners} event streams are open already")
-    after = request.headers.get("Last-Event-ID", "").strip()
-    if after:
-        _check(after)
+    after = _last_event(request.headers)
     loop = asyncio.get_running_loop()
     cut_off: asyncio.TimerHandle | None = None
 
@@ -108,13 +116,14 @@ async def listen(context: Context, request: web.BaseRequest, _: str) -> web.Stre
     stop = context.port.stream(listener.offer)
     stop_events = context.port.stream_events(listener.offer_event)
     try:
-        # No await since `stream`: no record falls between the backlog and the live ones.
-        start = _backlog(context, after)
+        # No await since `stream`: no record falls between the past and the live ones.
+        here = context.port.version()
         response = web.StreamResponse(headers=HEADERS)
         response.force_close()
         await response.prepare(request)
-        await response.write(start)
-        await _pump(context, response, listener)
+        await response.write(b"retry: 1000\n: connected\n\n")
+        if after is None or await _catch_up(context, response, after, here):
+            await _pump(context, response, listener)
         await response.write_eof()
     finally:
         stop()
@@ -125,23 +134,37 @@ async def listen(context: Context, request: web.BaseRequest, _: str) -> web.Stre
     return response
 
 
-def _check(after: str) -> None:
+def _last_event(headers: Mapping[str, str]) -> Version | None:
+    text = headers.get("Last-Event-ID", "").strip()
+    if not text:
+        return None
     try:
-        Version.parse(after)
+        return Version.parse(text)
     except ValueError as error:
         raise bad(str(error), "Last-Event-ID") from None
 
 
-def _backlog(context: Context, after: str) -> bytes:
-    frames = [b"retry: 1000\n: connected\n\n"]
-    if after:
-        records = context.port.backlog(after)
-        if records is None:
-            told = msgspec.json.encode({"after": after})
-            frames.append(b"event: reset\ndata: %b\n\n" % told)
-        else:
-            frames += [context.framer.frame(record, version) for record, version in records]
-    return b"".join(frames)
+async def _catch_up(
+    context: Context, response: web.StreamResponse, after: Version, here: Version | None
+) -> bool:
+    """Tell what came between two versions, or that it is not known any more. False: Redis has to
+    be asked and does not answer; the stream is to end, and its client asks again."""
+    at = after
+    while here is None or at != here:
+        outcome: Outcome = RecallResult(None)
+        if here is not None and at.epoch == here.epoch and at.seq < here.seq:
+            outcome = await context.ask(Recall(at, here.seq))
+        if not isinstance(outcome, RecallResult):
+            await response.write(b": what came since then cannot be read now: ask again\n\n")
+            return False
+        if not outcome.records:
+            await response.write(reset(str(after)))
+            return True
+        frame, epoch = context.framer.frame, at.epoch
+        frames = [frame(one, str(Version(epoch, one.seq))) for one in outcome.records]
+        await response.write(b"".join(frames))
+        at = Version(epoch, outcome.records[-1].seq)
+    return True
 
 
 async def _pump(context: Context, response: web.StreamResponse, listener: Listener) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from coherenced.core.entry import Entry
-from coherenced.core.model import Record
+from coherenced.core.model import Record, Version
 from coherenced.core.requests import Fault, Outcome, Request
 
 
@@ -98,8 +98,9 @@ class NodePort(Protocol):
         """Call `listener({at, event, text, ...})` for every event of this node (those of
         `nodes`); returns the way to stop it."""
 
-    def backlog(self, after: str) -> list[tuple[Record, str]] | None:
-        """Recent records after version `after`, oldest first; None when they are no longer held."""
+    def version(self) -> Version | None:
+        """Where the lane's log stands, as far as this node has applied it: those that `stream`
+        tells come after it."""
 
     def metrics(self) -> bytes:
         """The Prometheus text exposition."""

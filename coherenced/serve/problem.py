@@ -51,6 +51,7 @@ KINDS: Final[dict[str, Kind]] = {
     "redis-error": Kind(502, "Redis answered with an error"),
     "origin": Kind(502, "The origin of this key failed"),
     "unavailable": Kind(503, "Redis cannot be reached and nothing fresh enough is cached"),
+    "contended": Kind(503, "A linearizable write did not get its turn in time"),
     "overloaded": Kind(503, "A bound of this daemon is reached"),
     "stopping": Kind(503, "This daemon is stopping"),
     "not-ready": Kind(503, "This node is not ready"),
@@ -127,6 +128,7 @@ def bad(detail: str, pointer: str = "") -> Problem:
 _OF_FAULT: Final[dict[str, str]] = {
     FaultKind.UNAVAILABLE: "unavailable",
     FaultKind.INDETERMINATE: "indeterminate",
+    FaultKind.CONTENDED: "contended",
     FaultKind.OUT_OF_MEMORY: "out-of-memory",
     FaultKind.CONFLICT: "conflict",
     FaultKind.LOST: "lost",
@@ -154,6 +156,8 @@ def of_reply(error: ReplyError, *, conditional: bool = False) -> Problem:
     if word == "ORIGIN":
         why = rest.removeprefix("refused: ")
         return Problem("origin" if why == rest else "not-for-origin", why)
+    if word == "PENDING":
+        return Problem("contended", rest)
     if word == "OOM":
         return Problem("out-of-memory", error.text)
     if word == "WRONGTYPE":

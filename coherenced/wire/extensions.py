@@ -12,7 +12,8 @@
 
 Milliseconds in answers are bulk strings with three decimals. An asked level that is not
 reached in time is an error: NOACK committed VERSION missing=NODE,NODE. COH.NODES, COH.STATS,
-COH.EXPLAIN and COH.PAGE answer one bulk string, JSON, the same that HTTP gives.
+COH.EXPLAIN and COH.PAGE answer one bulk string, JSON, the same that HTTP gives (and what is not
+UTF-8 as `names` has it).
 
 Where keys come first (COH.DEL) options are recognised at the end only, each once.
 """

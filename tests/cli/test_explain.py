@@ -25,7 +25,13 @@ def test_where_a_key_would_come_from(coherenced: Call, a: Daemon) -> None:
     assert told["answered_from"] == "l2"
 
 
-def test_a_binary_key_is_legible(coherenced: Call, a: Daemon) -> None:
-    done = coherenced("explain", "explain:\udcff\x1b", "--socket", a.socket)
+def test_a_binary_key_is_legible_and_unambiguous(coherenced: Call, a: Daemon) -> None:
+    binary, text = "explain:\udcff\x1b", r"explain:\xff\x1b"
+    a.client.set(b"explain:\xff\x1b", 1, tags=[b"\xfe", "t"])
+    done = coherenced("explain", binary, "--socket", a.socket)
     assert "\x1b" not in done.text
-    assert r"explain:\xff\x1b" in done.text
+    assert r"explain:\xff\x1b" in done.text and r"\xfe, t" in done.text
+    told = coherenced("explain", binary, "--socket", a.socket, "--json").document
+    assert told["key"] == {"base64": "ZXhwbGFpbjr/Gw=="} and told["stale"] is False
+    assert told["tags"] == [{"base64": "/g=="}, "t"]
+    assert coherenced("explain", text, "--socket", a.socket, "--json").document["key"] == text

@@ -50,9 +50,7 @@ def test_what_people_read_cannot_drive_their_terminal() -> None:
     assert output.shown(b"a\x1b[31m\n\tb\xff") == r"a\x1b[31m\n\tb\xff"
 
 
-def test_names_and_values_as_the_http_interface_writes_them() -> None:
-    assert output.json_name(b"a") == "a"
-    assert output.json_name(b"\xff") == {"base64": "/w=="}
+def test_values_as_the_http_interface_writes_them() -> None:
     assert output.json_value(b"a") == {"value": "a"}
     assert output.json_value(b"\xff") == {"value_base64": "/w=="}
 

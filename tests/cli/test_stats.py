@@ -54,6 +54,14 @@ def test_figures_that_are_not_told_are_dashes(coherenced: Call, tmp_path: Path) 
     assert "- committed, - refused" in done.text
 
 
+def test_linearizable_writes_are_shown_where_there_are_any() -> None:
+    told = report(NodeStats())
+    assert "two phases" not in dict(stats.facts(told))
+    told["writes"] |= {"linearizable": 2000, "one_phase_refused": 1}
+    shown = dict(stats.facts(told))["two phases"]
+    assert shown == "2,000 linearizable, 0 contended; 1 batch refused in one phase"
+
+
 def test_the_origin_is_shown_once_it_was_asked() -> None:
     told = report(NodeStats())
     told["origin"]["hits"] = 3

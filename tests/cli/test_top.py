@@ -44,7 +44,7 @@ def test_counts_fade_and_are_bounded() -> None:
     busiest = Busiest("")
     busiest.add({"all": True, "keys": ["k"] * 10, "tags": ["t"], "prefixes": [{"base64": "AA=="}]})
     first = dict(busiest.now())
-    assert set(first) == {"k", "tag t", "everything"}
+    assert set(first) == {"k", "tag t", "prefix \0", "everything"}
     assert dict(busiest.now())["k"] == first["k"] * FADE
     for number in range(2 * MOST_COUNTED):
         busiest.add({"keys": [f"{number}"]})

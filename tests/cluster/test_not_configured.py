@@ -39,6 +39,7 @@ def test_a_daemon_that_is_not_configured_writes_in_two_phases(cluster: Cluster) 
     # This one is refused at first: nothing has told the daemon before.
     assert plain.command("SET", "lin:x", "1") == b"OK"
     assert ops(cluster) == TWO
+    assert b"coherenced_writes_one_phase_refused_total 1.0" in plain.http("/metrics")[1]
     assert lin.command("GET", "lin:x") == b"1"
     assert plain.command("INCR", "lin:x") == 2
     assert lin.command("GET", "lin:x") == b"2"

@@ -114,6 +114,19 @@ def test_what_was_refused_for_anothers_sake_goes_again_and_in_order() -> None:
     assert d.node.waiting == 0
 
 
+def test_W4_what_comes_behind_a_write_that_gets_two_phases_stays_behind_it() -> None:
+    d = joined()
+    d.write(set_to(b"l:x", b"1"), set_to(b"k", b"1"), atomic=True)
+    refuse(d)
+    d.write(set_to(b"k", b"2"))
+    d.roster(ALONE, declared=(LIN,))
+    values = []
+    while d.has(Mutate):
+        values += [m.argv[-1] for m in answer(d).every if m.argv and m.keys == (b"k",)]
+    assert values == [b"1", b"2"]
+    assert d.node.waiting == 0
+
+
 def test_W4_what_is_learned_while_a_write_is_in_flight_waits_for_it() -> None:
     d = joined()
     d.write(set_to(b"l:x", b"1"))
@@ -159,7 +172,8 @@ def test_it_is_not_tried_for_ever() -> None:
         else:
             d.roster(ALONE)
     fault = d.fault(write)
-    assert fault.kind == FaultKind.UNAVAILABLE
+    assert fault.kind == FaultKind.CONTENDED
+    assert d.node.writes.one_phase_refused == WRITE_TRIES
     assert fault.detail.endswith("the write was not applied: try again")
     assert d.node.waiting == 0
 

@@ -15,6 +15,9 @@ def test_what_is_written_is_read() -> None:
     assert life_label(60_000.9) == b"coh:life=60000"
     assert life_label(60_000, age_ms=5_000, grace_ms=20_000) == b"coh:life=65000/20000"
     assert life_label(1e15, age_ms=7) == b"coh:life=%d" % (LONGEST_MS + 7), "Redis keeps no longer"
+    assert life_of(with_life((), 60_000 + 1e15, 1e15)) == Life(LONGEST_MS, LONGEST_MS - 60_000), (
+        "fresh as long as was asked, though stale no longer than Redis keeps it"
+    )
     assert with_life((b"t",), None) == (b"t",)
     assert life_of(with_life((b"t",), 500)) == Life(500.0, 0.0)
     assert life_of((b"t", b"coh:life=65000/20000")) == Life(65_000.0, 20_000.0)

@@ -6,7 +6,7 @@ import pytest
 
 from coherenced.core import calls
 from coherenced.core.laws import Laws
-from coherenced.core.model import Fetched, Op, ReplyError
+from coherenced.core.model import Fetched, Op, ReplyError, Set
 from coherenced.core.phases import BUSY, BUSY_RETRY_MS, TOKEN_MARGIN_MS
 from coherenced.core.policy import Policy
 from coherenced.core.requests import FaultKind, Level
@@ -112,7 +112,7 @@ def test_K6_when_not_every_node_dropped_its_copy_in_time_nothing_is_applied() ->
     write = d.write(set_to(b"l:k", b"v"), timeout_ms=100)
     committed(d, phase(d), b"OK")
     d.sleep(100)
-    assert d.fault(write).kind == FaultKind.UNAVAILABLE
+    assert d.fault(write).kind == FaultKind.CONTENDED
     assert "peer" in d.fault(write).detail and "not applied" in d.fault(write).detail
     abort = phase(d)
     assert ops(abort) == [Op.ABORT]
@@ -139,8 +139,9 @@ def test_K6_but_not_longer_than_the_writers_patience() -> None:
         if d.has(calls.Mutate):
             refused(d, phase(d), PENDING)
         d.sleep(BUSY_RETRY_MS)
-    assert d.fault(write).kind == FaultKind.UNAVAILABLE
+    assert d.fault(write).kind == FaultKind.CONTENDED
     assert "not applied" in d.fault(write).detail
+    assert d.node.phases.refused == 1
     assert not d.has(calls.Mutate)
 
 
@@ -241,6 +242,44 @@ def test_other_writes_have_one_phase(plain: object) -> None:
     assert ops(phase(d)) in ([Op.WRITE], [Op.INVALIDATE])
 
 
+def test_W4_a_later_write_of_its_plain_key_waits_for_it_and_has_one_phase() -> None:
+    d = linear()
+    both = set_to(b"l:k", b"1"), set_to(b"a", b"1")
+    first = d.write(*both, atomic=True)
+    second = d.write(set_to(b"a", b"2"))
+    third = d.turn(Set.to(b"a", b"3"))[0]
+    d.write(set_to(b"b", b"1"))
+    prepare = phase(d)
+    assert ops(prepare) == [Op.PREPARE] and prepare.mutations[0].keys == (b"l:k",)
+    committed(d, prepare, b"OK")
+    other = phase(d)
+    assert [m.keys for m in other.mutations] == [(b"b",), (b"l:k",), (b"a",)]
+    assert d.node.waiting == 4
+    committed(d, other, b"OK", b"OK", b"OK")
+    assert d.result(first).satisfied and second not in d.outcomes
+    values = []
+    while d.has(calls.Mutate):
+        batch = phase(d)
+        values += [m.argv[-1] for m in batch.every]
+        committed(d, batch, *[b"OK"] * len(batch.every))
+    assert values == [b"2", b"3"]
+    assert d.result(second).satisfied and third in d.outcomes
+    assert d.node.waiting == 0 and not d.node.phases._lines
+
+
+def test_W4_nor_does_it_stay_behind_what_was_refused() -> None:
+    d = linear((PEER, "peer"))
+    refused_one = d.write(set_to(b"l:k", b"1"), set_to(b"a", b"1"), atomic=True, timeout_ms=100)
+    later = d.write(set_to(b"a", b"2"))
+    committed(d, phase(d), b"OK")
+    d.sleep(100)  # the peer does not answer
+    assert d.fault(refused_one).kind == FaultKind.CONTENDED
+    batch = phase(d)
+    assert ops(batch) == [Op.ABORT, Op.WRITE]
+    committed(d, batch, b"OK", b"OK")
+    assert d.result(later).satisfied and d.node.waiting == 0
+
+
 def test_a_delete_has_two_phases_too() -> None:
     d = linear()
     d.write(delete(b"l:k"))
@@ -285,7 +324,7 @@ def test_K6_a_lineage_lost_between_the_phases_aborts() -> None:
     committed(d, phase(d), b"OK")
     d.tick(250)
     d.prove(lineage(1, epoch=OTHER_EPOCH))
-    assert d.fault(write).kind == FaultKind.UNAVAILABLE
+    assert d.fault(write).kind == FaultKind.CONTENDED
     assert ops(phase(d)) == [Op.ABORT]
 
 

@@ -66,4 +66,9 @@ def test_conditions_are_refused_and_types_are_told() -> None:
     labelled = Mutation((b"SET", b"k", b"v"), keys=(b"k",), label=(b"t", b"content-type=a/b"))
     (intent,) = intents_of(labelled) or []
     assert intent.headers == {"Content-Type": "a/b"} and intent.labels == labelled.label
+    graced = Mutation(
+        (b"SET", b"k", b"v", b"PX", b"70000"), keys=(b"k",), label=(b"coh:life=70000/60000",)
+    )
+    (intent,) = intents_of(graced) or []
+    assert (intent.ttl_ms, intent.labels) == (10_000.0, ()), "the namespace has its own grace"
     assert intents_of(Mutation((), keys=(b"k",))) is None, "an invalidation changes no origin"

@@ -22,6 +22,8 @@ from coherenced.core.requests import (
     Outcome,
     Read,
     ReadResult,
+    Recall,
+    RecallResult,
     Release,
     Request,
     Source,
@@ -164,11 +166,8 @@ class FakePort:
         self.event_listeners.append(listener)
         return lambda: self.event_listeners.remove(listener)
 
-    def backlog(self, after: str) -> list[tuple[Record, str]] | None:
-        versions = [version for _, version in self.history]
-        if after not in versions:
-            return None
-        return self.history[versions.index(after) + 1 :]
+    def version(self) -> Version | None:
+        return Version(EPOCH, self.lane.applied)
 
     def metrics(self) -> bytes:
         return b"# HELP coherenced_ready x\n# TYPE coherenced_ready gauge\ncoherenced_ready 1.0\n"
@@ -243,8 +242,17 @@ class FakePort:
             if alive and request.absent_ms:
                 self.absent.add(request.key)
             return WriteResult((int(alive),), Version(EPOCH, self.lane.applied), {})
+        if isinstance(request, Recall):
+            return self._recall(request)
         assert isinstance(request, Write)
         return self._write(request)
+
+    def _recall(self, recall: Recall) -> RecallResult:
+        """Two at a time."""
+        seqs = range(recall.after.seq + 1, recall.until + 1)
+        later = tuple(record for record, _ in self.history if record.seq in seqs)
+        fits = bool(later) and later[0].seq == recall.after.seq + 1
+        return RecallResult(later[:2] if fits else None)
 
     def _lease(self, lease: Lease) -> Outcome:
         value = self._value(lease.key)

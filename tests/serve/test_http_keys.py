@@ -142,11 +142,28 @@ async def test_a_label_that_is_no_media_type_never_becomes_a_header(http: Rig) -
 
 
 async def test_max_age_is_the_time_to_live(http: Rig) -> None:
-    await http.ask("PUT", "/v1/keys/k", b"v", Cache_Control="max-age=90, stale-if-error=5")
+    await http.ask("PUT", "/v1/keys/k", b"v", Cache_Control="max-age=90, unknown=1")
     mutation = http.port.requests[-1].mutations[0]
     assert mutation.argv == (b"SET", b"k", b"v", b"PX", b"90000")
     assert (mutation.keeps, mutation.keeps_ttl_ms) == (b"v", 90_000.0)
     for wrong in ("max-age=0", "max-age=x", "max-age=-1", "max-age=99999999999"):
+        answer = await http.ask("PUT", "/v1/keys/k", b"v", Cache_Control=wrong)
+        assert (answer.status, answer.json["pointer"]) == (400, "Cache-Control")
+
+
+async def test_a_value_is_kept_past_its_max_age_where_it_may_be_stale(http: Rig) -> None:
+    text = "max-age=90, stale-while-revalidate=5, stale-if-error=600"
+    await http.ask("PUT", "/v1/keys/k", b"v", Cache_Control=text)
+    mutation = http.port.requests[-1].mutations[0]
+    assert mutation.argv == (b"SET", b"k", b"v", b"PX", b"690000")
+    assert mutation.label == (b"coh:life=690000/600000",)
+    assert (await http.ask("GET", "/v1/keys/k")).headers["Coherenced-Stale"] == "0"
+    http.port.cache(b"k", b"v", mutation.label, left_ms=599_000.0)
+    stale = await http.ask("GET", "/v1/keys/k")
+    assert (stale.headers["Coherenced-Stale"], stale.headers["Age"]) == ("1", "91")
+    await http.ask("PUT", "/v1/keys/k", b"v", Cache_Control="max-age=90, stale-if-error=0")
+    assert http.port.requests[-1].mutations[0].label is None
+    for wrong in ("stale-if-error=5", "max-age=1, stale-while-revalidate=x"):
         answer = await http.ask("PUT", "/v1/keys/k", b"v", Cache_Control=wrong)
         assert (answer.status, answer.json["pointer"]) == (400, "Cache-Control")
 
@@ -292,6 +309,7 @@ async def test_acknowledgement_levels(http: Rig) -> None:
     ("fault", "status", "kind"),
     [
         (UNAVAILABLE, 503, "unavailable"),
+        (Fault(FaultKind.CONTENDED, "another write was first"), 503, "contended"),
         (Fault(FaultKind.OVERLOADED, "100000 requests wait"), 503, "overloaded"),
         (Fault(FaultKind.STOPPING, "stopping"), 503, "stopping"),
         (Fault(FaultKind.INDETERMINATE, "reply lost"), 504, "indeterminate"),

@@ -10,6 +10,7 @@ from coherenced.core.model import Op, Record
 from coherenced.serve.http_frames import Framer
 from coherenced.serve.http_limits import HttpLimits
 from coherenced.serve.http_stream import Listener
+from tests.serve.fake_port import UNAVAILABLE
 from tests.serve.http_rig import Rig, rig, until
 
 REQUEST = b"GET /v1/invalidations HTTP/1.1\r\nHost: x\r\n%b\r\n"
@@ -98,6 +99,46 @@ async def test_a_listener_goes_on_where_it_was(tmp_path: Path) -> None:
         live = http.port.record(Op.DELETE, (b"k",))
         got = [(await stream.event())["id"] for _ in range(3)]
         assert got == [*versions[2:], live]
+        stream.close()
+
+
+async def test_more_than_one_page_of_the_past_is_told_in_order(tmp_path: Path) -> None:
+    async with rig(tmp_path) as http:
+        versions = [http.port.record(Op.WRITE, (b"k%d" % i,)) for i in range(9)]
+        http.port.held = []
+        stream = await Stream.open(http, b"Last-Event-ID: %b\r\n" % versions[1].encode())
+        await stream.event()
+        await until(lambda: bool(http.port.held))
+        live = http.port.record(Op.DELETE, (b"k",))  # while the log is being read
+        http.port.release()
+        assert [(await stream.event())["id"] for _ in range(8)] == [*versions[2:], live]
+        stream.close()
+
+
+async def test_a_log_that_cannot_be_read_now_ends_the_stream_without_a_gap(tmp_path: Path) -> None:
+    async with rig(tmp_path) as http:
+        versions = [http.port.record(Op.WRITE, (b"k",)) for _ in range(2)]
+        http.port.fault = UNAVAILABLE
+        stream = await Stream.open(http, b"Last-Event-ID: %b\r\n" % versions[0].encode())
+        rest = await asyncio.wait_for(stream.reader.read(), 5)
+        assert b"ask again" in rest and b"event:" not in rest
+        stream.close()
+        http.port.fault = None
+        again = await Stream.open(http, b"Last-Event-ID: %b\r\n" % versions[0].encode())
+        await again.event()
+        assert (await again.event())["id"] == versions[1]
+        again.close()
+
+
+async def test_a_lane_that_is_dropped_leaves_no_silent_hole(tmp_path: Path) -> None:
+    async with rig(tmp_path) as http:
+        stream = await Stream.open(http)
+        await stream.event()
+        told = {"at": "now", "event": "lane_dropped", "text": "x", "was": "e:1", "now": "e:9"}
+        http.port.event_listeners[0](told)
+        events = [await stream.event() for _ in range(2)]
+        assert [event["event"] for event in events] == ["node", "reset"]
+        assert json.loads(events[1]["data"]) == {"after": "e:1"}
         stream.close()
 
 

@@ -354,6 +354,7 @@ class History:
 NOTHING_DONE: Final = frozenset(
     {
         FaultKind.UNAVAILABLE,
+        FaultKind.CONTENDED,
         FaultKind.OUT_OF_MEMORY,
         FaultKind.CONFLICT,
         FaultKind.LOST,

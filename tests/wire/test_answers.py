@@ -17,6 +17,7 @@ PLAN = Plan((Ask(Query((b"X",))),))
     ("fault", "told"),
     [
         (Fault(FaultKind.UNAVAILABLE, "down"), "UNAVAILABLE down"),
+        (Fault(FaultKind.CONTENDED, "not its turn"), "UNAVAILABLE not its turn"),
         (Fault(FaultKind.OVERLOADED, "busy"), "UNAVAILABLE busy"),
         (Fault(FaultKind.STOPPING, "bye"), "UNAVAILABLE bye"),
         (Fault(FaultKind.INDETERMINATE, "lost"), "INDETERMINATE lost"),
