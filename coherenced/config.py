@@ -103,6 +103,8 @@ def load(flags: Mapping[str, str], path: Path | None, environ: Mapping[str, str]
     tree: dict[str, Any] = {}
     sources = dict.fromkeys(settings(), "default")
     for one in given:
+        if one.value == {} and len(one.key) == 1 and _is_section(one.key[0]):
+            continue  # a section of which nothing is said
         setting = _find(one)
         try:
             value = setting.read(one.value, one.is_text, one.is_relative)
@@ -145,6 +147,8 @@ def _find(given: Given) -> Setting:
 
 
 def _find_in_namespace(given: Given) -> Setting:
+    if len(given.key) == 2 and given.value == {}:
+        raise _has_no_match(given.key[1], given.origin)
     if len(given.key) < 3:
         raise ConfigError(
             f"{'.'.join(given.key)} ({given.origin}): a namespace has a name: "
@@ -190,10 +194,14 @@ def _check_namespaces(namespaces: Mapping[str, Mapping[str, Any]], sources: dict
     for name, values in namespaces.items():
         if "match" not in values:
             where = next(sources[f"namespace.{name}.{key}"] for key in values)
-            raise ConfigError(
-                f"namespace.{name} ({where}) has no match: say which keys it is for, "
-                f'for example match = "{name}:*"'
-            )
+            raise _has_no_match(name, where)
+
+
+def _has_no_match(name: str, where: str) -> ConfigError:
+    return ConfigError(
+        f"namespace.{name} ({where}) has no match: say which keys it is for, "
+        f'for example match = "{name}:*"'
+    )
 
 
 # -- showing and comparing -----------------------------------------------------------------

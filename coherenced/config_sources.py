@@ -77,13 +77,16 @@ def _flatten(document: Mapping[str, Any], path: Path) -> Iterable[Given]:
         if not isinstance(table, dict):
             yield Given((section,), table, str(path))
             continue
+        if not table:
+            yield Given((section,), table, f"{path} [{section}]")
         for name, value in table.items():
-            if section == "namespace" and isinstance(value, dict):
+            if section == "namespace" and isinstance(value, dict) and value:
                 for key, inner in value.items():
                     origin = f"{path} [{section}.{name}]"
                     yield Given((section, name, key), inner, origin)
             else:
-                yield Given((section, name), value, f"{path} [{section}]")
+                where = f"{section}.{name}" if isinstance(value, dict) else section
+                yield Given((section, name), value, f"{path} [{where}]")
 
 
 def read_environment(environ: Mapping[str, str], known: Iterable[str]) -> list[Given]:

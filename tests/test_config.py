@@ -186,6 +186,8 @@ def test_set_is_written_key_equals_value() -> None:
         ("[namespace.u]\nmax_stale_ms = 1", "did you mean namespace.u.max_staleness_ms?"),
         ("[namespace]\nmatch = 'a'", f"namespace.match ({FILE} [namespace]): a namespace has"),
         ("[namespace.u]\nack = 'all'", "namespace.u (coherenced.toml [namespace.u]) has no match"),
+        ("[namespace.u]", "namespace.u (coherenced.toml [namespace.u]) has no match"),
+        ("[reids]", "unknown key reids (coherenced.toml [reids]): the sections are redis, node"),
         ("[namespace.User]\nmatch = 'a'", "lower-case letters"),
         ("[namespace.a__b]\nmatch = 'a'", "single _"),
         ("[l1.max_bytes]\nx = 1", "l1.max_bytes = {'x': 1}"),

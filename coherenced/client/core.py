@@ -86,7 +86,8 @@ class Calls:
         """The value of `key`, or `default` when it is not there (also where a loader has found,
         with `negative_ttl`, that there is no such thing).
 
-        `max_staleness_ms` overrides the daemon's bound for this read: 0 is linearizable.
+        `max_staleness_ms` overrides the daemon's bound for this read: 0 is linearizable; above the
+        largest bound of the daemon's configuration it means that one.
         `min_version` serves nothing older than a version that a write returned.
         Raises `RedisUnreachable` when no value within the bound can be had.
         """

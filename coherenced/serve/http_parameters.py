@@ -51,7 +51,8 @@ MIN_VERSION: Final = Parameter(
 MAX_STALENESS: Final = Parameter(
     "Coherenced-Max-Staleness-Ms",
     "header",
-    "An L1 hit is served only if it is provably at most this old; 0 is linearizable. "
+    "An L1 hit is served only if it is provably at most this old; 0 is linearizable, and more than "
+    "the largest bound of the daemon's configuration means that one. "
     "Stronger than Cache-Control: max-age or no-cache, which mean the same without an origin.",
     {"type": "integer", "minimum": 0, "maximum": 10**12},
 )

@@ -1,6 +1,7 @@
 """Planners of the COH. commands, and the form of their answers.
 
     COH.GET         bulk or nil; META: [value, version, source, age in ms, stale 0 or 1];
+                    MAXSTALE above the daemon's largest bound means that one;
                     TTL: the same and, sixth, the ms until Redis lets it expire (integer), or -1
                     KEEP: these six and, seventh, [ms, bound in ms, tag...]: how long a client
                     that reads the shared page of this incarnation may keep a copy; 0: not at
