@@ -79,6 +79,9 @@ class Fetch(msgspec.Struct, frozen=True, gc=False):
     lane: int
     new_epoch: bytes
     items: tuple[bytes | Query, ...]
+    step: int = 0
+    """0: all of it, as of one moment. Else the answer may end after any of the items, once it is
+    large: the size is looked at after each so many keys. The keys come first then."""
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):
@@ -266,7 +269,8 @@ class FetchedAll(msgspec.Struct, frozen=True, gc=False):
     lineage: Lineage
     results: Sequence[Fetched | Reply]
     """In the order asked: `Fetched` for a key, a raw reply for a Query; a `PlainValues` where they
-    are all of keys and there is no more to be said of any."""
+    are all of keys and there is no more to be said of any. Fewer than were asked (`Fetch.step`):
+    the rest was not read."""
 
 
 class Claimed(msgspec.Struct, frozen=True, gc=False):

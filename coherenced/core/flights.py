@@ -3,9 +3,12 @@
     join -> queue -> flush -> Fetch of up to FETCH_BATCH keys -> fetched, or sent again, or given up
 
 Fetches of many keys share a round trip: while some are under way the next ones
-gather, and leave together. What asks about a key that this node has accepted a
-write to is parked until that write is in Redis (W5). What an answer means is not
-known here: it is handed to `reads`.
+gather, and leave together. How large their values are nobody knows: the server ends its
+answer where it has become large, and the rest is asked for again, with care for a while.
+So neither side holds much more at once than the largest values themselves.
+
+What asks about a key that this node has accepted a write to is parked until that write
+is in Redis (W5). What an answer means is not known here: it is handed to `reads`.
 """
 
 from __future__ import annotations
@@ -32,6 +35,12 @@ FETCH_BATCH: Final = 64
 FETCHES_OPEN: Final = 4
 """Fetches of one lane under way at once."""
 FETCH_TRIES: Final = 2
+STEP: Final = 8
+"""Keys that the server reads before it looks how large they were."""
+CAREFUL_FETCHES: Final = 64
+"""After an answer that was ended, so many whole ones until it is taken for an exception."""
+CAREFUL_OPEN: Final = 2
+"""FETCHES_OPEN meanwhile; each is looked at key by key."""
 
 
 class Gather(msgspec.Struct, gc=False, eq=False):
@@ -169,6 +178,8 @@ class Flights:
         self._given_up = given_up
         self._flights: dict[bytes, Flight | Flock] = {}
         self._open = 0
+        self._careful = 0
+        """So many whole answers are to come before large values are not reckoned with any more."""
         self._held = False
         """A5: what gathers waits for its budget."""
         self._parked: dict[bytes, list[Item]] = {}
@@ -304,7 +315,8 @@ class Flights:
 
     @property
     def sendable(self) -> bool:
-        may = self._open < FETCHES_OPEN and not self._unsettled_all and not self._held
+        most = CAREFUL_OPEN if self._careful else FETCHES_OPEN
+        may = self._open < most and not self._unsettled_all and not self._held
         return may and bool(self.queue)
 
     def on_dropped(self, entries: int) -> None:
@@ -319,23 +331,27 @@ class Flights:
                 self._held = True
                 self._box.timers.at(due_ms, self._release)
                 return
-            batch = self._next_batch()
+            batch, is_one = self._next_batch()
+            step = 0 if is_one else 1 if self._careful else STEP
             if isinstance(batch, Flock):
                 self.refill.fetching(len(batch.keys), self._box.now_ms)
                 batch.sent_ms = self._box.now_ms
                 self._tickets.admit_all(batch)
-                self._send(batch, tuple(batch.keys))
+                self._send(batch, tuple(batch.keys), step)
             elif batch:
                 self.refill.fetching(len(batch), self._box.now_ms)
                 flights = [item for item in batch if isinstance(item, Flight)]
+                if 0 < len(flights) < len(batch):
+                    batch.sort(key=lambda item: item.__class__ is Question)
                 for flight in flights:
                     flight.sent_ms = self._box.now_ms
                 self._tickets.admit(*flights)
                 items = [item.key if isinstance(item, Flight) else item.query for item in batch]
-                self._send(batch, tuple(items))
+                self._send(batch, tuple(items), step)
 
-    def _next_batch(self) -> Batch:
-        """What leaves together: the first of the queue, except what is parked."""
+    def _next_batch(self) -> tuple[Batch, bool]:
+        """What leaves together: the first of the queue, except what is parked; and whether it has
+        to be read as of one moment."""
         queue: deque[Item] = self.queue
         first = queue[0]
         if (
@@ -344,9 +360,11 @@ class Flights:
             and not (first.told or self._unsettled)
         ):
             queue.popleft()
-            return first
+            return first, False
         batch: list[Asked] = []
         while queue and len(batch) < FETCH_BATCH:
+            if isinstance(queue[0], Bundle) and batch:
+                break
             item = queue.popleft()
             if isinstance(item, Flock):
                 queue.extendleft(reversed(self.scatter(item)))
@@ -356,16 +374,16 @@ class Flights:
             if isinstance(item, Flight) or item.__class__ is Question:
                 batch.append(item)
             elif isinstance(item, Bundle):
-                batch.extend(item.flights)  # never split: one script shows one moment
+                return list(item.flights), True  # never split, nor shared
             elif isinstance(item, Errand):
                 item.send()
-        return batch
+        return batch, False
 
     def _release(self) -> None:
         """A5: the budget allows more; it is sent at the end of this step, or of this turn."""
         self._held = False
 
-    def _send(self, batch: Batch, items: tuple[bytes | Query, ...]) -> None:
+    def _send(self, batch: Batch, items: tuple[bytes | Query, ...], step: int) -> None:
         self._open += 1
         self.fetches += 1
         sent_ms = self._box.now_ms
@@ -378,10 +396,27 @@ class Flights:
             else:
                 if generation == self.lane.generation:
                     self.suspect(answer.lineage, reliance)
-                self._fetched(batch, answer, sent_ms)
+                read = batch
+                if len(answer.results) < len(items):
+                    read = self._read_of(batch, len(answer.results))
+                    self._careful = CAREFUL_FETCHES
+                elif self._careful:
+                    self._careful -= 1
+                self._fetched(read, answer, sent_ms)
 
         number = self._box.new_call_id(answered)
-        self._box.emit(Fetch(number, self.lane.index, self._new_epoch(), items))
+        self._box.emit(Fetch(number, self.lane.index, self._new_epoch(), items, step))
+
+    def _read_of(self, batch: Batch, read: int) -> Batch:
+        """The first `read` of a batch; the others are asked for again, before all else."""
+        items: list[Asked] = [*self.scatter(batch)] if isinstance(batch, Flock) else batch
+        rest = items[read:]
+        for item in rest:
+            if isinstance(item, Flight):
+                self._tickets.close(item)
+                item.sent_ms = None
+        self.queue.extendleft(reversed(rest))
+        return items[:read]
 
     def suspect(self, lineage: Lineage, reliance: int) -> None:
         """A fetch that is not of this chain proves nothing, but it is a reason to probe."""
@@ -396,6 +431,8 @@ class Flights:
 
     def _on_failed(self, batch: Batch, answer: Failed) -> None:
         self.fetch_failures += 1
+        if answer.failure == Failure.LOST:
+            self._careful = CAREFUL_FETCHES  # it may have been too large to arrive in time
         for item in self.scatter(batch) if isinstance(batch, Flock) else batch:
             item.tries += 1
             again = answer.failure == Failure.LOST and item.tries < FETCH_TRIES

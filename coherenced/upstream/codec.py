@@ -312,23 +312,25 @@ def fetch_words(call: Fetch) -> Words:
     items: Sequence[bytes | Query] = call.items
     keys: Any = [item for item in items if item.__class__ is bytes]
     lengths, named, epoch = _lengths(list(map(len, keys))), b"".join(keys), call.new_epoch
-    told = (len(epoch), epoch, len(lengths), lengths, len(named), named)
-    packed = b"$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % told
+    told = (len(epoch), epoch, call.step, len(lengths), lengths, len(named), named)
+    packed = b"$%d\r\n%b\r\n$1\r\n%d\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % told
     if len(keys) == len(items):
-        return Words(3, packed)
+        return Words(4, packed)
     args: list[Any] = []
     for item in items:
         if isinstance(item, Query):
             args += (len(item.argv), len(item.keys), *item.argv, *item.keys)
     queries = words(args)
-    return Words(3 + queries.number, packed + queries.packed)
+    return Words(4 + queries.number, packed + queries.packed)
 
 
 def fetched(call: Fetch, reply: list[Any]) -> FetchedAll:
     """Read the reply to a fetch, back in the order in which it was asked."""
     items = call.items
     if len(reply) != 5 + len(items):
-        raise ValueError(f"{len(reply)} words for {len(items)} items")
+        if not 5 < len(reply) < 5 + len(items) or not call.step:
+            raise ValueError(f"{len(reply)} words for {len(items)} items")
+        items = items[: len(reply) - 5]
     number = list(map(type, items)).count(bytes)
     lineage, ttls, extras = Lineage(reply[0], reply[1], reply[2]), reply[3], reply[4]
     values = reply[5 : 5 + number]

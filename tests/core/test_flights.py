@@ -5,11 +5,17 @@ from __future__ import annotations
 import pytest
 
 from coherenced.core import calls
-from coherenced.core.flights import FETCH_BATCH, FETCHES_OPEN
+from coherenced.core.flights import (
+    CAREFUL_FETCHES,
+    CAREFUL_OPEN,
+    FETCH_BATCH,
+    FETCHES_OPEN,
+    STEP,
+)
 from coherenced.core.laws import Laws
 from coherenced.core.model import Fetched, Query
 from coherenced.core.policy import Policy
-from coherenced.core.requests import AskResult, Level
+from coherenced.core.requests import AskResult, Get, Level
 from tests.core.driver import (
     COVERING_K,
     Driver,
@@ -114,6 +120,82 @@ def test_many_misses_share_round_trips() -> None:
 
 
 # -- own writes on their way (W5 with ack=none) -----------------------------------------------
+
+
+def test_what_an_answer_that_became_large_leaves_out_is_asked_for_again_first_and_with_care() -> (
+    None
+):
+    d = Driver()
+    keys = [b"k%d" % number for number in range(10)]
+    gets = d.turn(*map(Get, keys))
+    first = d.take(calls.Fetch)
+    assert (first.items, first.step) == (tuple(keys), STEP)
+    later = [d.read(b"l%d" % number) for number in range(FETCHES_OPEN - 1)]
+    waiting = d.read(b"last")
+    d.fetched(first, *[b"v"] * 3)
+    assert [d.outcomes[number] for number in gets[:3]] == [b"$1\r\nv\r\n"] * 3
+    assert d.hit(b"k2") == b"v" and not any(number in d.outcomes for number in gets[3:])
+    for read in later[: FETCHES_OPEN - CAREFUL_OPEN]:
+        assert [c.items for c in d.open if isinstance(c, calls.Fetch) and c.step == 1] == []
+        d.fetched(d.take(calls.Fetch), b"v")
+        assert d.value(read) == b"v"
+    again = [c for c in d.open if isinstance(c, calls.Fetch) and c.step == 1]
+    assert [c.items for c in again] == [(*keys[3:], b"last")]
+    d.deliver(record(11, b"k4"))
+    d.open.remove(again[0])
+    d.fetched(again[0], *[b"w"] * 8, at=10)
+    assert [d.outcomes[number] for number in gets[3:]] == [b"$1\r\nw\r\n"] * 7
+    assert d.value(waiting) == b"w"
+    assert d.hit(b"k3") == b"w" and d.hit(b"k4") is None, "it was overtaken (F2)"
+    d.fetched(d.take(calls.Fetch), b"v", at=11)
+    assert d.node.waiting == 0 and not len(d.node.tickets)
+
+
+def test_it_takes_some_whole_answers_until_large_values_are_not_reckoned_with() -> None:
+    d = Driver()
+    d.read(b"a", b"b")
+    d.fetched(d.take(calls.Fetch), b"v")
+    for number in range(CAREFUL_FETCHES):
+        call = d.take(calls.Fetch)
+        assert call.step == 1
+        d.fetched(call, b"v")
+        d.read(b"k%d" % number)
+    assert d.take(calls.Fetch).step == STEP
+
+
+def test_S2_a_snapshot_is_one_moment_however_large_and_shares_no_fetch() -> None:
+    d = Driver()
+    d.read(b"a", b"b")
+    d.fetched(d.take(calls.Fetch), b"v")
+    for _ in range(CAREFUL_OPEN - 1):
+        d.read(b"c")  # nothing more leaves now
+    d.read(b"d")
+    snapshot = d.read(b"x", b"y", snapshot=True)
+    d.read(b"e")
+    sent = []
+    while d.has(calls.Fetch):
+        call = d.take(calls.Fetch)
+        sent.append((call.items, call.step))
+        d.fetched(call, *[b"v"] * len(call.items))
+    assert sent == [((b"b",), 1), ((b"c",), 1), ((b"d",), 1), ((b"x", b"y"), 0), ((b"e",), 1)]
+    assert [v.value for v in d.result(snapshot).values] == [b"v", b"v"]
+
+
+def test_keys_come_before_questions() -> None:
+    d = Driver()
+    d.turn(*(Get(b"%d" % number) for number in range(FETCHES_OPEN * FETCH_BATCH)))
+    asked = d.ask(Query((b"TTL", b"t"), (b"t",)))
+    read = d.read(b"k")
+    d.fetched(d.take(calls.Fetch), *[b"v"] * FETCH_BATCH)
+    call = next(c for c in d.open if isinstance(c, calls.Fetch) and b"k" in c.items)
+    assert call.items == (b"k", Query((b"TTL", b"t"), (b"t",)))
+    d.open.remove(call)
+    d.fetched(call, b"v")
+    assert d.value(read) == b"v" and asked not in d.outcomes
+    while d.has(calls.Fetch):
+        call = d.take(calls.Fetch)
+        d.fetched(call, *(7 if isinstance(item, Query) else b"v" for item in call.items))
+    assert d.result(asked) == AskResult(7)
 
 
 def test_W5_readers_wait_for_a_write_that_was_accepted_but_is_not_in_redis_yet() -> None:

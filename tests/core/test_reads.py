@@ -97,8 +97,22 @@ def test_S2_a_snapshot_shares_no_fetch_and_is_never_split() -> None:
     d.fetched(d.take(calls.Fetch), b"v")
     for _ in range(FETCHES_OPEN - 1):
         d.take(calls.Fetch)
+    d.fetched(d.take(calls.Fetch), *[b"v"] * (FETCH_BATCH - 1))
     batch = d.take(calls.Fetch)
-    assert batch.items[-100:] == keys
+    assert (batch.items, batch.step) == (keys, 0)
+
+
+def test_S2_W5_a_snapshot_behind_what_waits_for_a_write_is_whole_and_nothing_else_is() -> None:
+    d = Driver()
+    for key in (b"k", b"s"):
+        d.write(set_to(key, b"v"), ack=Level.NONE)
+    for _ in range(2):
+        if d.has(calls.Mutate):
+            d.forget(calls.Mutate)
+    d.turn(Read((b"k",)), Read((b"a", b"b"), snapshot=True))
+    assert [(c.items, c.step) for c in d.open if isinstance(c, calls.Fetch)] == [((b"a", b"b"), 0)]
+    d.turn(Read((b"s", b"c"), snapshot=True), Read((b"d",)))
+    assert [(c.items, c.step) for c in d.open if isinstance(c, calls.Fetch)][1:] == [((b"d",), 8)]
 
 
 def test_S2_a_snapshot_whose_reply_was_lost_fails_rather_than_shows_two_moments() -> None:

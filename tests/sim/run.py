@@ -57,6 +57,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Whether one of the keys is of a linearizable namespace."""
     unconfigured: bool = False
     """Whether the first node is configured without that namespace (K6)."""
+    ends_answers: bool = False
+    """Whether answers to fetches end early now and then, as those do that become large."""
     tracing: bool = False
 
 
@@ -113,6 +115,7 @@ def by_seed(seed: int) -> Config:
         linearizable=random.random() < 0.3,
         tidy_entries=random.choice((1, 1, 250)),
         unconfigured=random.random() < 0.3,
+        ends_answers=random.random() < 0.3,
     )
 
 
@@ -144,6 +147,7 @@ def build(config: Config) -> tuple[World, list[Client]]:
         rules=(("l:*", msgspec.structs.replace(policy, linearizable=True)),),
     )
     world.history.max_age_ms = policy.max_age_ms
+    world.primary.server.ends_answers = config.ends_answers
     if config.kinds is not None and STOPPED_CLOCKS in config.kinds:
         world.history.clocks_stop = True
         world.watch_proofs = False
@@ -317,6 +321,7 @@ FLAGS: Final = {
     "drift": "--drift",
     "linearizable": "--linearizable",
     "unconfigured": "--unconfigured",
+    "ends_answers": "--ends-answers",
 }
 
 

@@ -145,8 +145,10 @@ class Lane:
     def reply(self, mutation: Mutation) -> Reply:
         return self.done(mutation).reply
 
-    def fetch_all(self, *items: bytes | Query, new_epoch: bytes = EPOCH) -> FetchedAll:
-        call = Fetch(1, 0, new_epoch, items)
+    def fetch_all(
+        self, *items: bytes | Query, new_epoch: bytes = EPOCH, step: int = 0
+    ) -> FetchedAll:
+        call = Fetch(1, 0, new_epoch, items, step)
         return codec.fetched(call, self.run(FETCH, codec.fetch_words(call)))
 
     def fetch(self, key: bytes) -> Fetched:

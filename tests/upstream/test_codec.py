@@ -87,7 +87,7 @@ def test_queries_come_after_keys() -> None:
     from coherenced.core.calls import Fetch
 
     args = codec.fetch_words(Fetch(1, 0, EPOCH, (Query((b"TTL", b"a"), (b"a",)), b"k")))
-    assert args == codec.words((EPOCH, b"\x91\x01", b"k", 2, 1, b"TTL", b"a", b"a"))
+    assert args == codec.words((EPOCH, 0, b"\x91\x01", b"k", 2, 1, b"TTL", b"a", b"a"))
 
 
 @pytest.mark.parametrize("want_ack", [False, True])

@@ -587,6 +587,27 @@ def test_nothing_but_sets_does_what_one_by_one_does(
     assert (replies[0] == 6) == (before not in ONE_BY_ONE)
 
 
+@pytest.mark.parametrize("labels", [None, (b"t",)])
+def test_a_fetch_ends_where_it_has_become_large(
+    lane: Lane, labels: tuple[bytes, ...] | None
+) -> None:
+    large, small = b"x" * (3 << 20), [b"s%d" % number for number in range(5)]
+    for key in (b"l0", b"l1", b"l2", b"l3", b"l4"):
+        lane.mutate(set_(key, large))
+    lane.mutate(set_(b"s0", b"v", b"PX", b"60000", label=labels))
+    keys = [b"l0", b"l1", b"none", b"l2", b"l3", b"l4"]
+    length = Query((b"STRLEN", b"l0"), (b"l0",))
+    # One, and then eight together; but where there are labels, each by itself.
+    read = len(lane.fetch_all(*keys, *small, step=8).results)
+    assert read == (9 if labels is None else 4)
+    found = lane.fetch_all(*small, *keys, length, step=1).results
+    assert [f.value for f in found[:5]] == [b"v", None, None, None, None]  # type: ignore[union-attr]
+    assert 0 < found[0].ttl_ms <= 60_000 and len(found) == 9  # type: ignore[union-attr]
+    assert len(lane.fetch_all(*keys, length).results) == 7, "a snapshot is whole"
+    get = Query((b"GET", b"l0"), (b"l0",))
+    assert len(lane.fetch_all(b"s0", get, get, get, get, step=8).results) == 4
+
+
 def test_a_fetch_of_more_keys_than_a_command_has_room_for(lane: Lane) -> None:
     lane.mutate(set_(b"8500", b"v"))
     found = lane.fetch_all(*(b"%d" % number for number in range(9_000))).results
