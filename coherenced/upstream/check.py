@@ -45,6 +45,7 @@ class ServerFacts(msgspec.Struct, frozen=True):
     """`standalone`, `cluster` or `sentinel`."""
     maxmemory_bytes: int
     """0: no limit."""
+    used_memory_bytes: int
     maxmemory_policy: str
     pubsub_limit_bytes: int
     """The hard limit of a subscriber's output buffer; 0: none."""
@@ -89,6 +90,7 @@ async def inspect(settings: ServerSettings) -> ServerFacts:
         role=told.get("role", UNKNOWN),
         mode=told.get("redis_mode") or told.get("server_mode") or UNKNOWN,
         maxmemory_bytes=int(told.get("maxmemory", "-1")),
+        used_memory_bytes=int(told.get("used_memory", "-1")),
         maxmemory_policy=told.get("maxmemory_policy", UNKNOWN),
         pubsub_limit_bytes=int(limit[1]) if limit else -1,
         refused=refused,
@@ -184,6 +186,11 @@ def _warnings(facts: ServerFacts) -> tuple[str, ...]:
         found.append(
             f"maxmemory-policy {facts.maxmemory_policy} can evict coherenced's own metadata, "
             "which makes every node drop its cache: use a volatile-* policy or noeviction"
+        )
+    elif 0 < facts.maxmemory_bytes <= facts.used_memory_bytes:
+        found.append(
+            f"{facts.used_memory_bytes} of maxmemory {facts.maxmemory_bytes} bytes are used, and "
+            f"past it writes are refused ({facts.maxmemory_policy}): raise maxmemory, or delete"
         )
     if 0 < facts.pubsub_limit_bytes < SMALL_BUFFER_BYTES:
         found.append(

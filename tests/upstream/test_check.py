@@ -51,11 +51,14 @@ async def test_eviction_and_small_buffers_are_warned_of() -> None:
     assert "client-output-buffer-limit pubsub 102400" in buffers
 
 
-async def test_a_full_server_is_fit() -> None:
+async def test_a_full_server_is_fit_and_told() -> None:
     server = shared_server()
     server.command("CONFIG", "SET", "maxmemory", "1")
     try:
-        assert (await inspect(settings(server.url))).blockers == ()
+        facts = await inspect(settings(server.url))
+        assert facts.blockers == ()
+        (full,) = facts.warnings
+        assert "of maxmemory 1 bytes are used, and past it writes are refused" in full
     finally:
         server.command("CONFIG", "SET", "maxmemory", "0")
 
