@@ -296,7 +296,10 @@ def explain(error: BaseException, endpoint: RedisEndpoint, settings: ServerSetti
     text = plain(str(error)) or type(error).__name__
     tls = _tls_cause(error)
     if isinstance(error, redis_errors.AuthenticationError) or text.startswith(
-        ("WRONGPASS", "NOAUTH", "AUTH ", "invalid username-password", "invalid password")
+        (
+            *("WRONGPASS", "NOAUTH", "Authentication required", "AUTH "),
+            *("invalid username-password", "invalid password"),
+        )
     ):
         who = f"user {endpoint.username!r}" if endpoint.username else "the default user"
         return f"Redis at {place} refuses {who}: check redis.username and redis.password ({text})"
