@@ -233,6 +233,7 @@ def _bus(host: Host) -> BusSection:
         upstream_up=catchup.probes.reachable,
         reconnects=host.reconnects,
         messages=host.messages,
+        bytes=host.bus_bytes,
         listeners=host.listeners,
         lag=Latency.of(host.bus_lag),
     )

@@ -163,7 +163,7 @@ class Daemon:
         )
         host = Host(node, lambda: describe(self.config))
         host.page_file, host.no_page = page, no_page
-        own = Own(host.own_applied, host.own_came)
+        own = Own(host.own_applied, host.own_came, host.heard)
         link = Link(settings, name, incarnation, host.answer, self._changed, own=own)
         opened.push_async_callback(link.close)
         host.attach(link)

@@ -82,6 +82,7 @@ class Host:
         self.fronts: Callable[[NodeStats], None] = lambda stats: None
         """Fills in the front ends' own counters."""
         self.messages = 0
+        self.bus_bytes = 0
         self.started_ms = boottime_ms()
         self.started_unix_s = time.time()
         self.settings = settings
@@ -306,6 +307,10 @@ class Host:
         if tag in self._own_commits:
             committed_ms = self._own_commits.pop(tag)
             self.bus_lag.observe(boottime_ms() - committed_ms)
+
+    def heard(self, octets: int) -> None:
+        """So many bytes came on the bus."""
+        self.bus_bytes += octets
 
     def own_came(self, tag: bytes) -> None:
         """A message on the bus tells this tag of `own_applied`."""

@@ -146,12 +146,15 @@ class HttpFront:
         self, status: int, exc: BaseException | None, message: str | None
     ) -> web.StreamResponse:
         """What aiohttp's parser refused, as a problem."""
-        self._errors += 1
+        client_is_gone = isinstance(exc, ConnectionError)
+        self._errors += not client_is_gone
         if isinstance(exc, LineTooLong):
             problem = Problem("head-too-large", f"at most {_HEADERS_BYTES} bytes per header")
         elif status < 500:
             text = " ".join((message or "this is not HTTP").split())
             problem = Problem("bad-request", text[:200])
+        elif client_is_gone:
+            problem = Problem("internal", "nobody reads this any more")
         else:
             log.error("a request failed in the HTTP layer", exc_info=exc)
             problem = Problem("internal", "see the daemon's log")

@@ -52,6 +52,8 @@ class Own(NamedTuple):
     tags: Collection[bytes]
     """The last tag of each that has not come yet."""
     came: Callable[[bytes], None]
+    heard: Callable[[int], None] = lambda octets: None
+    """Told how many bytes of the bus have come, everybody's messages counted."""
 
 
 class Subscriber(asyncio.Protocol):
@@ -138,6 +140,7 @@ class Subscriber(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard_s = self._loop.time()
+        self._own.heard(len(data))
         try:
             self._reader.feed(data)
         except hiredis.ProtocolError as error:
@@ -159,7 +162,7 @@ class Subscriber(asyncio.Protocol):
     def _take_slice(self) -> bool:
         """Hand over what was read, as far as one slice goes; whether there may be more."""
         gets, lane, bus = self._reader.gets, self._lane, self._channels[0]
-        own, came = self._own
+        own, came, _ = self._own
         heard: list[Message] = []
         left = SLICE_RECORDS
         try:

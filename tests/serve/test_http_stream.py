@@ -6,7 +6,11 @@ import asyncio
 import json
 from pathlib import Path
 
+import pytest
+from aiohttp import ClientConnectionResetError, web
+
 from coherenced.core.model import Op, Record
+from coherenced.serve import http as http_module
 from coherenced.serve.http_frames import Framer
 from coherenced.serve.http_limits import HttpLimits
 from coherenced.serve.http_stream import Listener
@@ -202,6 +206,26 @@ async def test_a_listener_that_never_reads_is_cut_off(tmp_path: Path) -> None:
         await until(lambda: http.front.stats()["listeners"] == 0)
         assert not http.port.listeners
         dead.close()
+
+
+async def test_a_listener_that_goes_away_in_the_middle_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def closing(response: web.StreamResponse, data: bytes) -> None:
+        raise ClientConnectionResetError("Cannot write to closing transport")
+
+    logged: list[str] = []
+    async with rig(tmp_path) as http:
+        gone = await Stream.open(http)
+        await gone.event()
+        monkeypatch.setattr(http_module.log, "error", lambda text, **_: logged.append(text))
+        monkeypatch.setattr(web.StreamResponse, "write", closing)
+        http.port.record(Op.WRITE, (b"k",))
+        await until(lambda: http.front.stats()["listeners"] == 0)
+        gone.close()
+        await until(lambda: http.front.stats()["connections"] == 0)
+        assert http.front.stats()["errors"] == 0
+    assert logged == []
 
 
 async def test_the_number_of_streams_is_bounded(tmp_path: Path) -> None:

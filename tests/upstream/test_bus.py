@@ -173,7 +173,8 @@ async def test_clients_have_their_turn_while_much_is_taken() -> None:
 async def test_what_this_node_has_written_and_applied_itself_is_not_told() -> None:
     told: list[Answer] = []
     came: list[bytes] = []
-    own = Own({b"%016x" % 2, b"other"}, came.append)
+    octets: list[int] = []
+    own = Own({b"%016x" % 2, b"other"}, came.append, octets.append)
 
     def message(seq: int) -> bytes:
         tag, prev = b"%016x" % seq, b"%016x" % (seq - 1)
@@ -181,7 +182,9 @@ async def test_what_this_node_has_written_and_applied_itself_is_not_told() -> No
         return encode_message(Message(0, EPOCH, seq, tag, (record,)))
 
     subscriber = Subscriber(0, NAMES, b"i" * 16, 1000.0, told.append, lambda: None, own)
-    subscriber.data_received(b"".join(_pushed(message(seq)) for seq in (1, 2, 3)))
+    arrived = b"".join(_pushed(message(seq)) for seq in (1, 2, 3))
+    subscriber.data_received(arrived)
+    assert octets == [len(arrived)]
     (heard,) = told
     assert isinstance(heard, Heard)
     assert [(one.seq, len(one.records)) for one in heard.messages] == [(1, 1), (3, 1)]
