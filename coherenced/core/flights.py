@@ -48,6 +48,8 @@ class Gather(msgspec.Struct, gc=False, eq=False):
 
     left: int
     values: list[Value | None]
+    most_bytes: int = 0
+    held_bytes: int = 0
 
 
 class Terms(msgspec.Struct, gc=False, eq=False, frozen=True):

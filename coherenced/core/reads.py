@@ -100,7 +100,9 @@ class Reads:
             self._box.settle(request_id, ReadResult(()))
             return
         self.waiting += 1
-        gather = Gather(len(keys), [None] * len(keys)) if len(keys) > 1 else None
+        gather = None
+        if len(keys) > 1:
+            gather = Gather(len(keys), [None] * len(keys), read.most_bytes)
         wants = []
         for index, key in enumerate(keys):
             terms = self._terms(self.namespaces.for_key(key), read)
@@ -469,6 +471,14 @@ class Reads:
             return
         if gather.left <= 0:
             return  # the request has already failed as a whole
+        if gather.most_bytes and value.value is not None:
+            gather.held_bytes += len(value.value)
+            if gather.held_bytes > gather.most_bytes:
+                text = (
+                    f"the values have more than {gather.most_bytes} bytes together: ask for fewer"
+                )
+                self._fault(want, Fault(FaultKind.TOO_LARGE, text))
+                return
         gather.values[want.index] = value
         gather.left -= 1
         if gather.left == 0:
@@ -482,6 +492,7 @@ class Reads:
             if gather.left <= 0:
                 return
             gather.left = 0
+            gather.values.clear()
         self.waiting -= 1
         self._box.settle(want.request_id, fault)
 

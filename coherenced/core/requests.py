@@ -71,6 +71,9 @@ class Read(msgspec.Struct, frozen=True, gc=False):
     cached_only: bool = False
     """Where the keys have an origin: it is not asked; what would have to be loaded is not there."""
 
+    most_bytes: int = 0
+    """The values together are to be no larger, else there is a Fault and none is held; 0: they may
+    be as large as they are. Of several keys only."""
     uncounted: bool = False
     """Of the node's own, not of a client: no hit and no miss."""
 
@@ -247,6 +250,8 @@ class FaultKind:
     CONTENDED: Final = "contended"
     """K6: a linearizable write did not get its turn in time: another one was between its phases, or
     a node did not drop its copy. Nothing was done."""
+    TOO_LARGE: Final = "too-large"
+    """The values have more than `most_bytes` together."""
     OUT_OF_MEMORY: Final = "oom"
     CONFLICT: Final = "conflict"
     """`if_version` no longer holds."""

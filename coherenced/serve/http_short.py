@@ -46,6 +46,8 @@ GET_KEY: Final = b"GET " + _KEYS.encode()
 _HEAD_END: Final = b"\r\n\r\n"
 _LINE_END: Final = b" HTTP/1.1\r\n"
 _KEY: Final = re.compile(rb"(?:[!$&'()*+,\-.0-9:;=@A-Z_a-z~]|%[0-9A-Fa-f]{2})+")
+TAKING_S: Final = 10.0
+"""A client that takes nothing of an answer for so long is cut off."""
 REFRESH_MS: Final = 10_000.0
 """After this long without it a request takes the long way, which renews aiohttp's idle timer."""
 
@@ -164,9 +166,11 @@ class HttpConnection(web.RequestHandler):
         "_block",
         "_candidate",
         "_fed",
+        "_finishing",
         "_front",
         "_head_bytes",
         "_long_way_ms",
+        "_unread",
         "_wire",
         "on_tcp",
         "writable",
@@ -187,6 +191,10 @@ class HttpConnection(web.RequestHandler):
         """The transport, also after aiohttp has closed (and forgotten) it."""
         self.writable = True
         """False while the client has to read before more is written."""
+        self._finishing = False
+        """An answer is being handed over (no event stream: those have a bound of their own)."""
+        self._unread: asyncio.TimerHandle | None = None
+        """When it will be looked whether the client reads at all."""
         self.on_tcp = False
 
     # -- aiohttp's callbacks -------------------------------------------------------------
@@ -205,15 +213,22 @@ class HttpConnection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._wire = None
         self._block = b""
+        if self._unread is not None:
+            self._unread.cancel()
         self._front.closed(self)
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         self.writable = False
+        if self._finishing:
+            self._watch()
         super().pause_writing()
 
     def resume_writing(self) -> None:
         self.writable = True
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
         super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
@@ -231,10 +246,33 @@ class HttpConnection(web.RequestHandler):
         super().data_received(data)
 
     async def finish_response(self, request: Any, resp: Any, start_time: Any) -> Any:
-        result = await super().finish_response(request, resp, start_time)
+        if not self.writable:
+            self._watch()
+        self._finishing = True  # aiohttp goes on when the client has taken nearly all of it
+        try:
+            result = await super().finish_response(request, resp, start_time)
+        finally:
+            self._finishing = False
         if result[0].keep_alive:
             self._answered(request, admitted=result[0].status == 200)
         return result
+
+    def _watch(self) -> None:
+        if self._unread is None and self._wire is not None:
+            left = self._wire.get_write_buffer_size()
+            loop = asyncio.get_running_loop()
+            self._unread = loop.call_later(TAKING_S, self._look_if_taken, left)
+
+    def _look_if_taken(self, left: int) -> None:
+        """`left` bytes of an answer were still here when this was decided on: who has taken none
+        of them since is not going to."""
+        self._unread = None
+        if self._wire is None or self.writable:
+            return
+        if self._wire.get_write_buffer_size() >= left:
+            self.abort()
+        else:
+            self._watch()
 
     def handle_error(
         self,

@@ -134,6 +134,7 @@ _OF_FAULT: Final[dict[str, str]] = {
     FaultKind.LOST: "lost",
     FaultKind.OTHER_LINEAGE: "other-lineage",
     FaultKind.BEHIND: "version-ahead",
+    FaultKind.TOO_LARGE: "too-large",
     FaultKind.OVERLOADED: "overloaded",
     FaultKind.STOPPING: "stopping",
 }
@@ -145,7 +146,8 @@ def of_fault(fault: Fault, *, conditional: bool = False) -> Problem:
     if kind == "conflict" and conditional:
         kind = "precondition-failed"
     version = None if fault.version is None else str(fault.version)
-    return Problem(kind, fault.detail, version=version)
+    pointer = "/keys" if fault.kind == FaultKind.TOO_LARGE else ""  # of several keys only
+    return Problem(kind, fault.detail, version=version, pointer=pointer)
 
 
 def of_reply(error: ReplyError, *, conditional: bool = False) -> Problem:

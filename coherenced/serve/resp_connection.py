@@ -25,6 +25,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
+import msgspec
+
 from coherenced.core.model import FOREVER
 from coherenced.core.requests import (
     Outcome,
@@ -363,7 +365,7 @@ class RespConnection(ShortWay):
             asked = tuple(resp_transaction.past_l1(wanted) for wanted in asked)
         if len(asked) == 1:
             done = partial(self._answered, slot, plan, self.resp3)
-            self.front.port.submit(asked[0], done)
+            self.front.port.submit(self._bounded(asked[0]), done)
         else:
             self._ask_many(slot, plan, asked)
         return True
@@ -379,7 +381,14 @@ class RespConnection(ShortWay):
                 self.fill(slot, answer(plan, list(outcomes.values()), resp3))
 
         for index, request in enumerate(asked):
-            self.front.port.submit(request, partial(answered, index))
+            self.front.port.submit(self._bounded(request), partial(answered, index))
+
+    def _bounded(self, request: Request) -> Request:
+        """It, for no more at once than a reply may hold."""
+        if request.__class__ is not Read or len(request.keys) < 2:
+            return request
+        most_bytes = self.front.settings.output_buffer_bytes
+        return msgspec.structs.replace(request, most_bytes=most_bytes)
 
     def _answered(self, slot: Slot, plan: Plan, resp3: bool, outcome: Outcome) -> None:
         if self.lost:

@@ -25,6 +25,7 @@ _WORDS: Final = {
     FaultKind.LOST: "LOST",
     FaultKind.OTHER_LINEAGE: "LINEAGE",
     FaultKind.BEHIND: "BEHIND",
+    FaultKind.TOO_LARGE: "ERR",  # for the caller to ask for less: no miss
 }
 """The other kinds mean that nothing was done and none of it is the caller's doing: UNAVAILABLE."""
 

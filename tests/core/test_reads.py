@@ -86,6 +86,19 @@ def test_S2_else_one_script_fetches_all(missing: str) -> None:
     assert [(v.value, v.version.seq) for v in d.result(read).values] == [(b"1", 12), (b"1", 12)]
 
 
+def test_no_more_is_held_for_one_read_than_it_may_be_answered_with() -> None:
+    d = Driver()
+    d.hold(b"held", b"12345")
+    read = d.read(b"held", b"a", b"b", b"c", most_bytes=10)
+    call = d.take(calls.Fetch)
+    d.fetched(call, b"12345", b"1", b"1")
+    fault = d.fault(read)
+    assert (fault.kind, "more than 10 bytes" in fault.detail) == (FaultKind.TOO_LARGE, True)
+    fits = d.read(b"held", b"a", most_bytes=10)
+    assert [v.value for v in d.result(fits).values] == [b"12345", b"12345"]
+    assert d.node.waiting == 0
+
+
 def test_S2_a_snapshot_shares_no_fetch_and_is_never_split() -> None:
     d = Driver()
     for i in range(FETCHES_OPEN):

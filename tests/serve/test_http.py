@@ -14,6 +14,7 @@ import pytest
 import uvloop
 
 import coherenced
+from coherenced.serve import http_short
 from coherenced.serve.http import HttpFront, serve_http
 from coherenced.serve.http_limits import HttpLimits
 from coherenced.serve.http_routes import ROUTES
@@ -128,6 +129,30 @@ async def test_a_password_is_asked_for_everywhere_but_on_the_probes(tmp_path: Pa
             assert answer.status == 401
             assert answer.headers["WWW-Authenticate"].startswith("Basic ")
         assert (await http.ask("PUT", "/v1/keys/k", b"v")).status == 401
+
+
+async def test_who_does_not_read_has_one_answer_here_and_not_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_short, "TAKING_S", 0.2)
+    async with rig(tmp_path) as http:
+        http.port.redis[b"big"] = (b"x" * 4_000_000, (), 1)
+        reader, writer = await http.raw()
+        writer.transport.pause_reading()
+        writer.write(b"GET /v1/keys/big HTTP/1.1\r\nHost: x\r\nIf-Match: *\r\n\r\n" * 5)
+        await until(lambda: len(http.port.requests) >= 1)
+        await until(lambda: http.front.stats()["connections"] == 0)
+        assert len(http.port.requests) == 1, "nothing more is asked for before it has read"
+        writer.close()
+        reader, writer = await http.raw()
+        writer.write(b"GET /v1/keys/big HTTP/1.1\r\nHost: x\r\nIf-Match: *\r\n\r\n" * 2)
+        for _ in range(2):  # slowly, but it reads
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert b"200 OK" in head
+            for _ in range(4):
+                await asyncio.sleep(0.1)
+                await reader.readexactly(1_000_000)
+        writer.close()
 
 
 async def on_tcp(port: FakePort, limits: HttpLimits | None = None) -> tuple[HttpFront, int]:

@@ -310,6 +310,7 @@ async def test_acknowledgement_levels(http: Rig) -> None:
     [
         (UNAVAILABLE, 503, "unavailable"),
         (Fault(FaultKind.CONTENDED, "another write was first"), 503, "contended"),
+        (Fault(FaultKind.TOO_LARGE, "ask for fewer"), 413, "too-large"),
         (Fault(FaultKind.OVERLOADED, "100000 requests wait"), 503, "overloaded"),
         (Fault(FaultKind.STOPPING, "stopping"), 503, "stopping"),
         (Fault(FaultKind.INDETERMINATE, "reply lost"), 504, "indeterminate"),

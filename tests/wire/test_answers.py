@@ -17,6 +17,7 @@ PLAN = Plan((Ask(Query((b"X",))),))
     ("fault", "told"),
     [
         (Fault(FaultKind.UNAVAILABLE, "down"), "UNAVAILABLE down"),
+        (Fault(FaultKind.TOO_LARGE, "ask for fewer"), "ERR ask for fewer"),
         (Fault(FaultKind.CONTENDED, "not its turn"), "UNAVAILABLE not its turn"),
         (Fault(FaultKind.OVERLOADED, "busy"), "UNAVAILABLE busy"),
         (Fault(FaultKind.STOPPING, "bye"), "UNAVAILABLE bye"),
@@ -43,7 +44,7 @@ def test_every_kind_of_fault_has_a_word() -> None:
         (line,) = [refusal([Fault(kind, "why")])]
         assert line is not None
         assert line.startswith(b"-")
-        assert not line.startswith(b"-ERR")
+        assert line.startswith(b"-ERR") == (kind == FaultKind.TOO_LARGE), "the caller's own doing"
 
 
 def test_a_level_that_was_not_reached() -> None:
