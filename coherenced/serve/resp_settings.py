@@ -59,7 +59,12 @@ class RespSettings(msgspec.Struct, frozen=True, kw_only=True):
             output_buffer_bytes=listen.output_buffer_bytes,
             pause_bytes=min(listen.output_buffer_bytes // 2, PAUSE_BYTES),
             max_transaction_commands=limits.max_transaction_commands,
-            bounds=Bounds(max_key_bytes=limits.max_key_bytes, max_tags=limits.max_tags, page=page),
+            bounds=Bounds(
+                max_key_bytes=limits.max_key_bytes,
+                max_value_bytes=limits.max_value_bytes,
+                max_tags=limits.max_tags,
+                page=page,
+            ),
             frame=FrameLimits(
                 max_bulk_bytes=limits.max_value_bytes, max_query_bytes=listen.max_query_bytes
             ),

@@ -35,6 +35,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """What a command may ask for at most."""
 
     max_key_bytes: int = 16_384
+    max_value_bytes: int = 512 * 1024 * 1024
     max_tags: int = 64
     """Of one value."""
     page: bytes = b""

@@ -26,6 +26,7 @@ from coherenced.wire.plan import (
     checked,
     parts,
     status_shape,
+    whole_number,
     write,
 )
 
@@ -36,6 +37,7 @@ NIL: Final = b"n"
 ZERO: Final = b"z"
 
 MAX_TTL_MS: Final = 1 << 53
+MAX_OFFSET: Final = (1 << 63) - 1
 _WITH_OPERAND: Final = (b"EX", b"PX", b"EXAT", b"PXAT", b"IFEQ", b"IFNE", b"IFDEQ", b"IFDNE")
 _MS_PER: Final = {b"EX": 1000, b"PX": 1}
 
@@ -120,6 +122,21 @@ def change(
         return write(mutation, shape)
 
     return plan
+
+
+_changed_if_nonzero: Final = change(ZERO)
+
+
+def setrange(argv: Sequence[bytes], bounds: Bounds) -> Plan:
+    """A few bytes make a value of any length: longer than the largest it is refused, as by Redis
+    (which CONFIG GET proto-max-bulk-len tells). What is no offset the server says."""
+    try:
+        end = whole_number(argv[2], 0, MAX_OFFSET) + len(argv[3])
+    except UsageError:
+        end = 0
+    if argv[3] and end > bounds.max_value_bytes:
+        raise UsageError("string exceeds maximum allowed size (proto-max-bulk-len)")
+    return _changed_if_nonzero(argv, bounds)
 
 
 def getdel(argv: Sequence[bytes], bounds: Bounds) -> Plan:

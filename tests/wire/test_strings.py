@@ -12,8 +12,9 @@ from coherenced.errors import UsageError
 from coherenced.wire.answers import answer
 from coherenced.wire.commands import COMMANDS
 from coherenced.wire.plan import Bounds, Plan
+from coherenced.wire.strings import setrange
 
-BOUNDS = Bounds(max_key_bytes=100)
+BOUNDS = Bounds(max_key_bytes=100, max_value_bytes=1000)
 
 
 def plan(text: str) -> Plan:
@@ -274,3 +275,17 @@ def test_mget_answers_nil_for_other_types_and_passes_other_errors_on() -> None:
     denied = value(None, ReplyError("NOPERM no permissions"))
     assert answer(made, [ReadResult((value(b"x"), denied))], False) == b"-NOPERM no permissions\r\n"
     assert answer(plan("GET a"), [ReadResult((wrong,))], True).startswith(b"-WRONGTYPE")
+
+
+def test_setrange_makes_no_value_longer_than_the_largest() -> None:
+    for fits in (
+        "SETRANGE k 999 v",
+        "SETRANGE k 0 vv",
+        "SETRANGE k x v",
+        f"SETRANGE k {1 << 63} v",
+    ):
+        mutation(fits)  # the last two are the server's to refuse
+    for too_long in ("SETRANGE k 1000 v", "SETRANGE k 999 vv", f"SETRANGE k {(1 << 63) - 1} v"):
+        with pytest.raises(UsageError, match=r"string exceeds maximum allowed size \(proto-max-"):
+            plan(too_long)
+    assert setrange([b"SETRANGE", b"k", b"5000", b""], BOUNDS).requests  # changes nothing
