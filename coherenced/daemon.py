@@ -88,6 +88,8 @@ class Daemon:
         self._namespaces = Namespaces(*policies(self.config))
         self._host: Host | None = None
         self._warmth: Warmth | None = None
+        self._connected: set[str] = set()
+        """The connections to the server that were up before."""
         self._serving = ""
         """What systemd is told once the node has joined; empty before."""
         self._rebound: Callable[[], None] | None = None
@@ -177,9 +179,12 @@ class Daemon:
     def _changed(self, connection: str, up: bool, detail: str) -> None:
         """One line per change of a connection's state."""
         if up:
+            self._connected.add(connection)
             self._log.info("connected", connection=connection, detail=detail)
         else:
-            self._log.warning("connection lost", connection=connection, detail=detail)
+            had_it = connection in self._connected
+            text = "connection lost" if had_it else "not connected yet"
+            self._log.warning(text, connection=connection, detail=detail)
 
     async def _join(self, host: Host) -> None:
         """Wait until the node is on the roster and current, but not for ever."""

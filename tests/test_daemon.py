@@ -295,6 +295,8 @@ def test_an_unreachable_server_is_told_once_and_waited_for(tmp_path: Path) -> No
             wait_until(daemon.socket.exists, 10)
             with client(daemon) as c, pytest.raises(redis.ResponseError, match="UNAVAILABLE"):
                 c.get("k")
+            told = daemon.log.read_text()
+            assert "not connected yet" in told and "connection lost" not in told
             server.restart("empty")
             daemon.wait_ready()
             with client(daemon) as c:
