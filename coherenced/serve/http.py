@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from coherenced.serve.port import NodePort
 
 BACKLOG: Final = 1024
+LARGE_BYTES: Final = 65_536
+"""A smaller answer is never refused for want of room."""
 _HEADERS_BYTES: Final = 16_384
 """Longest single header, and what the request line may have beyond its key."""
 
@@ -60,6 +62,8 @@ class HttpFront:
             handler_cancellation=True,  # a client that is gone waits for nothing any more
         )
         self._listening: list[asyncio.Server] = []
+        self.waiting_answer_bytes = 0
+        """Of answers that their clients have not taken yet."""
         self._connections: set[HttpConnection] = set()
         self._long_way = 0
         self._errors = 0
@@ -138,6 +142,20 @@ class HttpFront:
             self._rejected += 1
             connection.transport.write(_full(self.limits.max_connections))
             connection.force_close()
+
+    def keep_room(self, response: web.StreamResponse) -> tuple[web.StreamResponse, int]:
+        """The answer, or another in its place where too many large ones wait for their clients;
+        and how many bytes of `waiting_answer_bytes` it takes until it has left."""
+        body = response.body if isinstance(response, web.Response) else None
+        size = len(body) if isinstance(body, bytes) else 0
+        waiting = self.waiting_answer_bytes
+        if size > LARGE_BYTES and waiting and waiting + size > self.limits.max_waiting_answer_bytes:
+            self._errors += 1
+            text = "too many large answers wait for their readers: try again"
+            response, size = Problem("overloaded", text).response(), 0
+            response.headers["Server"] = SERVER
+        self.waiting_answer_bytes += size
+        return response, size
 
     def closed(self, connection: HttpConnection) -> None:
         self._connections.discard(connection)

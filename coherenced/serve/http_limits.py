@@ -24,6 +24,8 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Request bodies that are being received, together: above it 503."""
     max_answer_bytes: int = 268_435_456
     """The values of one /v1/mget, together: above it 413."""
+    max_waiting_answer_bytes: int = 536_870_912
+    """Answers that wait for their clients to take them, together: above it 503, for all but one."""
     max_connections: int = 20_000
     body_timeout_ms: float = 60_000.0
     """A body that takes longer to arrive is refused with 408."""

@@ -249,10 +249,12 @@ class HttpConnection(web.RequestHandler):
         if not self.writable:
             self._watch()
         self._finishing = True  # aiohttp goes on when the client has taken nearly all of it
+        resp, size = self._front.keep_room(resp)
         try:
             result = await super().finish_response(request, resp, start_time)
         finally:
             self._finishing = False
+            self._front.waiting_answer_bytes -= size
         if result[0].keep_alive:
             self._answered(request, admitted=result[0].status == 200)
         return result

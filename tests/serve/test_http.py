@@ -155,6 +155,25 @@ async def test_who_does_not_read_has_one_answer_here_and_not_for_long(
         writer.close()
 
 
+async def test_large_answers_that_wait_for_their_readers_are_bounded_together(
+    tmp_path: Path,
+) -> None:
+    async with rig(tmp_path, limits=HttpLimits(max_waiting_answer_bytes=6_000_000)) as http:
+        http.port.redis[b"big"] = (b"x" * 4_000_000, (), 1)
+        http.port.redis[b"small"] = (b"y", (), 1)
+        _, writer = await http.raw()
+        writer.transport.pause_reading()
+        writer.write(b"GET /v1/keys/big HTTP/1.1\r\nHost: x\r\nIf-Match: *\r\n\r\n")
+        await until(lambda: http.front.waiting_answer_bytes == 4_000_000)
+        refused = await http.ask("GET", "/v1/keys/big", If_Match="*")  # no hit as bytes
+        assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
+        assert refused.json["type"] == "urn:coherenced:problem:overloaded"
+        assert (await http.ask("GET", "/v1/keys/small")).status == 200
+        writer.transport.abort()
+        await until(lambda: http.front.waiting_answer_bytes == 0)
+        assert (await http.ask("GET", "/v1/keys/big", If_Match="*")).status == 200
+
+
 async def on_tcp(port: FakePort, limits: HttpLimits | None = None) -> tuple[HttpFront, int]:
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
