@@ -42,7 +42,8 @@ static int socket_broke(Socket *self);
 static int
 poller_control(const Poller *self, int what, int fd)
 {
-    struct epoll_event event = {.events = EPOLLIN | EPOLLRDHUP | EPOLLET, .data.fd = fd};
+    uint32_t events = EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET;
+    struct epoll_event event = {.events = events, .data.fd = fd};
     return epoll_ctl(self->epoll, what, fd, &event);
 }
 
@@ -109,16 +110,21 @@ socket_send(const Socket *self, const char *data, Py_ssize_t size)
 
 /* -- Poller ------------------------------------------------------------------------------------ */
 
-/* One that something has come for: the data, and maybe the end behind them. */
+/* One that something has come for: the data, and maybe the end behind them. The kernel also stops
+ * short of what is urgent (EPOLLPRI), and behind descriptors that are passed: they are not taken
+ * (MSG_CTRUNC). */
 static int
 poller_read(Poller *self, Socket *socket, uint32_t events)
 {
+    struct iovec to = {.iov_base = self->chunk, .iov_len = CHUNK_BYTES};
+    struct msghdr taken = {.msg_iov = &to, .msg_iovlen = 1};
     ssize_t size;
     do
-        size = recv(socket->fd, self->chunk, CHUNK_BYTES, MSG_DONTWAIT);
+        size = recvmsg(socket->fd, &taken, MSG_DONTWAIT);
     while (size < 0 && errno == EINTR);
     if (size > 0) {
-        int is_all = size < CHUNK_BYTES && !(events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR));
+        int is_all = size < CHUNK_BYTES && !(taken.msg_flags & MSG_CTRUNC)
+                     && !(events & (EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR));
         if (is_all || poller_control(self, EPOLL_CTL_MOD, socket->fd) == 0)
             return socket_took(socket, self->chunk, size);
     } else if (size < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))

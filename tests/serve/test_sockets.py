@@ -99,6 +99,22 @@ def test_more_than_is_read_at_once(running: Running, size: int) -> None:
         assert read_some(client, len(reply)) == reply
 
 
+@pytest.mark.parametrize("what", ["urgent", "descriptor"])
+def test_where_the_kernel_stops_reading_there_is_more(running: Running, what: str) -> None:
+    """Short of an urgent byte, and behind a descriptor that is passed: neither is for us."""
+    with tcp(running) if what == "urgent" else running.connect() as client:
+        client.sendall(packed("PING"))
+        assert read_some(client, 7) == b"+PONG\r\n"
+        with running.standing():
+            if what == "urgent":
+                client.sendall(packed("PING"))
+                client.send(b"!", socket.MSG_OOB)
+            else:
+                socket.send_fds(client, [packed("PING")], [client.fileno()])
+            client.sendall(packed("PING", "PING"))
+        assert read_some(client, 21) == b"+PONG\r\n" * 3
+
+
 def test_a_slow_reader_gets_everything_in_order(running: Running) -> None:
     """Large replies fill the socket; what is answered behind them comes behind them."""
     chance = random.Random(1)
