@@ -39,7 +39,17 @@ TOKEN_MARGIN_MS: Final = 1_000.0
 class _Run:
     """One write on its way through the phases."""
 
-    __slots__ = ("acked", "deadline_ms", "fenced", "keys", "line", "request_id", "token", "write")
+    __slots__ = (
+        "acked",
+        "deadline_ms",
+        "fenced",
+        "has_begun",
+        "keys",
+        "line",
+        "request_id",
+        "token",
+        "write",
+    )
 
     def __init__(self, request_id: int, write: Write, token: bytes, deadline_ms: float) -> None:
         self.request_id = request_id
@@ -50,6 +60,7 @@ class _Run:
         """The linearizable ones; none: it has one phase."""
         self.line: tuple[bytes, ...] = ()
         """All that it writes."""
+        self.has_begun = False
         self.acked: dict[str, float] = {}
         self.fenced: tuple[str, ...] = ()
 
@@ -101,6 +112,7 @@ class TwoPhase:
         return all(self._lines[key][0] is run for key in run.line)
 
     def _begin(self, run: _Run) -> None:
+        run.has_begun = True
         if not run.keys:
             self._ask(run, run.write, self._end)
         elif self._laws.two_phases:
@@ -120,7 +132,8 @@ class TwoPhase:
             else:
                 del self._lines[key]
         for after in following.values():
-            if self._is_first(after):
+            # One of them may have come to its end at once, and have given another its turn.
+            if not after.has_begun and self._is_first(after):
                 self._begin(after)
 
     def _prepare(self, run: _Run) -> None:

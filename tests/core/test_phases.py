@@ -224,6 +224,30 @@ def test_the_next_in_line_goes_on_when_the_first_fails() -> None:
     assert d.result(second).satisfied
 
 
+@pytest.mark.parametrize("patience_ms", [100, 3000])
+def test_W4_whoever_was_next_on_two_keys_goes_once(patience_ms: int) -> None:
+    """When the first ends, the second does so at once, since its time is up; that gives the third
+    its turn, which was also next behind the first."""
+    d = linear()
+    first = d.write(set_to(b"l:a", b"1"), set_to(b"l:b", b"1"), atomic=True)
+    second = d.write(set_to(b"l:a", b"2"), timeout_ms=100)
+    third = d.write(set_to(b"l:a", b"3"), set_to(b"l:b", b"3"), atomic=True, timeout_ms=patience_ms)
+    d.sleep(150)
+    batches = 0
+    while d.has(calls.Mutate):
+        batch = phase(d)
+        committed(d, batch, *[b"OK"] * len(batch.mutations))
+        batches += 1
+    assert d.result(first).satisfied
+    assert d.fault(second).kind == FaultKind.CONTENDED
+    if patience_ms == 100:
+        assert d.fault(third).kind == FaultKind.CONTENDED
+    else:
+        assert d.result(third).satisfied
+    assert batches == (2 if patience_ms == 100 else 4)
+    assert d.node.waiting == 0 and not d.node.phases._lines
+
+
 def test_only_linearizable_keys_are_prepared() -> None:
     d = linear()
     d.write(set_to(b"plain", b"v"), set_to(b"l:k", b"v"), atomic=True)
