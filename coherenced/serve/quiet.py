@@ -53,17 +53,20 @@ OFF: Final = "COHERENCED_PURE"
 NATIVE = False
 """Whether it is compiled."""
 
-_native: Any = None
+_Hit: Any = None
 
 if not TYPE_CHECKING and OFF not in os.environ:
     try:
-        from coherenced.serve import _quiet as _native
-    except ImportError:
-        pass  # not built, or for another Python
-    else:
-        NATIVE, Tally, boottime_ms = True, _native.Tally, _native.boottime_ms
+        from coherenced.serve import _quiet
 
-        class Poller(_native.Poller):
+        _compiled = _quiet.Hit, _quiet.Poller, _quiet.Quiet, _quiet.Tally, _quiet.boottime_ms
+    except (ImportError, AttributeError):
+        pass  # not built, or for another Python, or of a source that had less
+    else:
+        NATIVE = True
+        _Hit, _Poller, _Quiet, Tally, boottime_ms = _compiled
+
+        class Poller(_Poller):
             __slots__ = ("_loop",)
 
             def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -75,7 +78,7 @@ if not TYPE_CHECKING and OFF not in os.environ:
                     self._loop.remove_reader(fd)
                 super().close()
 
-        class Quiet(_native.Quiet, asyncio.Protocol):
+        class Quiet(_Quiet, asyncio.Protocol):
             __slots__ = ()
 
             def take_socket(self) -> bool:
@@ -90,7 +93,7 @@ if not TYPE_CHECKING and OFF not in os.environ:
 
 def hit_of(node: Node) -> Callable[[bytes, float], Entry | None]:
     """The short path to what this node holds: `node.hit`, or what does the same at once."""
-    if _native is None:
+    if _Hit is None:
         return node.hit
-    hit: Callable[[bytes, float], Entry | None] = _native.Hit(node.l1, node.hit, Entry, Lane)
+    hit: Callable[[bytes, float], Entry | None] = _Hit(node.l1, node.hit, Entry, Lane)
     return hit

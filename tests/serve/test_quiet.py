@@ -58,6 +58,22 @@ def test_the_other_form_passes_the_same_tests() -> None:
     assert "[100%]" in done.stdout
 
 
+def test_one_that_was_built_of_an_older_source_is_left_alone() -> None:
+    """A checkout has moved on, and nobody has built it again: the daemon runs all the same."""
+    code = (
+        "import sys, types\n"
+        "old = types.ModuleType('coherenced.serve._quiet')\n"
+        "old.Hit = old.Quiet = old.Tally = object\n"
+        "sys.modules[old.__name__] = old\n"
+        "import coherenced.serve\n"
+        "coherenced.serve._quiet = old\n"
+        "from coherenced.serve import quiet, quiet_pure\n"
+        "assert not quiet.NATIVE and quiet.Tally is quiet_pure.Tally\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 # -- connections ------------------------------------------------------------------------------
 
 TIGHT = RespSettings(
