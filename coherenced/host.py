@@ -218,8 +218,10 @@ class Host:
         elif answer.__class__ is FetchedAll:
             self._time_fetch(answer)
         elif answer.__class__ is Heard:
-            for message in answer.messages:
-                self._time_bus(message.tag)
+            self.messages += len(answer.messages)
+            if self._own_commits:
+                for message in answer.messages:
+                    self._time_way(message.tag)
         elif answer.__class__ is Probed and self.outbound is not None:
             # The server answers: whatever waits in the journal can be sent, also when its
             # absence was too short for a probe to fail.
@@ -304,6 +306,9 @@ class Host:
 
     def _time_bus(self, tag: bytes) -> None:
         self.messages += 1
+        self._time_way(tag)
+
+    def _time_way(self, tag: bytes) -> None:
         if tag in self._own_commits:
             committed_ms = self._own_commits.pop(tag)
             self.bus_lag.observe(boottime_ms() - committed_ms)

@@ -146,12 +146,31 @@ class Catchup:
         else:
             for record in message.records:
                 self._odd(message.epoch, record)
-        if message.seq > lane.head:
-            lane.head = message.seq
-        if message.seq > lane.applied:
-            self._read_log()  # W6: too large for the bus, or a gap
+        self._heard_of(message.seq)
         if lane.proofs:
             self._settle()
+
+    def on_heard(self, connection: int, messages: Sequence[Message]) -> None:
+        """`on_delivered` of several that came at once: mostly each follows the one before it, and
+        they are applied as one. Not while a proof waits: it is good for just where it was made."""
+        lane = self.lane
+        epochs = {told.epoch for told in messages}
+        if connection == self.connection and epochs == {lane.epoch} and not lane.proofs:
+            records = [record for told in messages for record in told.records]
+            if self._follow(records):
+                self._apply(lane, records)
+                self._heard_of(max([told.seq for told in messages]))
+                return
+        for told in messages:
+            self.on_delivered(connection, told)
+
+    def _heard_of(self, seq: int) -> None:
+        """The lane goes at least as far."""
+        lane = self.lane
+        if seq > lane.head:
+            lane.head = seq
+        if seq > lane.applied:
+            self._read_log()  # W6: too large for the bus, or a gap
 
     def _follow(self, records: Sequence[Record]) -> bool:
         """Move along these in one go, if they are what comes next, as mostly they are: the caller

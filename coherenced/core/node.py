@@ -309,10 +309,10 @@ class Node:
                 self._acknowledge_unseen(given.message)  # type: ignore[union-attr]
             self.catchup.on_delivered(given.connection, given.message)  # type: ignore[union-attr]
         elif kind is Heard:
-            for message in given.messages:  # type: ignore[union-attr]
-                if self._acks_unseen:
+            if self._acks_unseen:
+                for message in given.messages:  # type: ignore[union-attr]
                     self._acknowledge_unseen(message)
-                self.catchup.on_delivered(given.connection, message)  # type: ignore[union-attr]
+            self.catchup.on_heard(given.connection, given.messages)  # type: ignore[union-attr]
         elif kind is Submit:
             self._submit((given,))  # type: ignore[arg-type]
         elif kind is Flush:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import random
+from typing import Any
+
 import pytest
 
 from coherenced.core import calls
 from coherenced.core.catchup import BUS_GRACE_MS, LOG_PAGE, fence_after_ms
 from coherenced.core.inputs import Start, Stop
 from coherenced.core.laws import Laws
-from coherenced.core.model import NEVER, Lineage, Record
+from coherenced.core.model import NEVER, WANT_ACK, Lineage, Message, Record
 from tests.core.driver import (
+    ME,
     OTHER_EPOCH,
+    PEER,
     Driver,
     delete,
     lineage,
@@ -24,6 +29,85 @@ from tests.core.driver import (
 
 def position(d: Driver) -> tuple[int, bytes]:
     return d.node.lane.applied, d.node.lane.tag
+
+
+# -- several messages at once -------------------------------------------------------------------
+
+
+def some_messages(chance: random.Random) -> list[Message]:
+    """Of records 11 to 30, mostly as the bus brings them, sometimes as it should not."""
+    keys, told, seq = (b"a", b"b", b"c"), [], 10
+    while seq < 30:
+        group = []
+        for _ in range(chance.randint(1, 3)):
+            seq += 1
+            flags = WANT_ACK if chance.random() < 0.2 else 0
+            tags = (b"t",) if chance.random() < 0.1 else ()
+            writer = ME if chance.random() < 0.1 else PEER
+            group.append(record(seq, chance.choice(keys), flags=flags, writer=writer, tags=tags))
+        told.append(message(*group))
+    if chance.random() < 0.5:
+        at, harm = chance.randrange(len(told)), chance.randrange(6)
+        if harm == 0:
+            del told[at]
+        elif harm == 1:
+            told.insert(at, chance.choice(told))
+        elif harm == 2:
+            told[at:] = reversed(told[at:])
+        elif harm == 3:
+            told[at] = message(*told[at].records, epoch=OTHER_EPOCH)
+        elif harm == 4:
+            told.insert(at, message(seq=chance.randint(5, 40)))
+        else:
+            told[at] = message(
+                record(told[at].seq, b"a", branch=b"b", prev=tag_of(told[at].seq - 1))
+            )
+    return told
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_what_comes_at_once_is_applied_as_if_it_came_one_by_one(seed: int) -> None:
+    chance = random.Random(seed)
+    told, connection = some_messages(chance), 1 if chance.random() < 0.95 else 0
+    streaming, asked = chance.random() < 0.1, chance.random() < 0.3
+    sides = Driver(), Driver()
+    for d in sides:
+        if streaming:
+            d.node.stream(True)
+        for key in (b"a", b"b", b"c"):
+            d.hold(key)
+        if asked:
+            d.node.lane.offer_proof(99, d.now_ms, lineage(20))
+    one, other = sides
+    for each in told:
+        one.step(calls.Delivered(0, connection, each))
+    other.step(calls.Heard(0, connection, tuple(told)))
+    assert state(one) == state(other)  # K1: acknowledgements say up to where, however many
+    first, second = ({type(call) for call in d.open} for d in sides)
+    assert first - second <= {calls.ReadLog}  # what is there already need not be read
+    assert second <= first
+
+
+def state(d: Driver) -> dict[str, Any]:
+    lane, catchup = d.node.lane, d.node.catchup
+    return {
+        "lane": (lane.lineage, lane.head, lane.recent, list(lane.history), lane.tag_seq),
+        "proved": (lane.verified_at_ms, lane.proved_seq, list(lane.proofs)),
+        "held": sorted(d.node.l1.entries),
+        "counts": (catchup.duplicates, catchup.stale_messages, d.node.covers.records),
+        "acknowledged": {call.writer for call in d.open if isinstance(call, calls.SendAck)},
+        "events": [event.name for event in d.events],
+        "applied": d.applied,
+    }
+
+
+def test_what_comes_at_once_is_one_step_along_the_chain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else what a message costs by itself is paid for each."""
+    d, pieces = Driver(), []
+    monkeypatch.setattr(d.node.catchup, "_apply", lambda lane, some: pieces.append(len(some)))
+    d.step(calls.Heard(0, 1, tuple(message(record(seq, b"k")) for seq in range(11, 75))))
+    assert pieces == [64]
+    assert position(d) == (74, tag_of(74))
 
 
 # -- joining (A3) -----------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from coherenced.core.calls import (
     Failed,
     Failure,
     Fetch,
+    Heard,
     Mutate,
     Reap,
     Resolve,
@@ -88,6 +89,9 @@ class Host:
         """What the processes on this host hold themselves."""
         self.settled: dict[int, Callable[[Outcome], None]] = {}
         self._inbox: list[Callable[[], None]] = []
+        self._piled: tuple[int, int, list[Message]] | None = None
+        """The messages that were the last to come while it stood: how long the inbox was with
+        them, of which bus connection, and they."""
         self._open: dict[int, Connection] = {}
         """call id -> the connection on which its answer is awaited."""
         self._wake_at_ms = float("inf")
@@ -127,6 +131,7 @@ class Host:
         self._made.clear()
         self._open.clear()
         self._inbox.clear()
+        self._piled = None
         self._wake_at_ms = float("inf")
         self.settled.clear()
         for client in self.clients:
@@ -146,6 +151,7 @@ class Host:
             return
         self.paused = False
         inbox, self._inbox = self._inbox, []
+        self._piled = None
         for action in inbox:
             action()
         if self.node is not None:
@@ -348,7 +354,22 @@ class Host:
             self.feed(answer)
 
     def deliver(self, connection: Connection, message: Message) -> None:
-        self.feed(Delivered(0, connection.number, message))
+        """What one after the other has come for a process that stands, it then reads at once."""
+        if not self.paused:
+            self.feed(Delivered(0, connection.number, message))
+        elif self._piled is not None and self._piled[:2] == (len(self._inbox), connection.number):
+            self._piled[2].append(message)
+        else:
+            together = [message]
+            incarnation, number = self.incarnation, connection.number
+            self._inbox.append(lambda: self._deliver_all(number, together, incarnation))
+            self._piled = (len(self._inbox), number, together)
+
+    def _deliver_all(self, connection: int, messages: list[Message], incarnation: int) -> None:
+        if len(messages) == 1:
+            self._feed_later(Delivered(0, connection, messages[0]), incarnation)
+        else:
+            self._feed_later(Heard(0, connection, tuple(messages)), incarnation)
 
     def deliver_ack(self, ack: Acknowledgement) -> None:
         self.feed(AckReceived(ack))
