@@ -148,8 +148,11 @@ poller_read_all(Poller *self)
         Py_INCREF((PyObject *)socket);
         int done = poller_read(self, socket, events[i].events);
         Py_DECREF((PyObject *)socket);
-        if (done < 0)
+        if (done < 0) {
+            while (++i < number) /* one's error is not the others': they are told of again */
+                (void)poller_control(self, EPOLL_CTL_MOD, events[i].data.fd);
             return -1;
+        }
     }
     return 0;
 }

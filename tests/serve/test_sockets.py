@@ -6,6 +6,7 @@ come, straight into one buffer for all, and what a socket does not take is the t
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import random
@@ -225,6 +226,32 @@ def test_an_error_of_ours_ends_one_connection_and_is_logged(
         wait_until(lambda: len(running.front.connections) == 1)
         other.sendall(packed("GET key"))
         assert read_some(other, 7) == b"$1\r\n1\r\n"
+
+
+def test_an_error_in_cutting_one_off_is_not_for_the_others(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have sent something meanwhile, and are told of once."""
+    port = running.port
+    running.call(lambda: setattr(port, "__class__", Failing))
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(running.connect()) for _ in range(5)]
+        for client in clients:
+            client.sendall(packed("PING"))
+            assert read_some(client, 7) == b"+PONG\r\n"
+        connections = [*running.front.connections.values()]
+
+        def failed(*_: object) -> None:
+            raise RuntimeError("nor can it be cut off")
+
+        monkeypatch.setattr(type(connections[0]), "failed", failed)
+        with running.standing():
+            clients[0].sendall(packed("GET error"))
+            for client in clients[1:]:
+                client.sendall(packed("PING"))
+        for client in clients[1:]:
+            assert read_some(client, 7) == b"+PONG\r\n"
+        running.call(lambda: [connection.abort() for connection in connections])
 
 
 @pytest.mark.skipif(not quiet.NATIVE, reason="the compiled form is not to be had here")
