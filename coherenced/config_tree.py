@@ -292,6 +292,10 @@ def check_together(config: Config) -> None:
             f"listen.max_query_bytes must be greater than limits.max_key_bytes + "
             f"limits.max_value_bytes ({largest} bytes), else the largest value cannot be sent"
         )
+    if listen.socket and listen.socket == listen.http_socket:
+        raise ConfigError(
+            "listen.socket and listen.http_socket are the same path: each is one's own"
+        )
     tcp = listen.tcp_address
     if tcp is not None and not tcp.is_loopback and not listen.password:
         raise ConfigError(

@@ -400,6 +400,7 @@ def test_urls_that_are_none(url: str, words: str) -> None:
         ),
         ("[listen]\nmax_query_bytes = '64MiB'", "listen.max_query_bytes must be greater than"),
         ("[listen]\ntcp = '0.0.0.0:1'", "lets other hosts in without a password"),
+        ("[listen]\nsocket = '/x'\nhttp_socket = '/x'", "are the same path"),
         ("[redis]\npassword = 'x'", "redis.password is set but redis.url is empty"),
         ("[redis]\nurl = 'redis://h'\npassword = 'x'\npassword_file = '/x'", "are both set"),
         ("[redis]\nurl = 'redis://:y@h'\npassword = 'x'", "redis.url holds a password"),

@@ -1,7 +1,7 @@
 -- F1: read keys and answer read commands, atomically with the lineage.
 -- ARGV: new epoch, after how many keys it is looked how large they were (0: never; else also after
--- the first), the lengths of the keys (msgpack), the keys (one string), then for each query: number of words, number of keys,
--- the words, the keys.
+-- the first), the lengths of the keys (msgpack), the keys (one string), then for each query:
+-- number of words, number of keys, the words, the keys.
 -- -> epoch, seq, tag, the TTLs in ms (0: there is none), the extras (0: there is none; of
 --    each key 0, or {pending 0|1, tag...}), then each key's value; then each query's reply. It ends
 --    where it has become large, and what follows has not been read.
