@@ -10,6 +10,7 @@ texts, and takes what the quick one must not see or cannot finish:
 * array headers of a million elements and more: hiredis would allocate the list
   before its first element arrives (3 thousand million of them take 24 GB of
   address space and seconds to free);
+* verbatim strings: of them hiredis reads four bytes more than there are;
 * inline commands, empty and nil arrays, nested types, malformed frames.
 
 After each chunk hiredis holds nothing: whether a chunk ended inside a request is
@@ -128,6 +129,7 @@ class RequestReader:
             or (_UNUSUAL.search(data) is not None and _SUSPICIOUS.search(data) is not None)
             or b">" in data
             or b"~" in data
+            or b"\n=" in data
             or not self.trusted
         ):
             return self._careful(data)

@@ -208,6 +208,13 @@ def test_a_simple_string_is_no_argument() -> None:
     assert reader.error == "Protocol error: expected '$', got '+'"
 
 
+def test_a_verbatim_string_is_no_argument() -> None:
+    """hiredis would take it, and read beyond its end."""
+    reader = RequestReader(FrameLimits())
+    assert reader.feed(b"*2\r\n$4\r\nECHO\r\n=8\r\ntxt:abcd\r\n") == []
+    assert reader.error == "Protocol error: expected '$', got '='"
+
+
 def test_a_length_above_the_bound_is_refused_when_it_is_announced() -> None:
     reader = RequestReader(LIMITS)
     assert reader.feed(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$2001\r\n") == []
