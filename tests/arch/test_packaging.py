@@ -31,7 +31,12 @@ def test_every_file_of_the_package_is_installed() -> None:
     installed = {str(path) for path in distribution.files or ()}
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
     excluded = wheel["targets"]["wheel"]["exclude"]
-    for_building = {name.lstrip("/") for name in excluded if name.startswith("/")}
+    for_building = {
+        str(path.relative_to(ROOT))
+        for name in excluded
+        if name.startswith("/")
+        for path in ROOT.glob(name.lstrip("/"))
+    }
     ours = sysconfig.get_config_var("EXT_SUFFIX")
     written = {
         str(path.relative_to(ROOT))
