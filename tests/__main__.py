@@ -6,6 +6,7 @@ exit code is not 0 if any failed. The last line is pytest's own summary.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -27,6 +28,8 @@ def main(arguments: list[str]) -> int:
     if failed:
         print(f"FAILED before the tests: {', '.join(failed)}", flush=True)
     print("tests", flush=True)
+    # A script's `&` has it ignored, and so would be all that the tests start and end by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     tests = subprocess.run(
         [sys.executable, "-m", "pytest", "--color=no", *arguments], cwd=ROOT
     ).returncode
