@@ -114,6 +114,16 @@ state_of(PyObject *object)
     return module == NULL ? NULL : PyModule_GetState(module);
 }
 
+/* The same for a method that takes bytes; `wrong` is said of anything else. */
+static State *
+state_for(PyObject *object, PyObject *data, const char *wrong)
+{
+    if (PyBytes_CheckExact(data))
+        return state_of(object);
+    PyErr_SetString(PyExc_TypeError, wrong);
+    return NULL;
+}
+
 /* object.a.b.c, a number */
 static int
 number_at(PyObject *object, const char *a, const char *b, const char *c, Py_ssize_t *number)
@@ -543,13 +553,9 @@ take_in(Quiet *self, State *module, const char *first, Py_ssize_t size, PyObject
 static PyObject *
 quiet_data_received(PyObject *object, PyObject *data)
 {
-    State *module = state_of(object);
+    State *module = state_for(object, data, "what is received is bytes");
     if (module == NULL)
         return NULL;
-    if (!PyBytes_CheckExact(data)) {
-        PyErr_SetString(PyExc_TypeError, "what is received is bytes");
-        return NULL;
-    }
     if (take_in((Quiet *)object, module, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), data) < 0)
         return NULL;
     Py_RETURN_NONE;
@@ -680,13 +686,9 @@ quiet_pause_reading(PyObject *object, PyObject *Py_UNUSED(nothing))
 static PyObject *
 quiet_write(PyObject *object, PyObject *data)
 {
-    State *module = state_of(object);
+    State *module = state_for(object, data, "what is written is bytes");
     if (module == NULL)
         return NULL;
-    if (!PyBytes_CheckExact(data)) {
-        PyErr_SetString(PyExc_TypeError, "what is written is bytes");
-        return NULL;
-    }
     if (hand_over((Quiet *)object, module, data) < 0)
         return NULL;
     Py_RETURN_NONE;
@@ -697,13 +699,9 @@ quiet_write(PyObject *object, PyObject *data)
 static PyObject *
 quiet_leading_hits(PyObject *object, PyObject *data)
 {
-    State *module = state_of(object);
+    State *module = state_for(object, data, "what is received is bytes");
     if (module == NULL)
         return NULL;
-    if (!PyBytes_CheckExact(data)) {
-        PyErr_SetString(PyExc_TypeError, "what is received is bytes");
-        return NULL;
-    }
     Py_ssize_t taken
         = leading_hits((Quiet *)object, module, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data));
     return taken < 0 ? NULL : PyLong_FromSsize_t(taken);
