@@ -49,9 +49,13 @@ typedef struct {
     uint64_t count;
 } Counter;
 
+/* It holds on to what the memoryview shows, not to the memoryview as a buffer: up to CPython 3.11
+ * and 3.12.3 a collector that finds one in a cycle clears it under those who look through it, and
+ * the process crashes (gh-77894). */
 typedef struct {
     PyObject_HEAD
-    Py_buffer page;
+    PyObject *words;   /* the memoryview, for those who ask */
+    Py_buffer page;    /* of the object behind it: its memory stays while this is held */
     Counter *counters; /* of its key, of the lane, of each tag; NULL until it is made */
     Py_ssize_t counted;
     double until_s;
@@ -61,11 +65,11 @@ typedef struct {
     char found;
 } Kept;
 
-/* One pair (slot, what it stood at) of a page of so many words. */
+/* One pair (slot, what it stood at) of a page as this shows it. */
 static int
-take_counter(const Py_buffer *page, PyObject *pair, Counter *counter)
+take_counter(const Py_buffer *shown, PyObject *pair, Counter *counter)
 {
-    Py_ssize_t slot, words = page->len / (Py_ssize_t)sizeof(uint64_t);
+    Py_ssize_t slot, words = shown->len / (Py_ssize_t)sizeof(uint64_t);
     unsigned long long count;
     if (!PyArg_ParseTuple(pair, "nK", &slot, &count))
         return -1;
@@ -73,9 +77,32 @@ take_counter(const Py_buffer *page, PyObject *pair, Counter *counter)
         PyErr_Format(PyExc_IndexError, "slot %zd of a page of %zd words", slot, words);
         return -1;
     }
-    counter->at = (const uint64_t *)page->buf + slot;
+    counter->at = (const uint64_t *)shown->buf + slot;
     counter->count = count;
     return 0;
+}
+
+/* The counters of so many pairs, of a page as this shows it. NULL with an error set: refused. */
+static Counter *
+take_counters(const Py_buffer *shown, PyObject *pairs)
+{
+    if (shown->ndim != 1 || shown->format == NULL || strcmp(shown->format, "Q") != 0
+        || (uintptr_t)shown->buf % sizeof(uint64_t) != 0) {
+        PyErr_SetString(PyExc_TypeError, "a page is a memoryview of whole 64-bit words");
+        return NULL;
+    }
+    Py_ssize_t counted = PyTuple_GET_SIZE(pairs);
+    Counter *counters = PyMem_New(Counter, (size_t)counted);
+    if (counters == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < counted; i++)
+        if (take_counter(shown, PyTuple_GET_ITEM(pairs, i), &counters[i]) < 0) {
+            PyMem_Free(counters);
+            return NULL;
+        }
+    return counters;
 }
 
 /* Kept(words, counters): the page as a memoryview of 64-bit words; a tuple of pairs. */
@@ -84,34 +111,29 @@ kept_init(PyObject *object, PyObject *args, PyObject *Py_UNUSED(kwargs))
 {
     Kept *self = (Kept *)object;
     PyObject *words, *pairs;
-    if (!PyArg_ParseTuple(args, "OO!:Kept", &words, &PyTuple_Type, &pairs))
+    if (!PyArg_ParseTuple(
+            args, "O!O!:Kept", &PyMemoryView_Type, &words, &PyTuple_Type, &pairs))
         return -1;
-    Py_ssize_t counted = PyTuple_GET_SIZE(pairs);
-    if (self->counters != NULL || counted == 0) {
+    if (self->counters != NULL || PyTuple_GET_SIZE(pairs) == 0) {
         PyErr_SetString(PyExc_ValueError, "what proves it is given once, and is not nothing");
         return -1;
     }
-    if (PyObject_GetBuffer(words, &self->page, PyBUF_ND | PyBUF_FORMAT) < 0)
+    Py_buffer shown;
+    if (PyObject_GetBuffer(words, &shown, PyBUF_ND | PyBUF_FORMAT) < 0)
         return -1;
-    Counter *counters = PyMem_New(Counter, (size_t)counted);
-    if (counters == NULL) {
-        PyErr_NoMemory();
-        goto refused;
+    Counter *counters = take_counters(&shown, pairs);
+    PyObject *behind = PyMemoryView_GET_BASE(words);
+    if (counters != NULL && behind == NULL)
+        PyErr_SetString(PyExc_TypeError, "a page has an object that its memory belongs to");
+    else if (counters != NULL && PyObject_GetBuffer(behind, &self->page, PyBUF_SIMPLE) == 0) {
+        self->words = Py_NewRef(words);
+        self->counters = counters;
+        self->counted = PyTuple_GET_SIZE(pairs);
     }
-    if (self->page.ndim != 1 || self->page.format == NULL || strcmp(self->page.format, "Q") != 0
-        || (uintptr_t)self->page.buf % sizeof(uint64_t) != 0) {
-        PyErr_SetString(PyExc_TypeError, "a page is a memoryview of whole 64-bit words");
-        goto refused;
-    }
-    for (Py_ssize_t i = 0; i < counted; i++)
-        if (take_counter(&self->page, PyTuple_GET_ITEM(pairs, i), &counters[i]) < 0)
-            goto refused;
-    self->counters = counters;
-    self->counted = counted;
-    return 0;
-refused:
+    PyBuffer_Release(&shown);
+    if (self->counters != NULL)
+        return 0;
     PyMem_Free(counters);
-    PyBuffer_Release(&self->page);
     return -1;
 }
 
@@ -120,6 +142,7 @@ kept_traverse(PyObject *object, visitproc visit, void *arg)
 {
     Kept *self = (Kept *)object;
     Py_VISIT(Py_TYPE(object));
+    Py_VISIT(self->words);
     Py_VISIT(self->page.obj);
     Py_VISIT(self->value);
     Py_VISIT(self->fresh);
@@ -144,6 +167,7 @@ kept_dealloc(PyObject *object)
     kept_clear(object);
     PyMem_Free(self->counters);
     PyBuffer_Release(&self->page);
+    Py_XDECREF(self->words);
     type->tp_free(object);
     Py_DECREF(type);
 }
@@ -167,7 +191,7 @@ kept_holds(PyObject *object, PyObject *Py_UNUSED(nothing))
 }
 
 static PyMemberDef kept_members[] = {
-    {"words", T_OBJECT, offsetof(Kept, page) + offsetof(Py_buffer, obj), READONLY, NULL},
+    {"words", T_OBJECT, offsetof(Kept, words), READONLY, NULL},
     {"until_s", T_DOUBLE, offsetof(Kept, until_s), 0, NULL},
     {"found", T_BOOL, offsetof(Kept, found), 0, NULL},
     {"value", T_OBJECT, offsetof(Kept, value), 0, NULL},
