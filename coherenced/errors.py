@@ -9,6 +9,7 @@
     ├── NotAcknowledged         committed, but not every asked node answered       (remote)  exit 3
     ├── Indeterminate           sent, reply lost, the log cannot tell              (remote)  exit 1
     ├── Conflict                compare-and-set: the key has changed               (remote)  exit 1
+    ├── Contended               a linearizable write did not get its turn in time  (remote)  exit 1
     ├── LeaseLost               a fill came too late: its token is dead            (remote)  exit 1
     ├── LoadTimeout             a loader has not returned in time                  (local)   exit 1
     ├── CommandError            the server answered a command with an error        (remote)  exit 1
@@ -95,6 +96,13 @@ class Conflict(CoherencedError):
     """Compare-and-set refused: the key has changed since the given version."""
 
     wire_code = "CONFLICT"
+
+
+class Contended(CoherencedError):
+    """A linearizable write did not get its turn in time: another one was between its phases, or a
+    node had not dropped its copy. Nothing was done: try again."""
+
+    wire_code = "TRYAGAIN"
 
 
 class LeaseLost(CoherencedError):

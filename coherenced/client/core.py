@@ -206,8 +206,9 @@ class Calls:
         the old value, within `timeout` seconds; else `NotAcknowledged` is raised, and the
         value is stored all the same. `replicas`: so many Redis replicas must have it too, within
         the same time; else "(replicas)" is missing. `if_version`: only if the key has not
-        changed since that version, else `Conflict`. `Indeterminate`: the reply was lost, it may
-        be stored.
+        changed since that version, else `Conflict`. `Contended`: a linearizable key was being
+        written by another for too long, and nothing was done. `Indeterminate`: the reply was
+        lost, it may be stored.
         """
         options = write_options(ack, timeout, replicas)
         if if_version is not None:

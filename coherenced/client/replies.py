@@ -8,6 +8,7 @@ from coherenced.errors import (
     CoherencedError,
     CommandError,
     Conflict,
+    Contended,
     Indeterminate,
     LeaseLost,
     NotAcknowledged,
@@ -67,7 +68,8 @@ class Invalidation(NamedTuple):
 
 
 _BY_WIRE_CODE: Final[dict[str, type[CoherencedError]]] = {
-    kind.wire_code: kind for kind in (RedisUnreachable, Indeterminate, Conflict, LeaseLost)
+    kind.wire_code: kind
+    for kind in (RedisUnreachable, Indeterminate, Conflict, Contended, LeaseLost)
 }
 
 

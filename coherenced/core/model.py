@@ -225,7 +225,7 @@ class Mutation(msgspec.Struct, frozen=True, gc=False):
     """Filled in by the core for `if_version`: only records after this sequence are looked at."""
     token: bytes = b""
     """K6. PREPARE: mark the keys pending with it. COMMIT and ABORT: refused (a reply that starts
-    with PENDING) unless every key carries it still; then the marks are removed."""
+    with TRYAGAIN) unless every key carries it still; then the marks are removed."""
     token_ttl_ms: int = 0
     """How long a PREPARE's marks live, by the server's own clock. RELEASE: how long the key is
     known not to exist (0: nothing is known of it)."""

@@ -30,7 +30,7 @@ from coherenced.core.requests import Fault, FaultKind, Level, Outcome, Write, Wr
 
 BUSY_RETRY_MS: Final = 4.0
 """How soon a writer asks again when another one is between its phases on the same key."""
-BUSY: Final = "PENDING"
+BUSY: Final = "TRYAGAIN"
 """First word of the error with which the server refuses a key that is pending."""
 TOKEN_MARGIN_MS: Final = 1_000.0
 """How much longer than the writer's own patience its mark lives: it must not expire first."""

@@ -158,7 +158,7 @@ def of_reply(error: ReplyError, *, conditional: bool = False) -> Problem:
     if word == "ORIGIN":
         why = rest.removeprefix("refused: ")
         return Problem("origin" if why == rest else "not-for-origin", why)
-    if word == "PENDING":
+    if word == "TRYAGAIN":
         return Problem("contended", rest)
     if word == "OOM":
         return Problem("out-of-memory", error.text)

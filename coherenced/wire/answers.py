@@ -21,6 +21,7 @@ OUT_OF_MEMORY: Final = "OOM command not allowed when used memory > 'maxmemory'."
 
 _WORDS: Final = {
     FaultKind.INDETERMINATE: "INDETERMINATE",
+    FaultKind.CONTENDED: "TRYAGAIN",  # a word of Redis's own, after which clients do
     FaultKind.CONFLICT: "CONFLICT",
     FaultKind.LOST: "LOST",
     FaultKind.OTHER_LINEAGE: "LINEAGE",

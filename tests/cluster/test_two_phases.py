@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import redis
 
-from tests.cluster.daemons import Cluster
+from coherenced import Client
+from coherenced.cli.main import run
+from coherenced.errors import Contended
+from tests.cluster.daemons import Cluster, UnixHTTPConnection
 
 SETTINGS = {"namespace.lin.match": "lin:*", "namespace.lin.linearizable": True}
 
@@ -56,3 +60,34 @@ def test_a_delete_works_when_memory_is_full(cluster: Cluster) -> None:
         server.command("CONFIG", "SET", "maxmemory", "0")
     # A write that was refused for lack of memory left no mark behind.
     assert two.command("SET", "lin:full", "next", timeout_s=2.0) == b"OK"
+
+
+def test_a_write_that_does_not_get_its_turn_is_told_as_such(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is unreachable: it is worth while to try again, and nothing was done."""
+    one, two = cluster.daemons
+    assert one.command("SET", "lin:turn", "x") == b"OK"
+    two.pause()  # it holds no copy, but nobody can know that before its time has passed
+    try:
+        late = ("COH.SET", "lin:turn", "y", "TIMEOUT", "100")
+        assert str(one.command(*late)).startswith("TRYAGAIN not every node dropped its copy")
+        with (
+            redis.Redis(unix_socket_path=str(one.socket)) as common,
+            pytest.raises(redis.exceptions.TryAgainError),
+        ):
+            common.execute_command(*late)
+        with Client(one.socket) as cache, pytest.raises(Contended, match=r"not every node .* try"):
+            cache.set("lin:turn", "y", timeout=0.1)
+        words = ["set", "--socket", str(one.socket), "--timeout", "100ms", "lin:turn", "y"]
+        assert run(words) == 1
+        assert capsys.readouterr().err.startswith("coherenced: not every node dropped its copy")
+        http = UnixHTTPConnection(one.http_socket, 10.0)
+        http.request("PUT", "/v1/keys/lin:turn", "y", {"Coherenced-Timeout-Ms": "100"})
+        answer = http.getresponse()
+        assert (answer.status, b"problem:contended" in answer.read()) == (503, True)
+        http.close()
+    finally:
+        two.resume()
+    assert one.command("GET", "lin:turn") == b"x"
+    assert one.command("SET", "lin:turn", "y") == b"OK"

@@ -44,6 +44,7 @@ NOT_APPLIED: Final = frozenset(
     {
         "UNAVAILABLE",
         "CONFLICT",
+        "TRYAGAIN",
         "OOM",
         "OVERLOADED",
         "STOPPING",
@@ -56,6 +57,7 @@ NOT_APPLIED: Final = frozenset(
 STRIPPED: Final[Mapping[type[Exception], str]] = {
     redis.exceptions.OutOfMemoryError: "OOM ",
     redis.exceptions.ReadOnlyError: "READONLY ",
+    redis.exceptions.TryAgainError: "TRYAGAIN ",
 }
 _NOACK = re.compile(r"NOACK committed ([0-9a-f]{16}:\d+)")
 

@@ -364,7 +364,7 @@ async def test_a_key_between_two_phases_is_marked_and_kept_from_others(port: Por
     ):
         reply = (await mutate(port, other)).done[0].reply
         assert isinstance(reply, ReplyError)
-        assert reply.text.startswith("PENDING")
+        assert reply.text.startswith("TRYAGAIN")
     assert (await mutate(port, commit)).done[0].reply == b"OK"
     assert (await fetch(port, b"k")).results == (Fetched(b"new"),)
     late = (await mutate(port, commit)).done[0].reply

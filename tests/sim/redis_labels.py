@@ -17,8 +17,8 @@ KEEPS_LABEL: Final = frozenset(
     }
 )  # fmt: skip
 """Commands that change a value in place: its tags stay."""
-MARK_GONE: Final = ReplyError("PENDING the mark of this write has expired or was taken away")
-MARKED: Final = ReplyError("PENDING another write is between its two phases on this key")
+MARK_GONE: Final = ReplyError("TRYAGAIN the mark of this write has expired or was taken away")
+MARKED: Final = ReplyError("TRYAGAIN another write is between its two phases on this key")
 
 
 class Labels:

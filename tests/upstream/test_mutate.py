@@ -414,7 +414,7 @@ def abort(key: bytes, token: bytes) -> Mutation:
 
 
 def refused(reply: object) -> bool:
-    return isinstance(reply, ReplyError) and reply.text.startswith("PENDING ")
+    return isinstance(reply, ReplyError) and reply.text.startswith("TRYAGAIN ")
 
 
 def test_prepare_commit(lane: Lane) -> None:

@@ -18,7 +18,7 @@ PLAN = Plan((Ask(Query((b"X",))),))
     [
         (Fault(FaultKind.UNAVAILABLE, "down"), "UNAVAILABLE down"),
         (Fault(FaultKind.TOO_LARGE, "ask for fewer"), "ERR ask for fewer"),
-        (Fault(FaultKind.CONTENDED, "not its turn"), "UNAVAILABLE not its turn"),
+        (Fault(FaultKind.CONTENDED, "not its turn"), "TRYAGAIN not its turn"),
         (Fault(FaultKind.OVERLOADED, "busy"), "UNAVAILABLE busy"),
         (Fault(FaultKind.STOPPING, "bye"), "UNAVAILABLE bye"),
         (Fault(FaultKind.INDETERMINATE, "lost"), "INDETERMINATE lost"),

@@ -36,7 +36,7 @@ HOT: Final = 6
 MEMBERS: Final = 3
 """Keys that one transaction sets together."""
 NOT_APPLIED: Final = frozenset(
-    {"UNAVAILABLE", "CONFLICT", "OOM", "OVERLOADED", "STOPPING", "LOADING", "READONLY"}
+    {"UNAVAILABLE", "CONFLICT", "TRYAGAIN", "OOM", "OVERLOADED", "STOPPING", "LOADING", "READONLY"}
 )
 """First words of error replies which promise that nothing was done."""
 

@@ -317,12 +317,12 @@ if special then
       if held and held == token then
         mine = mine + 1
       elseif held and not harmless then
-        return {err = 'PENDING another write is between its two phases on this key'}
+        return {err = 'TRYAGAIN another write is between its two phases on this key'}
       end
     end
     -- Only the linearizable ones of its keys were marked, all at once and for as long.
     if ends_it and mine == 0 then
-      return {err = 'PENDING the mark of this write has expired or was taken away'}
+      return {err = 'TRYAGAIN the mark of this write has expired or was taken away'}
     end
     if ends_it then
       -- Only when the batch is done: a later command of it may be about the same key.
