@@ -108,7 +108,7 @@ replicas_option = click.option(
     type=click.IntRange(0, MOST_REPLICAS),
     default=0,
     metavar="N",
-    help="Also wait until so many Redis replicas have it.",
+    help="Also wait until so many Redis replicas have it (not with --ack none).",
 )
 
 

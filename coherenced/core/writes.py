@@ -140,6 +140,8 @@ class Writes:
             self._in_pieces(request_id, write)
             return
         level, timeout_ms = self._terms(write)
+        if level == Level.NONE and write.replicas:
+            level = Level.REDIS  # whoever asks for replicas waits, whatever the namespace says
         key = plain_key(write)
         pending = Pending(request_id, level, timeout_ms, key or b"", key is not None, said=write)
         self.waiting += 1

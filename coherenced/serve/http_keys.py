@@ -157,7 +157,8 @@ async def put(context: Context, request: web.BaseRequest, encoded: str) -> web.S
     condition = write_condition(headers, absent_allowed=True)
     ttl_ms, grace_ms = lifetime_of(headers)
     labels = content_type_label(headers.get("Content-Type")) + tags_of(headers, limits)
-    ack, timeout_ms, replicas = ack_of(headers), timeout_of(headers), replicas_of(headers)
+    ack, timeout_ms = ack_of(headers), timeout_of(headers)
+    replicas = replicas_of(headers, ack)
     _refuse_hopeless(condition)
     value = await context.body(request, limits.max_value_bytes)
     mutation = set_mutation(key, value, ttl_ms, labels, condition, grace_ms)
@@ -204,7 +205,8 @@ async def delete(context: Context, request: web.BaseRequest, encoded: str) -> we
     key = key_of(encoded, limits)
     headers = request.headers
     condition = write_condition(headers, absent_allowed=False)
-    ack, timeout_ms, replicas = ack_of(headers), timeout_of(headers), replicas_of(headers)
+    ack, timeout_ms = ack_of(headers), timeout_of(headers)
+    replicas = replicas_of(headers, ack)
     _refuse_hopeless(condition)
     mutation = Mutation(
         argv=(b"DEL", key),

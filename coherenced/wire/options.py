@@ -15,6 +15,7 @@ from coherenced.wire.plan import SYNTAX, Bounds, whole_number
 
 MAX_MS: Final = 10**15
 MAX_REPLICAS: Final = 1000
+UNWAITED: Final = "with ack none nothing is waited for: replicas takes another level"
 
 
 class Terms(msgspec.Struct):
@@ -40,6 +41,9 @@ class Terms(msgspec.Struct):
         return True
 
     def write(self, mutations: tuple[Mutation, ...]) -> Write:
+        """UsageError when they contradict each other."""
+        if self.ack == Level.NONE and self.replicas:
+            raise UsageError(UNWAITED)
         return Write(mutations, ack=self.ack, timeout_ms=self.timeout_ms, replicas=self.replicas)
 
 

@@ -10,6 +10,7 @@ from coherenced.core.requests import Level, Outcome, Read, ReadResult, Value, Wr
 from coherenced.errors import UsageError
 from coherenced.wire.answers import answer
 from coherenced.wire.commands import COMMANDS
+from coherenced.wire.options import UNWAITED
 from coherenced.wire.plan import Bounds, Plan
 
 PAGE = "00000000000000aa"
@@ -174,10 +175,18 @@ def test_levels(text: str, level: int) -> None:
         ("ACK", "syntax error"),
         ("TIMEOUT -1", "value is not an integer or out of range"),
         ("REPLICAS 1001", "value is not an integer or out of range"),
+        ("ACK none REPLICAS 1", UNWAITED),
+        ("REPLICAS 1 ACK none", UNWAITED),
     ],
 )
 def test_set_refused(options: str, told: str) -> None:
     assert refused(f"COH.SET k v {options}") == told
+
+
+def test_replicas_are_not_left_out_in_silence() -> None:
+    assert refused("COH.DEL k ACK none REPLICAS 1") == UNWAITED
+    assert refused("COH.INVALIDATE ALL ACK none REPLICAS 1") == UNWAITED
+    assert write("COH.SET k v ACK none REPLICAS 0").ack == Level.NONE
 
 
 def test_a_tag_is_a_name() -> None:
