@@ -58,6 +58,8 @@ class Pipe(asyncio.Protocol):
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """Done, with the reason, once the connection has ended. Shield it when waiting for it."""
         self.on_writable: Callable[[], None] | None = None
+        self.ended_after_s = 0.0
+        """How long nothing had moved when it ended; 0 where a reply was owed."""
         self.extra_ms = 0.0
         """How much longer a reply may take: for commands that block on the server."""
         self._timeout_s = timeout_ms / 1e3
@@ -78,6 +80,16 @@ class Pipe(asyncio.Protocol):
     def writable(self) -> bool:
         """Whether a request may be sent now."""
         return not self._paused and not self.lost.done() and len(self._waiting) < MOST_IN_FLIGHT
+
+    @property
+    def owed(self) -> int:
+        """How many replies have not come yet."""
+        return len(self._waiting)
+
+    @property
+    def silent_s(self) -> float:
+        """For how long nothing has moved (seconds)."""
+        return self._loop.time() - self._moved_s
 
     def send(self, data: bytes, *callbacks: Callback) -> None:
         """Send one or several packed commands, with a callback for each reply."""
@@ -112,6 +124,7 @@ class Pipe(asyncio.Protocol):
         if self.lost.done():
             return
         self.lost.set_result(reason)
+        self.ended_after_s = 0.0 if self._waiting else self.silent_s
         if self._timer is not None:
             self._timer.cancel()
         if self._transport is not None:

@@ -7,6 +7,9 @@ A request meets one of three states:
     down        an attempt to connect has failed: it is refused at once (`Unsent`)
 
 so that a blip of the network costs a moment and a dead server costs nobody a wait.
+
+A server may close what is idle for its `timeout`, and so may a load balancer: a connection on
+which nothing has moved for a while is asked with a PING, more often once it was closed for that.
 """
 
 from __future__ import annotations
@@ -30,12 +33,18 @@ MOST_WAITING: Final = 10_000
 STEADY_S: Final = 1.0
 """A connection that ends sooner counts as a failed attempt, so that it is not made in a loop."""
 
+IDLE_S: Final = 10.0
+"""A connection on which nothing has moved for so long is asked whether it is there."""
+LEAST_IDLE_S: Final = 0.4
+"""Nobody is asked more often than that: Redis's shortest `timeout` is a second."""
+
 MOST_WAITING_BYTES: Final = 256 << 20
 """What they may hold together."""
 MOST_EARLIER: Final = 100
 """Connections that are remembered until the server has ended them."""
 Changed = Callable[[str, bool, str], None]
 """Told once per change: name of the connection, whether it is up, one line why (or where)."""
+_PING: Final[bytes] = pack((b"PING",))
 
 
 def backoff(settings: ServerSettings) -> tenacity.wait.wait_base:
@@ -99,10 +108,10 @@ class Dialler:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._hurried.wait(), pause_s)
 
-    def up(self) -> None:
+    def up(self, note: str = "") -> None:
         """The connection is of use now."""
         endpoint = self._settings.endpoint()
-        self._tell(True, endpoint.unix_path or f"{endpoint.host}:{endpoint.port}")
+        self._tell(True, (endpoint.unix_path or f"{endpoint.host}:{endpoint.port}") + note)
 
     def lost(self, reason: str) -> None:
         """The connection has ended."""
@@ -144,6 +153,9 @@ class Line:
         self._waiting_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
+        self._idle_s = IDLE_S
+        self._ended_idle = (b"", 0.0)
+        """The server that the last connection led to, and the silence after which it ended."""
         self._earlier: deque[tuple[int, bytes]] = deque(maxlen=MOST_EARLIER)
         """Connections that the server may still hear, as (client id, the server's run id)."""
         self._task = self._loop.create_task(self._keep(), name=f"line-{name}")
@@ -202,12 +214,33 @@ class Line:
             if self._greet is not None:
                 self._greet(pipe)
             self.pipe = pipe
-            self._dialler.up()
+            self._dialler.up(self._learn(pipe))
             self._flush()
-            reason = await asyncio.shield(pipe.lost)
+            reason = await self._until_lost(pipe)
             self.pipe = None
             self._dialler.lost(reason)
             self._await_connection()
+
+    async def _until_lost(self, pipe: Pipe) -> str:
+        """Ask whenever nothing has moved for a while, until it has ended; the reason."""
+        while not pipe.lost.done():
+            await asyncio.wait((pipe.lost,), timeout=max(self._idle_s - pipe.silent_s, 0.01))
+            if pipe.silent_s >= self._idle_s and not pipe.owed:
+                pipe.send(_PING, lambda reply: None)
+        self._ended_idle = (pipe.run_id, pipe.ended_after_s)
+        return pipe.lost.result()
+
+    def _learn(self, pipe: Pipe) -> str:
+        """Whether it was for its silence that the last connection was closed: then the same server
+        is still there. What to tell of it."""
+        run_id, silent_s = self._ended_idle
+        if silent_s < 2 * LEAST_IDLE_S or not run_id or run_id != pipe.run_id:
+            return ""
+        self._idle_s = min(self._idle_s, max(silent_s / 2, LEAST_IDLE_S))
+        return (
+            f"; the last connection was closed after {silent_s:.1f} s without a request: "
+            f"from now on one is sent every {self._idle_s:.1f} s"
+        )
 
     def _end_earlier(self, pipe: Pipe) -> None:
         """What went out on an earlier connection may still be on its way, and must not be carried

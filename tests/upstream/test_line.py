@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import pytest
@@ -38,8 +39,23 @@ class Asked:
         async with asyncio.timeout(10):
             while True:
                 reply = await self()
-                if not isinstance(reply, Unsent):
+                if not isinstance(reply, Unsent | Lost):
                     return reply
+                await asyncio.sleep(0.005)
+
+
+class Told(list[tuple[bool, str]]):
+    """The changes of a line: whether it is up, and the detail."""
+
+    def __call__(self, name: str, up: bool, detail: str) -> None:
+        self.append((up, detail))
+
+    async def until(self, number: int) -> tuple[bool, str]:
+        """Wait for so many; the last of them."""
+        async with asyncio.timeout(10):
+            while True:
+                if len(self) >= number:
+                    return self[number - 1]
                 await asyncio.sleep(0.005)
 
 
@@ -192,3 +208,67 @@ async def test_changes_are_told_once() -> None:
     await line.close()
     assert isinstance(await ask(), Unsent)
     server.stop()
+
+
+async def test_a_server_that_closes_what_is_silent_does_it_once() -> None:
+    """Redis's `timeout`, or a load balancer's: from the first time on a line is not silent."""
+    told = Told()
+    with Proxy(target=shared_server().socket) as proxy:
+        line = Line(settings(proxy.url), "test", "a", told)
+        assert await Asked(line)() == b"PONG"
+        await asyncio.sleep(line_module.LEAST_IDLE_S * 2.2)
+        proxy.cut()
+        up, why = await told.until(3)
+        assert up
+        assert re.search(r"closed after 0\.\d s without .* one is sent every 0\.\d s", why)
+        assert line.pipe is not None
+        silences_s = []
+        for _ in range(50):
+            await asyncio.sleep(0.02)
+            silences_s.append(line.pipe.silent_s)
+        assert max(silences_s) < 0.85, "somebody who closes after 0.9 s has no cause now"
+        await line.close()
+
+
+async def test_a_restart_is_not_taken_for_impatience() -> None:
+    told = Told()
+    with Server() as server:
+        line = Line(settings(server.url), "test", "a", told)
+        ask = Asked(line)
+        assert await ask() == b"PONG"
+        await asyncio.sleep(line_module.LEAST_IDLE_S * 2.2)
+        server.restart("empty")
+        assert await ask.until_answered() == b"PONG"
+        assert [up for up, _ in told] == [True, False, True]
+        assert told[0] == told[2]
+        await line.close()
+
+
+async def test_nor_is_a_loss_that_matters() -> None:
+    told = Told()
+    with Proxy(target=shared_server().socket) as proxy:
+        line = Line(settings(proxy.url), "test", "a", told)
+        ask = Asked(line)
+        assert await ask() == b"PONG"
+        proxy.partition()
+        answered = ask.start()
+        await asyncio.sleep(line_module.LEAST_IDLE_S * 2.2)
+        proxy.cut()
+        proxy.heal()
+        assert isinstance(await answered, Lost)
+        assert await told.until(3) == told[0]
+        await line.close()
+
+
+async def test_what_is_silent_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So one that leads nowhere is found before somebody needs it."""
+    monkeypatch.setattr(line_module, "IDLE_S", 0.05)
+    told = Told()
+    with Proxy(target=shared_server().socket) as proxy:
+        line = Line(settings(proxy.url, command_timeout_ms=100), "test", "a", told)
+        assert await Asked(line)() == b"PONG"
+        await asyncio.sleep(0.3)
+        assert len(told) == 1
+        with proxy.partition():
+            assert await told.until(2) == (False, "no reply within 100 ms")
+        await line.close()
