@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from coherenced.client.address import Address, find_daemon, parse_address
-from coherenced.client.arguments import MOST_REPLICAS
+from coherenced.client.arguments import LONGEST_ACK_S, MOST_REPLICAS
 from coherenced.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,6 +35,16 @@ def duration(written: str) -> float:
         seconds = float("nan")
     if not 0 < seconds < 1e11:
         raise click.BadParameter(f"{written!r} is no duration: write 500ms, 2s, 1.5m or 1h")
+    return seconds
+
+
+def patience(written: str) -> float:
+    """How long to wait for acknowledgements, in seconds."""
+    seconds = duration(written)
+    if seconds > LONGEST_ACK_S:
+        raise click.BadParameter(
+            f"{written!r} is too long to wait for acknowledgements: at most 1h"
+        )
     return seconds
 
 
@@ -98,7 +108,7 @@ ack_option = click.option(
 
 timeout_option = click.option(
     "--timeout",
-    type=duration,
+    type=patience,
     metavar="TIME",
     help="How long to wait for acknowledgements, for example 2s.",
 )

@@ -12,6 +12,8 @@ from coherenced.errors import UsageError
 
 MOST_REPLICAS: Final = 1000
 """Redis replicas that a write can wait for."""
+LONGEST_ACK_S: Final = 3600.0
+"""The longest time to wait for acknowledgements."""
 MOST_STALENESS_MS: Final = 1e15
 LONGEST_SILENCE_S: Final = 1e6
 """More is no time to wait for an answer, and more than the system calls take."""
@@ -89,6 +91,8 @@ def write_options(
     if ack is not None:
         options = (b"ACK", str(ack).encode())
     if timeout is not None:
+        if number("timeout", timeout) > LONGEST_ACK_S:
+            raise UsageError(f"timeout is at most {LONGEST_ACK_S:g} seconds, not {timeout!r}")
         options += (b"TIMEOUT", milliseconds("timeout", timeout))
     if not isinstance(replicas, int) or not 0 <= replicas <= MOST_REPLICAS:
         raise UsageError(f"replicas is a whole number from 0 to {MOST_REPLICAS}, not {replicas!r}")

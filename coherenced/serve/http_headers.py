@@ -19,10 +19,10 @@ from urllib.parse import unquote_to_bytes
 from coherenced.core.life import OWN
 from coherenced.core.model import Version
 from coherenced.core.requests import Level, Read
-from coherenced.serve.http_limits import MAX_ACK_TIMEOUT_MS, HttpLimits
+from coherenced.serve.http_limits import HttpLimits
 from coherenced.serve.problem import Problem, bad
 from coherenced.wire.leasing import MAX_ABSENT_MS
-from coherenced.wire.options import MAX_REPLICAS, UNWAITED
+from coherenced.wire.options import MAX_ACK_TIMEOUT_MS, MAX_REPLICAS, UNWAITED
 
 RESERVED: Final = b"coh:"
 CONTENT_TYPE_LABEL: Final = b"content-type="

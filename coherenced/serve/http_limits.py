@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import msgspec
-
-MAX_ACK_TIMEOUT_MS: Final = 3_600_000
-"""The longest time a writer may ask to wait for acknowledgements."""
 
 
 class HttpLimits(msgspec.Struct, frozen=True, kw_only=True):

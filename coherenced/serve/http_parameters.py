@@ -10,9 +10,8 @@ from typing import Any, Final
 import msgspec
 
 from coherenced.serve.http_headers import ETAG_PATTERN, TAG_PATTERN, VERSION_PATTERN
-from coherenced.serve.http_limits import MAX_ACK_TIMEOUT_MS
 from coherenced.wire.leasing import MAX_ABSENT_MS
-from coherenced.wire.options import MAX_REPLICAS
+from coherenced.wire.options import MAX_ACK_TIMEOUT_MS, MAX_REPLICAS
 
 _VERSION: Final[dict[str, Any]] = {
     "type": "string",

@@ -19,9 +19,8 @@ from coherenced.serve.http_headers import (
     VERSION_PATTERN,
     content_type_of,
 )
-from coherenced.serve.http_limits import MAX_ACK_TIMEOUT_MS
 from coherenced.wire.leasing import MAX_LEASE_MS, MAX_WAIT_MS
-from coherenced.wire.options import MAX_REPLICAS
+from coherenced.wire.options import MAX_ACK_TIMEOUT_MS, MAX_REPLICAS
 
 
 class Binary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -14,7 +14,10 @@ from coherenced.errors import UsageError
 from coherenced.wire.plan import SYNTAX, Bounds, whole_number
 
 MAX_MS: Final = 10**15
+MAX_ACK_TIMEOUT_MS: Final = 3_600_000
+"""The longest time a writer may ask to wait for acknowledgements."""
 MAX_REPLICAS: Final = 1000
+TIMEOUT_IS: Final = f"TIMEOUT is a whole number of milliseconds from 0 to {MAX_ACK_TIMEOUT_MS}"
 UNWAITED: Final = "with ack none nothing is waited for: replicas takes another level"
 
 
@@ -33,7 +36,10 @@ class Terms(msgspec.Struct):
             except ValueError as error:
                 raise UsageError(str(error)) from None
         elif option == b"TIMEOUT":
-            self.timeout_ms = float(whole_number(operand, 0, MAX_MS))
+            try:
+                self.timeout_ms = float(whole_number(operand, 0, MAX_ACK_TIMEOUT_MS))
+            except UsageError:
+                raise UsageError(TIMEOUT_IS) from None
         elif option == b"REPLICAS":
             self.replicas = whole_number(operand, 0, MAX_REPLICAS)
         else:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import click
 import pytest
 
-from coherenced.cli.options import ack_level, duration, name
+from coherenced.cli.options import ack_level, duration, name, patience
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,12 @@ def test_durations(written: str, seconds: float) -> None:
 def test_what_is_no_duration(written: str) -> None:
     with pytest.raises(click.BadParameter, match="is no duration"):
         duration(written)
+
+
+def test_nobody_waits_for_acknowledgements_for_longer_than_an_hour() -> None:
+    assert patience("1h") == 3600
+    with pytest.raises(click.BadParameter, match="at most 1h"):
+        patience("61m")
 
 
 @pytest.mark.parametrize("written", ["none", "redis", "Quorum", " all ", "1", "9999"])

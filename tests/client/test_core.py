@@ -215,6 +215,9 @@ class TestWrites:
         request = calls.delete("a", b"b", ack="quorum", timeout=0.5)
         assert sent(request) == [b"COH.DEL a b ACK quorum TIMEOUT 500".split()]
         assert request.decode([[V1.encode(), 2]]) == 2
+        assert sent(calls.delete("a", timeout=3600)) == [b"COH.DEL a TIMEOUT 3600000".split()]
+        with pytest.raises(UsageError, match="timeout is at most 3600 seconds"):
+            calls.delete("a", timeout=3601)
         assert sent(calls.delete("x", "ack", "all", ack=2)) == [
             b"COH.DEL x all ACK 2".split(),
             b"COH.DEL ack ACK 2".split(),

@@ -10,7 +10,7 @@ from coherenced.core.requests import Level, Outcome, Read, ReadResult, Value, Wr
 from coherenced.errors import UsageError
 from coherenced.wire.answers import answer
 from coherenced.wire.commands import COMMANDS
-from coherenced.wire.options import UNWAITED
+from coherenced.wire.options import MAX_ACK_TIMEOUT_MS, TIMEOUT_IS, UNWAITED
 from coherenced.wire.plan import Bounds, Plan
 
 PAGE = "00000000000000aa"
@@ -173,7 +173,9 @@ def test_levels(text: str, level: int) -> None:
         ("TAGS 4 a b c d", "a value has at most 3 tags (limits.max_tags)"),
         ("ACK most", "ack is one of none, redis, quorum, all or a number of nodes from 1"),
         ("ACK", "syntax error"),
-        ("TIMEOUT -1", "value is not an integer or out of range"),
+        ("TIMEOUT -1", TIMEOUT_IS),
+        ("TIMEOUT 3600001", TIMEOUT_IS),
+        ("TIMEOUT 1s", TIMEOUT_IS),
         ("REPLICAS 1001", "value is not an integer or out of range"),
         ("ACK none REPLICAS 1", UNWAITED),
         ("REPLICAS 1 ACK none", UNWAITED),
@@ -181,6 +183,12 @@ def test_levels(text: str, level: int) -> None:
 )
 def test_set_refused(options: str, told: str) -> None:
     assert refused(f"COH.SET k v {options}") == told
+
+
+def test_the_longest_wait_is_the_same_as_over_http() -> None:
+    assert write("COH.INVALIDATE ALL TIMEOUT 3600000").timeout_ms == MAX_ACK_TIMEOUT_MS
+    assert refused("COH.DEL k TIMEOUT 3600001") == TIMEOUT_IS
+    assert "0 to 3600000" in TIMEOUT_IS
 
 
 def test_replicas_are_not_left_out_in_silence() -> None:
