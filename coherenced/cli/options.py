@@ -118,7 +118,7 @@ replicas_option = click.option(
     type=click.IntRange(0, MOST_REPLICAS),
     default=0,
     metavar="N",
-    help="Also wait until so many Redis replicas have it (not with --ack none).",
+    help="Also wait until so many Redis replicas have it, whatever --ack says.",
 )
 
 

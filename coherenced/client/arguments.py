@@ -97,8 +97,6 @@ def write_options(
     if not isinstance(replicas, int) or not 0 <= replicas <= MOST_REPLICAS:
         raise UsageError(f"replicas is a whole number from 0 to {MOST_REPLICAS}, not {replicas!r}")
     if replicas:
-        if isinstance(ack, str) and ack.strip().lower() == "none":
-            raise UsageError("with ack none nothing is waited for: replicas takes another level")
         options += (b"REPLICAS", b"%d" % replicas)
     return options
 

@@ -141,7 +141,7 @@ class Writes:
             return
         level, timeout_ms = self._terms(write)
         if level == Level.NONE and write.replicas:
-            level = Level.REDIS  # whoever asks for replicas waits, whatever the namespace says
+            level = Level.REDIS  # `none` is of nodes; whoever asks for replicas waits for them
         key = plain_key(write)
         pending = Pending(request_id, level, timeout_ms, key or b"", key is not None, said=write)
         self.waiting += 1

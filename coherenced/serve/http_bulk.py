@@ -36,7 +36,7 @@ from coherenced.serve.http_schema import (
 )
 from coherenced.serve.problem import Problem, bad
 from coherenced.wire.multiget import MOST_AT_ONCE
-from coherenced.wire.options import UNWAITED, Terms
+from coherenced.wire.options import Terms
 
 STEP_KEYS: Final = 200
 """Keys in one atomic step on the server."""
@@ -84,11 +84,12 @@ async def mset(context: Context, request: web.BaseRequest, _: str) -> web.Stream
         raise Problem(
             "too-large", f"an atomic step writes at most {STEP_KEYS} keys", pointer="/entries"
         )
-    terms = _terms(wish)
+    ack = _ack(wish.ack)
     mutations = [
         _mutation(context, item, f"/entries/{index}") for index, item in enumerate(wish.entries)
     ]
     steps = [mutations] if wish.atomic else _steps(mutations)
+    terms = Terms(ack, wish.timeout_ms, int(wish.replicas))
     return await _execute(context, steps, wish.atomic, terms)
 
 
@@ -100,7 +101,7 @@ async def invalidate(context: Context, request: web.BaseRequest, _: str) -> web.
     _check_count(len(wish.keys), limits.max_keys, "/keys")
     _check_count(len(wish.tags), STEP_KEYS, "/tags")
     _check_count(len(wish.prefixes), STEP_KEYS, "/prefixes")
-    terms = _terms(wish)
+    ack = _ack(wish.ack)
     keys = _keys(context, wish.keys, "/keys")
     tags = tuple(bytes_of(tag) for tag in wish.tags)
     prefixes = tuple(bytes_of(prefix) for prefix in wish.prefixes)
@@ -116,6 +117,7 @@ async def invalidate(context: Context, request: web.BaseRequest, _: str) -> web.
         mutations.append(_invalidation((), tags, prefixes, wish.all))
     for start in range(0, len(keys), STEP_KEYS):
         mutations.append(_invalidation(keys[start : start + STEP_KEYS]))
+    terms = Terms(ack, wish.timeout_ms, int(wish.replicas))
     return await _execute(context, [[m] for m in mutations], False, terms)
 
 
@@ -168,13 +170,6 @@ def _mutation(context: Context, item: Item, pointer: str) -> Mutation:
     labels = content_type_label(item.content_type, f"{pointer}/content_type") + tags
     ttl_ms = None if item.ttl_ms is None else int(item.ttl_ms)
     return set_mutation(key, value, ttl_ms, labels)
-
-
-def _terms(wish: MSet | Invalidate) -> Terms:
-    terms = Terms(_ack(wish.ack), wish.timeout_ms, int(wish.replicas))
-    if terms.ack == Level.NONE and terms.replicas:
-        raise bad(UNWAITED, "/replicas")
-    return terms
 
 
 def _ack(level: AckLevel | None) -> int | None:

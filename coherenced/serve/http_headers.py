@@ -22,7 +22,7 @@ from coherenced.core.requests import Level, Read
 from coherenced.serve.http_limits import HttpLimits
 from coherenced.serve.problem import Problem, bad
 from coherenced.wire.leasing import MAX_ABSENT_MS
-from coherenced.wire.options import MAX_ACK_TIMEOUT_MS, MAX_REPLICAS, UNWAITED
+from coherenced.wire.options import MAX_ACK_TIMEOUT_MS, MAX_REPLICAS
 
 RESERVED: Final = b"coh:"
 CONTENT_TYPE_LABEL: Final = b"content-type="
@@ -207,13 +207,11 @@ def timeout_of(headers: Mapping[str, str]) -> float | None:
     return _milliseconds(headers, "Coherenced-Timeout-Ms", MAX_ACK_TIMEOUT_MS)
 
 
-def replicas_of(headers: Mapping[str, str], ack: int | None) -> int:
+def replicas_of(headers: Mapping[str, str]) -> int:
     """Coherenced-Replicas: how many Redis replicas are to have the write as well."""
     text = headers.get("Coherenced-Replicas", "0").strip()
     if not text.isascii() or not text.isdigit() or len(text) > 4 or int(text) > MAX_REPLICAS:
         raise bad(f"a whole number from 0 to {MAX_REPLICAS}", "Coherenced-Replicas")
-    if ack == Level.NONE and int(text):
-        raise bad(UNWAITED, "Coherenced-Replicas")
     return int(text)
 
 

@@ -157,8 +157,7 @@ async def put(context: Context, request: web.BaseRequest, encoded: str) -> web.S
     condition = write_condition(headers, absent_allowed=True)
     ttl_ms, grace_ms = lifetime_of(headers)
     labels = content_type_label(headers.get("Content-Type")) + tags_of(headers, limits)
-    ack, timeout_ms = ack_of(headers), timeout_of(headers)
-    replicas = replicas_of(headers, ack)
+    ack, timeout_ms, replicas = ack_of(headers), timeout_of(headers), replicas_of(headers)
     _refuse_hopeless(condition)
     value = await context.body(request, limits.max_value_bytes)
     mutation = set_mutation(key, value, ttl_ms, labels, condition, grace_ms)
@@ -205,8 +204,7 @@ async def delete(context: Context, request: web.BaseRequest, encoded: str) -> we
     key = key_of(encoded, limits)
     headers = request.headers
     condition = write_condition(headers, absent_allowed=False)
-    ack, timeout_ms = ack_of(headers), timeout_of(headers)
-    replicas = replicas_of(headers, ack)
+    ack, timeout_ms, replicas = ack_of(headers), timeout_of(headers), replicas_of(headers)
     _refuse_hopeless(condition)
     mutation = Mutation(
         argv=(b"DEL", key),
@@ -264,7 +262,8 @@ def write_response(
             if isinstance(reply, ReplyError):
                 raise of_reply(reply, conditional=conditional)
         answer = write_answer(outcome)
-    status = 200 if answer.satisfied and ack != Level.NONE else 202
+    unawaited = ack == Level.NONE and answer.version is None
+    status = 200 if answer.satisfied and not unawaited else 202
     if answer.version is None:
         return json_response(answer, status)
     return json_response(

@@ -18,7 +18,6 @@ MAX_ACK_TIMEOUT_MS: Final = 3_600_000
 """The longest time a writer may ask to wait for acknowledgements."""
 MAX_REPLICAS: Final = 1000
 TIMEOUT_IS: Final = f"TIMEOUT is a whole number of milliseconds from 0 to {MAX_ACK_TIMEOUT_MS}"
-UNWAITED: Final = "with ack none nothing is waited for: replicas takes another level"
 
 
 class Terms(msgspec.Struct):
@@ -47,9 +46,6 @@ class Terms(msgspec.Struct):
         return True
 
     def write(self, mutations: tuple[Mutation, ...]) -> Write:
-        """UsageError when they contradict each other."""
-        if self.ack == Level.NONE and self.replicas:
-            raise UsageError(UNWAITED)
         return Write(mutations, ack=self.ack, timeout_ms=self.timeout_ms, replicas=self.replicas)
 
 

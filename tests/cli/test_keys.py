@@ -111,3 +111,10 @@ def test_a_wrong_version_is_told(on_a: Call) -> None:
     done = on_a("get", "keys:1", "--min-version", "abc")
     assert done.code == 2
     assert "epoch:seq" in done.err
+
+
+def test_replicas_are_waited_for_though_no_node_is(on_a: Call) -> None:
+    """There is none here; `--ack none` left them out in silence."""
+    for words in (("set", "keys:r", "v"), ("del", "keys:r"), ("invalidate", "keys:r")):
+        done = on_a(*words, "--ack", "none", "--replicas", "1", "--timeout", "50ms")
+        assert (done.code, "(replicas)" in done.err) == (3, True)

@@ -156,9 +156,6 @@ class TestWrites:
         for wrong in (-1, 1001, 1.5, "1"):
             with pytest.raises(UsageError, match="replicas is a whole number"):
                 calls.set("k", b"v", replicas=wrong)  # type: ignore[arg-type]
-        with pytest.raises(UsageError, match="ack none nothing is waited for"):
-            calls.set("k", b"v", ack="NONE", replicas=1)
-        assert calls.set("k", b"v", ack="none").batches
 
     def test_plain_set(self, calls: Calls) -> None:
         assert sent(calls.set("k", "v")) == [[b"COH.SET", b"k", b"\xc1\xa1v"]]

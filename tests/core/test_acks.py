@@ -339,9 +339,10 @@ def test_replicas_without_a_level_are_waited_for_alone() -> None:
     assert (result.satisfied, result.replicas, result.missing) == (False, 0, ("(replicas)",))
 
 
-def test_replicas_are_waited_for_where_the_namespace_waits_for_nothing() -> None:
+@pytest.mark.parametrize("asked", [None, Level.NONE], ids=["namespace", "call"])
+def test_replicas_are_waited_for_where_no_node_is(asked: int | None) -> None:
     d = Driver(policy=Policy(ack=Level.NONE))
-    write = d.write(set_to(b"k", b"v"), replicas=1)
+    write = d.write(set_to(b"k", b"v"), ack=asked, replicas=1)
     assert write not in d.outcomes
     d.mutated(d.take(calls.Mutate), first=11)
     d.step(calls.ReplicasReached(d.take(calls.WaitReplicas).call_id, 1))

@@ -156,7 +156,6 @@ async def test_many_keys_are_invalidated_in_bounded_records(http: Rig) -> None:
         ("/v1/mset", {"entries": [{"key": "a", "value": ""}], "ack": 0}, "/ack"),
         ("/v1/mset", {"entries": [{"key": "a", "value": ""}], "replicas": 1001}, "/replicas"),
         ("/v1/invalidations", {"all": True, "replicas": 0.5}, "/replicas"),
-        ("/v1/invalidations", {"all": True, "replicas": 1, "ack": "none"}, "/replicas"),
         (
             "/v1/mset",
             {"entries": [{"key": "a", "value": "", "content_type": "x"}]},

@@ -289,10 +289,6 @@ async def test_acknowledgement_levels(http: Rig) -> None:
         answer = await http.ask(method, "/v1/keys/k", b"v", Coherenced_Replicas="2")
         assert (answer.status, answer.json["missing"]) == (202, ["(replicas)"])
         assert http.port.requests[-1].replicas == 2
-        answer = await http.ask(
-            method, "/v1/keys/k", b"v", Coherenced_Replicas="2", Coherenced_Ack="none"
-        )
-        assert (answer.status, answer.json["pointer"]) == (400, "Coherenced-Replicas")
     again = await http.ask("DELETE", "/v1/keys/k", Coherenced_Ack="all")
     assert (again.status, again.json["missing"]) == (202, ["(replicas)"]), "though it was gone"
     http.port.missing = ()

@@ -10,7 +10,7 @@ from coherenced.core.requests import Level, Outcome, Read, ReadResult, Value, Wr
 from coherenced.errors import UsageError
 from coherenced.wire.answers import answer
 from coherenced.wire.commands import COMMANDS
-from coherenced.wire.options import MAX_ACK_TIMEOUT_MS, TIMEOUT_IS, UNWAITED
+from coherenced.wire.options import MAX_ACK_TIMEOUT_MS, TIMEOUT_IS
 from coherenced.wire.plan import Bounds, Plan
 
 PAGE = "00000000000000aa"
@@ -177,8 +177,6 @@ def test_levels(text: str, level: int) -> None:
         ("TIMEOUT 3600001", TIMEOUT_IS),
         ("TIMEOUT 1s", TIMEOUT_IS),
         ("REPLICAS 1001", "value is not an integer or out of range"),
-        ("ACK none REPLICAS 1", UNWAITED),
-        ("REPLICAS 1 ACK none", UNWAITED),
     ],
 )
 def test_set_refused(options: str, told: str) -> None:
@@ -189,12 +187,6 @@ def test_the_longest_wait_is_the_same_as_over_http() -> None:
     assert write("COH.INVALIDATE ALL TIMEOUT 3600000").timeout_ms == MAX_ACK_TIMEOUT_MS
     assert refused("COH.DEL k TIMEOUT 3600001") == TIMEOUT_IS
     assert "0 to 3600000" in TIMEOUT_IS
-
-
-def test_replicas_are_not_left_out_in_silence() -> None:
-    assert refused("COH.DEL k ACK none REPLICAS 1") == UNWAITED
-    assert refused("COH.INVALIDATE ALL ACK none REPLICAS 1") == UNWAITED
-    assert write("COH.SET k v ACK none REPLICAS 0").ack == Level.NONE
 
 
 def test_a_tag_is_a_name() -> None:
