@@ -23,6 +23,7 @@ RESP wire, so that both tables live in one place.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Final
 
 SPOOLED: Final = "(spooled)"
@@ -78,12 +79,15 @@ class NotAcknowledged(CoherencedError):
         missing: tuple[str, ...] = (),
         acknowledged: tuple[str, ...] = (),
         fenced: tuple[str, ...] = (),
+        took_ms: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(text)
         self.version = version
         self.missing = missing
         self.acknowledged = acknowledged
         self.fenced = fenced
+        self.took_ms = dict(took_ms or {})
+        """Of those that did acknowledge: how long after the commit, where that is known."""
 
 
 class Indeterminate(CoherencedError):

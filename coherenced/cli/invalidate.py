@@ -216,7 +216,7 @@ def through_daemon(
                     replicas=replicas,
                 )
             except NotAcknowledged as late:
-                took = dict.fromkeys(late.acknowledged)
+                took = {node: late.took_ms.get(node) for node in late.acknowledged}
                 return Outcome(late.version, took, late.missing, late.fenced, False)
             return Outcome(done.version, done.acknowledged, done.missing, done.fenced)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from coherenced.errors import (
@@ -85,7 +86,8 @@ def error_from(text: str) -> CoherencedError:
 
 
 def _not_acknowledged(text: str) -> NotAcknowledged:
-    """`NOACK committed epoch:seq missing=b,(2 more) acknowledged=a`: names may hold spaces."""
+    """`NOACK committed epoch:seq missing=b,(2 more) acknowledged=a after_ms=0.000`: names may hold
+    spaces."""
     lists: dict[str, str] = {}
     kind = ""
     for word in text.split():
@@ -99,7 +101,9 @@ def _not_acknowledged(text: str) -> NotAcknowledged:
         tuple(name for name in lists.get(kind, "").split(",") if name)
         for kind in ("missing", "acknowledged", "fenced")
     )
-    return not_acknowledged(Version(version), missing, acknowledged, fenced)
+    after_ms = (float(ms) for ms in lists.get("after_ms", "").split(",") if ms)
+    took_ms = dict(zip(acknowledged, after_ms, strict=False))  # an older daemon tells no times
+    return not_acknowledged(Version(version), missing, acknowledged, fenced, took_ms)
 
 
 def not_acknowledged(
@@ -107,13 +111,14 @@ def not_acknowledged(
     missing: tuple[str, ...],
     acknowledged: tuple[str, ...],
     fenced: tuple[str, ...],
+    took_ms: Mapping[str, float] | None = None,
 ) -> NotAcknowledged:
     """The error, with its one line."""
     late = ", ".join(missing) or "enough nodes"
     text = f"committed at {version}, but not acknowledged in time by {late}"
     if not version:
         text = "Redis is away: journaled by the daemon and sent later, nobody has acknowledged"
-    return NotAcknowledged(text, version, missing, acknowledged, fenced)
+    return NotAcknowledged(text, version, missing, acknowledged, fenced, took_ms)
 
 
 def checked(reply: Any) -> Any:

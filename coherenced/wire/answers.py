@@ -76,6 +76,7 @@ def not_acknowledged_text(result: WriteResult) -> str:
     text = f"NOACK {what} missing={','.join(result.missing)}"
     if result.acknowledged:
         text += f" acknowledged={','.join(result.acknowledged)}"
+        text += f" after_ms={','.join(f'{ms:.3f}' for ms in result.acknowledged.values())}"
     if result.fenced:
         text += f" fenced={','.join(result.fenced)}"
     return text

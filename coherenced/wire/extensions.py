@@ -12,9 +12,9 @@
                     [nodes fenced: they did not answer, but can serve nothing old any more]]
 
 Milliseconds in answers are bulk strings with three decimals. An asked level that is not
-reached in time is an error: NOACK committed VERSION missing=NODE,NODE. COH.NODES, COH.STATS,
-COH.EXPLAIN and COH.PAGE answer one bulk string, JSON, the same that HTTP gives (and what is not
-UTF-8 as `names` has it).
+reached in time is an error: NOACK committed VERSION missing=NODE,NODE, and, where there are any,
+acknowledged=NODE after_ms=MS fenced=NODE. COH.NODES, COH.STATS, COH.EXPLAIN and COH.PAGE answer one
+bulk string, JSON, the same that HTTP gives (and what is not UTF-8 as `names` has it).
 
 Where keys come first (COH.DEL) options are recognised at the end only, each once.
 """

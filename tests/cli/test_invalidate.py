@@ -143,9 +143,11 @@ def test_who_is_missing_is_listed_and_the_exit_code_is_3(on_a: Call) -> None:
     assert done.code == 3
     assert "MISSING" in done.text
     assert "not acknowledged in time" in done.err
-    told = on_a("inv:late", "--ack", "9", "--timeout", "30ms", "--json").document
+    told = on_a("inv:late", "--ack", "9", "--timeout", "300ms", "--json").document
     assert told["satisfied"] is False
     assert told["missing"]
+    assert set(told["acknowledged"]) == {"a", "b"}
+    assert all(0 <= ms < 300 for ms in told["acknowledged"].values()), "how long each took"
 
 
 def test_what_is_journaled_is_not_called_invalidated(coherenced: Call, tmp_path: Path) -> None:
@@ -220,8 +222,11 @@ def test_straight_to_redis_from_the_configuration(
     monkeypatch.setenv("COHERENCED_REDIS__URL", cluster.server.url)
     told = coherenced("invalidate", "k", "--via", "redis", "--json").document
     assert told["version"]
-    done = coherenced("invalidate", "k", "--via", "redis", "--ack", "9", "--timeout", "30ms")
+    late = ("--ack", "9", "--timeout", "300ms", "--json")
+    done = coherenced("invalidate", "k", "--via", "redis", *late)
     assert done.code == 3
+    assert set(done.document["acknowledged"]) == {"a", "b"}
+    assert all(ms is not None for ms in done.document["acknowledged"].values())
 
 
 def test_a_redis_that_is_not_there_is_exit_code_4(coherenced: Call, tmp_path: Path) -> None:

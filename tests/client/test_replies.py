@@ -44,6 +44,13 @@ def test_noack_carries_the_version_and_who_is_missing() -> None:
     assert str(error) == f"committed at {VERSION}, but not acknowledged in time by b, c"
 
 
+def test_noack_tells_how_long_it_took_those_who_acknowledged() -> None:
+    error = error_from(f"NOACK committed {VERSION} missing=c acknowledged=a,b after_ms=0.000,1.250")
+    assert isinstance(error, NotAcknowledged)
+    assert error.took_ms == {"a": 0.0, "b": 1.25}
+    assert error.acknowledged == ("a", "b")
+
+
 def test_noack_tells_of_more_nodes_than_there_are() -> None:
     error = error_from(
         f"NOACK committed {VERSION} missing=(2 more nodes than there are),b fenced=c"

@@ -412,7 +412,7 @@ def test_a_fault_is_one_clear_error(client: Client) -> None:
 def test_a_level_that_was_not_reached(client: Client) -> None:
     client.port.changes = {"satisfied": False, "missing": ("c", "d"), "fenced": ("e",)}
     version = "0f1e2d3c4b5a6978:1"
-    told = f"NOACK committed {version} missing=c,d acknowledged=a,b fenced=e"
+    told = f"NOACK committed {version} missing=c,d acknowledged=a,b after_ms=0.000,0.412 fenced=e"
     assert client.ask("SET k v") == told
     told = told.replace(version, "0f1e2d3c4b5a6978:2")
     assert client.ask("MULTI", "SET k w", "EXEC") == [b"OK", b"QUEUED", told]

@@ -50,7 +50,7 @@ def test_every_kind_of_fault_has_a_word() -> None:
 def test_a_level_that_was_not_reached() -> None:
     late = WriteResult((b"OK",), VERSION, {"a": 0.0}, missing=("b", "c"), satisfied=False)
     assert answer(PLAN, [late], False) == (
-        b"-NOACK committed 0f1e2d3c4b5a6978:42 missing=b,c acknowledged=a\r\n"
+        b"-NOACK committed 0f1e2d3c4b5a6978:42 missing=b,c acknowledged=a after_ms=0.000\r\n"
     )
     assert refusal([WriteResult((b"OK",), VERSION, {}, missing=("b",))]) is None
 
