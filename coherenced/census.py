@@ -166,20 +166,20 @@ def _lane(host: Host) -> LaneSection:
 
 
 def _writes(host: Host) -> WritesSection:
-    writes, phases = host.node.writes, host.node.phases
-    faults = writes.faults
+    writes, settling, phases = host.node.writes, host.node.settling, host.node.phases
+    faults = settling.faults
     return WritesSection(
-        committed=writes.committed,
-        unchanged=writes.unchanged,
+        committed=settling.committed,
+        unchanged=settling.unchanged,
         conflict=faults.get(FaultKind.CONFLICT, 0),
-        refused=writes.refused,
+        refused=settling.refused,
         oom=faults.get(FaultKind.OUT_OF_MEMORY, 0),
         unavailable=faults.get(FaultKind.UNAVAILABLE, 0),
         indeterminate=faults.get(FaultKind.INDETERMINATE, 0),
         contended=phases.refused + faults.get(FaultKind.CONTENDED, 0),
         linearizable=phases.committed,
         one_phase_refused=writes.one_phase_refused,
-        resolved=writes.resolved,
+        resolved=writes.lost.resolved,
         batches=writes.batches,
     )
 

@@ -32,6 +32,9 @@ BATCH_MUTATIONS: Final = 32
 """Mutations in one script, so that their records fit one message of the bus (W6: 4 KB). Only a
 transaction is longer: it is one script however long it is allowed to be, and read from the log."""
 
+WRITE_TRIES: Final = 3
+"""How often a write is sent that is refused, or surely not applied, before its caller is told."""
+
 _REDIS: Final = Level.REDIS
 _NONE: Final = Level.NONE
 _WRITE: Final = Op.WRITE

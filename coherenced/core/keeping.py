@@ -1,31 +1,40 @@
-"""A6: a node keeps what it wrote: the values of a committed batch, as entries of L1."""
+"""What a node holds of what it writes: the values of a committed batch are kept as entries of L1
+(A6), and what a write is to end is forgotten before it is known to be committed."""
 
 from __future__ import annotations
 
-from coherenced.core.batches import Batch
+from coherenced.core.batches import Batch, is_wide
 from coherenced.core.bulk import bulk_of
 from coherenced.core.calls import Mutated
 from coherenced.core.entry import Entry
 from coherenced.core.l1 import L1
 from coherenced.core.lane import Lane
 from coherenced.core.life import LONGEST_MS
-from coherenced.core.model import FOREVER, ReplyError, lineage_of
+from coherenced.core.model import FOREVER, Mutation, Op, ReplyError, lineage_of
 from coherenced.core.outbox import Outbox
+from coherenced.core.page import Page
 from coherenced.core.policy import Namespaces
 from coherenced.core.tickets import Tickets
 
 
 class Keeping:
-    """How values that this node has written get into one lane's part of L1."""
+    """One lane's part of L1, and the fills that are on their way to it."""
 
     def __init__(
-        self, lane: Lane, box: Outbox, l1: L1, tickets: Tickets, namespaces: Namespaces
+        self,
+        lane: Lane,
+        box: Outbox,
+        l1: L1,
+        tickets: Tickets,
+        namespaces: Namespaces,
+        page: Page,
     ) -> None:
         self.namespaces = namespaces
         self._lane = lane
         self._box = box
         self._l1 = l1
         self._tickets = tickets
+        self._page = page
 
     def keep(self, batch: Batch, answer: Mutated) -> list[Entry]:
         """What is stored of a batch, unless something newer came in between (F2); its tickets
@@ -90,3 +99,34 @@ class Keeping:
                 if put(entry):
                     kept.append(entry)
         return kept
+
+    def close(self, batch: Batch) -> None:
+        """Nothing of it is kept: its tickets end."""
+        sheaf = batch.sheaf
+        self._tickets.close(*map(sheaf.apart, sheaf.keys), *batch.tickets.values())
+        sheaf.keys.clear()
+        batch.tickets.clear()
+
+    # -- W5 -----------------------------------------------------------------------------
+
+    def forget_keys(self, keys: tuple[bytes, ...]) -> None:
+        self._page.touch(keys)
+        for key in keys:
+            self._l1.remove(key)
+            self._tickets.void(key)
+
+    def forget(self, mutation: Mutation) -> None:
+        """W5 without a sequence: what is held or on its way is not to be used any more."""
+        self.forget_keys(mutation.keys)
+        seq = self._lane.reliance + 1  # newer than all that is held
+        for prefix in mutation.prefixes:
+            self._l1.end_prefix(prefix, seq)
+        if mutation.tags:
+            self._page.touch_tags(mutation.tags)
+            self._l1.end_tagged(seq)
+        if mutation.prefixes or mutation.everything or mutation.op == Op.FLUSH:
+            self._page.drop()
+        if mutation.everything or mutation.op == Op.FLUSH:
+            self._l1.drop_all()
+        if is_wide(mutation):
+            self._tickets.void_all()

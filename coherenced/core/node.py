@@ -38,6 +38,7 @@ from coherenced.core.covers import Covers
 from coherenced.core.entry import MAX_FREQUENCY, Entry
 from coherenced.core.fills import Fills
 from coherenced.core.inputs import Drain, Flush, Forget, Input, Start, Stop, Submit, Tick
+from coherenced.core.keeping import Keeping
 from coherenced.core.l1 import L1
 from coherenced.core.lane import Lane
 from coherenced.core.laws import Laws
@@ -76,6 +77,7 @@ from coherenced.core.requests import (
     Write,
 )
 from coherenced.core.roster import Members, Roster
+from coherenced.core.settling import Settling
 from coherenced.core.tickets import Tickets
 from coherenced.core.writes import Writes
 
@@ -193,21 +195,22 @@ class Node:
         self.covers = Covers(self.l1, self.tickets, self.leases, self._page)
         self._cover = self.covers.cover
         self.acks = Acks(self.box, self.laws, self.roster, self._member(), self._ack_settled)
+        self.settling = Settling(self.lane, self.box, self.acks, self.flights)
+        self.keeping = Keeping(self.lane, self.box, self.l1, self.tickets, namespaces, self._page)
         self.writes = Writes(
             self.lane,
             self.box,
             self.laws,
             self.l1,
             self.tickets,
-            self.flights,
             self.fills,
             self.catchup,
-            self.acks,
+            self.keeping,
+            self.settling,
             namespaces,
             settings.incarnation,
             new_id,
             self._cover,
-            self._page,
             settings.follow_from,
             self._has_to_wait,
             self._write,
@@ -346,7 +349,7 @@ class Node:
     @property
     def waiting(self) -> int:
         reads = self.reads.waiting + self.audits.waiting + self.leases.waiting
-        return reads + self.recalls.waiting + self.writes.waiting + self.phases.waiting
+        return reads + self.recalls.waiting + self.settling.waiting + self.phases.waiting
 
     def bound_waiting(self, max_waiting: int) -> None:
         """From now on at most so many requests wait for Redis."""
@@ -454,7 +457,7 @@ class Node:
 
     def _forget_all(self, given: Forget) -> None:
         for mutation in given.mutations:
-            self.writes.forget(mutation)
+            self.keeping.forget(mutation)
 
     def _after(self) -> None:
         """The end of a step: acknowledge what was applied, send what has gathered."""
@@ -503,7 +506,7 @@ class Node:
         self.box.emit(Leave(number, self.lane.index, self.settings.incarnation))
 
     def _ack_settled(self) -> None:
-        self.writes.waiting -= 1
+        self.settling.waiting -= 1
 
     def _largest_bound_ms(self) -> float:
         """Of all nodes that are or were known: how long an unknown holder may still serve (K7)."""
@@ -531,7 +534,7 @@ class Node:
 
     def _forget(self, key: bytes) -> None:
         """This node's copy of one key is not to be used any more."""
-        self.writes.forget(Mutation((), op=Op.INVALIDATE, keys=(key,)))
+        self.keeping.forget(Mutation((), op=Op.INVALIDATE, keys=(key,)))
 
     def _quarantined(self, lane: Lane) -> None:
         """K7: rosters read before are worth nothing; writes that wait, wait it out."""

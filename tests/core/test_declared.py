@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from coherenced.core.batches import WRITE_TRIES
 from coherenced.core.calls import Failure, Mutate, Probe, ReadRoster
 from coherenced.core.laws import Laws
 from coherenced.core.model import Op, Set
 from coherenced.core.policy import Namespaces, Policy
 from coherenced.core.requests import FaultKind, Level
-from coherenced.core.writes import WRITE_TRIES
 from tests.core.driver import ME, PEER, Driver, delete, member, record, set_to
 
 LIN = ((b"l:*", True),)

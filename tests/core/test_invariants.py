@@ -84,7 +84,7 @@ def too_many_waiting(node: Node) -> None:
 
 
 def answered_twice(node: Node) -> None:
-    node.writes.waiting = -1
+    node.settling.waiting = -1
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from coherenced.core import calls
-from coherenced.core.batches import BATCH_MUTATIONS
+from coherenced.core.batches import BATCH_MUTATIONS, WRITE_TRIES
 from coherenced.core.calls import Failure
 from coherenced.core.laws import Laws
 from coherenced.core.life import LONGEST_MS
+from coherenced.core.lost import RESOLVE_PATIENCE_MS, RESOLVE_RETRY_MS
 from coherenced.core.model import (
     EVERYTHING,
     FOREVER,
@@ -25,11 +26,6 @@ from coherenced.core.model import (
 )
 from coherenced.core.policy import Policy
 from coherenced.core.requests import FaultKind, Level, WriteResult
-from coherenced.core.writes import (
-    RESOLVE_PATIENCE_MS,
-    RESOLVE_RETRY_MS,
-    WRITE_TRIES,
-)
 from tests.core.driver import (
     EPOCH,
     ME,

@@ -20,6 +20,7 @@ from coherenced.core.flights import Flights
 from coherenced.core.l1 import L1
 from coherenced.core.lane import Lane
 from coherenced.core.laws import Laws
+from coherenced.core.lost import LostReplies
 from coherenced.core.node import Node, Settings
 from coherenced.core.outbox import Outbox
 from coherenced.core.phases import TwoPhase
@@ -27,6 +28,7 @@ from coherenced.core.policy import Namespaces, Policy
 from coherenced.core.probes import Probes
 from coherenced.core.reads import Reads
 from coherenced.core.roster import Roster
+from coherenced.core.settling import Settling
 from coherenced.core.tickets import Tickets
 from coherenced.core.writes import Writes
 from tests.sim.host import Host
@@ -40,9 +42,11 @@ _MACHINES: Final = (
     Covers,
     Fills,
     Flights,
+    LostReplies,
     Probes,
     Reads,
     Roster,
+    Settling,
     Tickets,
     TwoPhase,
     Writes,

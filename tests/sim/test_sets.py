@@ -142,7 +142,14 @@ class Side:
             entry = node.hit(key, self.now_ms)
             shown[key] = None if entry is None else (entry.bulk, entry.as_of, entry.deadline_ms)
         writes = node.writes
-        counts = (writes.committed, writes.refused, writes.waiting, writes.batches, writes.resolved)
+        ended = node.settling
+        counts = (
+            ended.committed,
+            ended.refused,
+            ended.waiting,
+            writes.batches,
+            writes.lost.resolved,
+        )
         tickets = set(node.tickets.by_key), node.tickets.refused
         queue = [pending.request_id for pending in writes.queue]
         calls_open = [type(call).__name__ for call in self.open]
@@ -156,7 +163,7 @@ class Side:
             (len(node.l1), node.l1.bytes_used, node.covers.records, list(lane.history)),
             shown,
             counts,
-            writes.faults,
+            ended.faults,
             tickets,
             queue,
             calls_open,
