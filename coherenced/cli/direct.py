@@ -13,6 +13,8 @@ from coherenced.config import load
 from coherenced.core.requests import Level
 from coherenced.upstream.broadcast import Broadcaster
 from coherenced.wire.extensions import invalidations
+from coherenced.wire.options import check_lengths
+from coherenced.wire.plan import Bounds, all_checked
 
 
 def through_redis(
@@ -23,6 +25,7 @@ def through_redis(
     config = load(flags, None, os.environ).config
     if not config.redis.url:
         raise click.UsageError("--via redis needs a server: give --redis URL, or set redis.url")
+    bounds = Bounds(max_key_bytes=config.limits.max_key_bytes)
     level = config.coherence.ack_level if ack is None else Level.parse(ack)
     timeout_ms = config.coherence.ack_timeout_ms if timeout_s is None else timeout_s * 1000
 
@@ -34,6 +37,9 @@ def through_redis(
         try:
 
             def send(targets: Targets) -> Outcome:
+                all_checked(targets.keys, bounds)
+                check_lengths("tag", targets.tags, bounds)
+                check_lengths("prefix", targets.prefixes, bounds)
                 mutations = invalidations(
                     targets.keys, targets.tags, targets.prefixes, targets.everything
                 )

@@ -15,6 +15,7 @@ from coherenced.errors import (
     NotAcknowledged,
     ProtocolError,
     RedisUnreachable,
+    UsageError,
 )
 
 
@@ -74,6 +75,10 @@ _BY_WIRE_CODE: Final[dict[str, type[CoherencedError]]] = {
 }
 
 
+_MISUSE: Final = ("start with coh:", "limits.")
+"""What the daemon's own refusals name: its names, and the bounds of its configuration."""
+
+
 def error_from(text: str) -> CoherencedError:
     """The error behind the text of a RESP error reply."""
     code = text.partition(" ")[0]
@@ -81,6 +86,8 @@ def error_from(text: str) -> CoherencedError:
         return _not_acknowledged(text)
     kind = _BY_WIRE_CODE.get(code)
     if kind is None:
+        if code == "ERR" and any(words in text for words in _MISUSE):
+            return UsageError(text.removeprefix("ERR "))
         return CommandError(text)
     return kind(text.removeprefix(code).strip())
 

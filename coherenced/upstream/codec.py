@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Sequence
 from itertools import repeat
 from typing import Any, Final, NamedTuple
@@ -76,6 +77,10 @@ _SIMPLE: Final = frozenset(b"nzdek")
 _DELETES: Final = (b"DEL", b"UNLINK", b"GETDEL")
 _lengths: Final = msgspec.msgpack.Encoder().encode
 _VALUES: Final = frozenset((bytes, type(None)))
+_DENIED: Final = re.compile(
+    "ERR (?:ACL failure in script: |(?=The user executing the script can't))"
+)
+"""How the refusal of a command in a script begins, on servers since 7.2 and before."""
 _REFUSED: Final = b"ERR more than %d words in one atomic command" % MOST_WORDS
 
 _PLAIN: Final = (
@@ -298,10 +303,18 @@ def mutated(call: Mutate, reply: list[Any], server_id: bytes = b"") -> Mutated:
 def plain_reply(raw: Any) -> Reply:
     """A reply as the C parser gives it, as the core's own type."""
     if isinstance(raw, hiredis.ReplyError):
-        return ReplyError(str(raw))
+        return _refused(raw)
     if isinstance(raw, list):
         return [plain_reply(item) for item in raw]
     return raw  # type: ignore[no-any-return]
+
+
+def _refused(error: hiredis.ReplyError) -> ReplyError:
+    """In the words that the server has for it outside of scripts."""
+    text = str(error)
+    if denied := _DENIED.match(text):
+        text = f"NOPERM {text[denied.end() :]}"
+    return ReplyError(text)
 
 
 # -- Fetch ----------------------------------------------------------------------------
@@ -354,7 +367,7 @@ def fetched(call: Fetch, reply: list[Any]) -> FetchedAll:
 
 def _fetched(value: Any, ttl_ms: int, extra: Any) -> Fetched:
     if isinstance(value, hiredis.ReplyError):
-        return Fetched(value=None, error=ReplyError(str(value)))
+        return Fetched(value=None, error=_refused(value))
     if extra == 0:
         return Fetched(value, ttl_ms)
     return Fetched(value, ttl_ms, tuple(extra[1:]), pending=extra[0] == 1)

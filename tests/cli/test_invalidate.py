@@ -227,6 +227,8 @@ def test_straight_to_redis_from_the_configuration(
     assert done.code == 3
     assert set(done.document["acknowledged"]) == {"a", "b"}
     assert all(ms is not None for ms in done.document["acknowledged"].values())
+    for words in (["coh:x"], ["--tag", "coh:x"], ["--prefix", "p" * 16_385], ["k" * 16_385]):
+        assert coherenced("invalidate", *words, "--via", "redis").code == 2
 
 
 def test_a_redis_that_is_not_there_is_exit_code_4(coherenced: Call, tmp_path: Path) -> None:

@@ -113,6 +113,30 @@ def test_a_wrong_version_is_told(on_a: Call) -> None:
     assert "epoch:seq" in done.err
 
 
+LONG = "k" * 16_385
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["get", "coh:x"],
+        ["set", "coh:x", "v"],
+        ["del", LONG],
+        ["mget", "k", LONG],
+        ["lease", LONG, "true"],
+        ["explain", "coh:x"],
+        ["set", "k", "v", "--tag", "coh:x"],
+        ["invalidate", "--prefix", LONG],
+        ["invalidate", "coh:x"],
+    ],
+    ids=lambda words: " ".join(words)[:20],
+)
+def test_names_that_cannot_be_are_bad_usage(on_a: Call, words: list[str]) -> None:
+    done = on_a(*words)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "start with coh:" in done.err or "longer than limits.max_key_bytes" in done.err
+
+
 def test_replicas_are_waited_for_though_no_node_is(on_a: Call) -> None:
     """There is none here; `--ack none` left them out in silence."""
     for words in (("set", "keys:r", "v"), ("del", "keys:r"), ("invalidate", "keys:r")):

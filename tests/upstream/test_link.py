@@ -9,6 +9,7 @@ import pytest
 from coherenced.core.calls import (
     AckReceived,
     BusLost,
+    Claim,
     Failed,
     Failure,
     Leave,
@@ -188,6 +189,19 @@ async def test_a_user_who_may_not_read_the_metadata_changes_nothing(server: Serv
         assert isinstance(answer, Failed)
         assert answer.failure == Failure.UNREACHABLE
         assert server.command("EXISTS", "app:a") == 0
+
+
+async def test_a_key_that_a_user_may_not_see_fails_nobody_elses(server: Server) -> None:
+    """Those who ask at the same time share a fetch; and a lease says what a read says."""
+    rules = ("resetkeys", "~app:*", "~coh:*", "&*", "+@all")
+    server.command("ACL", "SETUSER", "weak", "on", ">pw", *rules)
+    server.command("MSET", "app:a", "1", "app:b", "2", "other", "3")
+    async with Rig(settings(server.url, username="weak", password="pw")) as rig:
+        found = (await rig.fetch(b"app:a", b"other", b"app:b")).results
+        claimed = await rig.ask(lambda n: Claim(n, 0, EPOCH, b"other", b"t", 1000))
+    assert [result.value for result in found] == [b"1", None, b"2"]
+    for refused in (found[1].error, claimed.found.error):
+        assert refused.text.startswith("NOPERM ")
 
 
 async def test_a_batch_that_is_too_long(server: Server) -> None:

@@ -16,7 +16,10 @@ local marked = mark and (type(mark) == 'table'
   or tonumber(string.match(mark, '^%d+') or 0) > now)
 local extra = (label or marked) and {marked and 1 or 0, unpack(label or {}, 3)} or 0
 local value = redis.pcall('GET', key)
-local ttl = value and redis.call('PTTL', key) or -1
+local ttl = value and redis.pcall('PTTL', key) or -1
+if type(ttl) == 'table' then -- this user may not read it
+  value, ttl = ttl, -1
+end
 local out = {epoch, seq, tag, value, ttl, extra, 0, 0}
 local due = tonumber(ARGV[5])
 if type(value) == 'table' or value and (ttl < 0 or ttl > due) then

@@ -45,7 +45,10 @@ for k = 1, #keys do
   end
   -- What is no string is nothing to MGET, and an error to GET.
   local value = values and values[k - first + 1] or redis.pcall('GET', key)
-  local ttl = value and redis.call('PTTL', key) or -1
+  local ttl = value and redis.pcall('PTTL', key) or -1
+  if type(ttl) == 'table' then -- this user may not: no reason to fail those of the other keys
+    value, ttl = ttl, -1
+  end
   n = n + 1
   out[n], ttls[k], extras[k] = value, ttl, extra
   if type(value) == 'string' then
