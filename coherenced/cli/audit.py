@@ -44,7 +44,7 @@ def audit(keys: tuple[bytes, ...], sample: int, every_s: float | None, as_json: 
     The copy has been dropped from this node then. What changed while it was being compared
     has *moved*, and says nothing.
     """
-    with connect(timeout_s=60.0) as cache:
+    with connect() as cache:
         while True:
             told = _one(cache, keys, sample)
             if as_json:

@@ -6,7 +6,9 @@ A check never raises: what it cannot find out is a finding, too.
 from __future__ import annotations
 
 import os
+import socket
 import stat
+import struct
 import sys
 import time
 from collections import Counter
@@ -166,12 +168,7 @@ def daemon(address: Address, timeout_s: float = 2.0) -> Iterator[Finding]:
             advice = "give its password: COHERENCED_SOCKET=unix://:PASSWORD@/path, or --config"
             yield Finding("daemon", str(error), advice)
             return
-        yield Finding(
-            "daemon",
-            _said(error),
-            "start it (coherenced serve), or look at its log (journalctl -u coherenced)",
-            isinstance(error, Unreachable),
-        )
+        yield Finding("daemon", _said(error), _revival(address), isinstance(error, Unreachable))
         return
     node = told.get("node", {})
     version = node.get("version", "?")
@@ -190,6 +187,30 @@ def daemon(address: Address, timeout_s: float = 2.0) -> Iterator[Finding]:
             f"{names[name]} live nodes are called {name}",
             "give each its own node.name (one that was killed is on the roster a few seconds more)",
         )
+
+
+def _revival(address: Address) -> str:
+    """What brings a daemon back that does not answer."""
+    look = "look at its log (journalctl -u coherenced)"
+    pid = _who_listens(address)
+    if not pid:
+        return f"start it (coherenced serve), or {look}"
+    with suppress(OSError, IndexError):
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        if state in "Tt":
+            return f"process {pid} is stopped (SIGSTOP, Ctrl-Z or a debugger): kill -CONT {pid}"
+    return f"process {pid} listens there and does not answer: {look}, then restart it"
+
+
+def _who_listens(address: Address) -> int:
+    """The process that opened the socket; 0 where that is not known, or is systemd itself."""
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
+        link.setblocking(False)
+        link.connect(address.path)
+        told = link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        pid: int = struct.unpack("3i", told)[0]
+        return pid if pid > 1 else 0
+    return 0
 
 
 def _state(told: dict[str, Any], node: dict[str, Any]) -> Iterator[Finding]:
@@ -213,13 +234,15 @@ def _state(told: dict[str, Any], node: dict[str, Any]) -> Iterator[Finding]:
         )
 
 
-def http(path: Path) -> Finding:
+def http(path: Path, daemon_answers: bool = True, timeout_s: float = 2.0) -> Finding:
     from coherenced.cli.http import ask
 
     try:
-        told = ask(str(path), "/healthz", 2.0)
+        told = ask(str(path), "/healthz", timeout_s)
     except CoherencedError as error:
-        return Finding("HTTP", _said(error), "restart the daemon", isinstance(error, Unreachable))
+        unreachable = isinstance(error, Unreachable)
+        advice = "restart the daemon" if daemon_answers else "see what is said of the daemon"
+        return Finding("HTTP", _said(error), advice, unreachable)
     mode = stat.S_IMODE(path.stat().st_mode)
     return Finding("HTTP", f"{path}, mode {mode:04o}, answers {told.get('status', '?')}")
 

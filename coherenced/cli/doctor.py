@@ -73,9 +73,12 @@ def examine(path: Path | None) -> Iterator[Finding]:
         yield socket
         runs = not socket.unreachable
     if runs:
-        yield from checks.daemon(address)
+        answers = True
+        for finding in checks.daemon(address):
+            answers = answers and not finding.unreachable
+            yield finding
         if http is not None:
-            yield checks.http(http)
+            yield checks.http(http, answers)
     if config is not None:
         default = config.paths(os.environ, os.getuid()).runtime_dir
         where = None

@@ -14,6 +14,10 @@ from coherenced.client.faults import unreachable
 from coherenced.errors import CommandError, DaemonUnreachable, ProtocolError, RedisUnreachable
 
 _UNAVAILABLE: Final = "urn:coherenced:problem:unavailable"
+ANSWER_S: Final = 5.0
+"""How long a daemon may take for its answer."""
+BEAT_S: Final = 35.0
+"""A stream that has brought nothing for so long has ended: the daemon beats every 15 s."""
 _BROKEN: Final = (http.client.HTTPException, TimeoutError, ConnectionError)
 
 
@@ -79,14 +83,14 @@ def exchange(
     target: str,
     body: bytes | None = None,
     headers: Mapping[str, str] = MappingProxyType({}),
-    timeout_s: float = 5.0,
+    timeout_s: float | None = None,
 ) -> Answer:
     """One request on a connection of its own. Raises `DaemonUnreachable`.
 
     `where`: the path of the HTTP socket, or its address with the daemon's password.
     """
     address = _address(where)
-    connection = UnixConnection(address.path, timeout_s)
+    connection = UnixConnection(address.path, ANSWER_S if timeout_s is None else timeout_s)
     try:
         connection.request(method, target, body, dict(headers) | _credentials(address))
         response = connection.getresponse()
@@ -111,7 +115,7 @@ def _credentials(address: Address) -> dict[str, str]:
     return {"Authorization": f"Basic {pair.decode('ascii')}"}
 
 
-def ask(where: str | Address, target: str, timeout_s: float = 5.0) -> Any:
+def ask(where: str | Address, target: str, timeout_s: float | None = None) -> Any:
     """GET `target`, a JSON document. Raises `DaemonUnreachable`, or `CommandError` for an error."""
     return exchange(where, "GET", target, timeout_s=timeout_s).document()
 
@@ -122,15 +126,16 @@ def listen(where: str | Address, target: str, after: str = "") -> Iterator[Event
     `after` is the id of the last one that was seen.
     """
     address = _address(where)
-    # The daemon beats more often than that.
-    connection = UnixConnection(address.path, timeout_s=60.0)
+    connection = UnixConnection(address.path, ANSWER_S)
     headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": after} if after else {})
     headers |= _credentials(address)
     try:
         connection.request("GET", target, headers=headers)
+        link = connection.sock
         response = connection.getresponse()
         if response.status != 200:
             Answer(response.status, {}, response.read()).document()
+        link.settimeout(BEAT_S)
         yield Event("", "open", None)
         yield from _events(response)
     except _BROKEN as error:
@@ -161,7 +166,7 @@ def _events(response: http.client.HTTPResponse) -> Iterator[Event]:
 def _no_answer(path: str, error: Exception) -> DaemonUnreachable:
     if isinstance(error, DaemonUnreachable):
         return error  # it could not even be connected to
+    why = "in time" if isinstance(error, TimeoutError) else f"({type(error).__name__}: {error})"
     return DaemonUnreachable(
-        f"the daemon gave no answer on {path} ({type(error).__name__}: {error}): "
-        "'coherenced doctor' looks for the reason"
+        f"the daemon gave no answer on {path} {why}: 'coherenced doctor' looks for the reason"
     )

@@ -20,6 +20,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 HTTP_SOCKET_NAME: Final = "http.sock"
 
+GREETING_S: Final = 5.0
+"""How long a daemon may take for its first word; then it is stopped, or stuck."""
+
 
 _UNITS_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
 
@@ -128,12 +131,24 @@ def daemon_address() -> Address:
     return find_daemon() if given is None else parse_address(given)
 
 
-def connect(timeout_s: float = 5.0) -> Client:
-    """A client for raw bytes; nothing is opened before its first call."""
-    from coherenced.client.sync import Client  # which many commands have no use for
+def connect() -> Client:
+    """A client for raw bytes, connected to a daemon that answers. Raises `DaemonUnreachable`.
+
+    It is greeted first: from one that is stopped nobody waits for an answer that may take long,
+    and a write that it was never given is not one of which nothing is known.
+    """
+    from coherenced.client.replies import checked  # which many commands have no use for
+    from coherenced.client.stream import Request, batch_of
+    from coherenced.client.sync import Client
 
     given = click.get_current_context().find_root().obj
-    return Client(given, timeout=timeout_s, serializer=None, max_connections=1, l0=False)
+    cache = Client(given, timeout=GREETING_S, serializer=None, max_connections=1, l0=False)
+    try:
+        cache._run(Request((batch_of([(b"PING",)]),), lambda replies: checked(replies[0])))
+    except BaseException:
+        cache.close()
+        raise
+    return cache
 
 
 def http_socket(given: str | None) -> Address:

@@ -160,6 +160,7 @@ def _settle(
     if bool(letters) == everything:
         raise UsageError("name letters (see 'coherenced writebehind dead'), or say --all")
     where = http_socket(given)
+    ask(where, "/healthz")  # one that is stopped is not waited for as long as one that is at work
     names = [namespace] if namespace is not None else list(_told(given, None))
     if letters and len(names) > 1:
         raise UsageError(f"say --namespace: there are {', '.join(names)}")

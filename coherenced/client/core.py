@@ -41,6 +41,8 @@ from coherenced.client.values import Serializer, serializer_of
 from coherenced.errors import UsageError
 
 ONE_EACH: Final = "{0} cannot be copied or pickled: make one in each process (a fork may go on)"
+AUDIT_S: Final = 25.0
+"""How much longer than other answers that of an audit may take."""
 MOST_IN_SNAPSHOT: Final = 200
 """Keys that can be read as of one moment."""
 
@@ -326,7 +328,7 @@ class Calls:
         """
         names = key_list(keys)
         what = (b"KEYS", b"%d" % len(names), *names) if names else (b"COUNT", b"%d" % count)
-        return Request((batch_of([(b"COH.AUDIT", *what)]),), decode_document)
+        return Request((batch_of([(b"COH.AUDIT", *what)]),), decode_document, ack_s=AUDIT_S)
 
     # -- shared ---------------------------------------------------------------
 

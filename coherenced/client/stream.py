@@ -56,7 +56,8 @@ class Request(Generic[T]):
         self.is_write = is_write
         """Never sent a second time once a byte of it may have arrived."""
         self.ack_s = ack_s
-        """Seconds the daemon may spend on acknowledgements, beside the client's own timeout."""
+        """Seconds the daemon may spend on what it is asked to wait for, or on very much, beside the
+        client's own timeout."""
         self.waits = waits
         """The daemon may keep it waiting for somebody else: it needs a connection of its own."""
         self.otherwise = otherwise

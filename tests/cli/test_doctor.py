@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -171,6 +173,27 @@ def test_the_doctor_does_not_send_to_the_doctor(tmp_path: Path) -> None:
         silent.listen()
         (found,) = checks.daemon(Address(path=str(tmp_path / "s")), timeout_s=0.2)
     assert found.found.endswith("no answer within 0.2 s") and found.unreachable
+
+
+@pytest.mark.parametrize(
+    ("stops", "advice"), [(True, "kill -CONT {0}"), (False, "process {0} listens there and does")]
+)
+def test_a_process_that_does_not_answer_is_named(stops: bool, advice: str, tmp_path: Path) -> None:
+    program = (
+        "import os, signal, socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1])\n"
+        "s.listen(); print(flush=True); os.kill(os.getpid(), int(sys.argv[2])); signal.pause()"
+    )
+    number = signal.SIGSTOP if stops else 0
+    words = [sys.executable, "-c", program, str(tmp_path / "s"), str(int(number))]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        address = Address(path=str(tmp_path / "s"))
+        (found,) = checks.daemon(address, timeout_s=0.2)
+        web = checks.http(tmp_path / "s", daemon_answers=False, timeout_s=0.2)
+        assert web.unreachable and "restart" not in web.advice
+        process.kill()
+    assert advice.format(process.pid) in found.advice
 
 
 def test_a_daemon_of_another_version_that_is_not_ready(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
@@ -13,7 +16,7 @@ import click
 import pytest
 
 import coherenced as package
-from coherenced.cli import main
+from coherenced.cli import http, main, options
 from coherenced.cli.cluster import Cluster, Daemon
 from coherenced.errors import (
     CommandError,
@@ -146,6 +149,43 @@ def test_no_daemon_is_exit_code_4(coherenced: Call, tmp_path: Path) -> None:
         assert done.code == 4
         assert "no such socket: start the daemon with 'coherenced serve'" in done.err
         assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "stats",
+        "nodes",
+        "explain k",
+        "get k",
+        "mget k",
+        "set k v --ack all --timeout 8s",
+        "del k",
+        "invalidate k --timeout 1m",
+        "audit",
+        "top",
+        "watch",
+        "warm k",
+        "lease k echo",
+        "writebehind dead",
+        "writebehind drop --all --namespace n",
+    ],
+)
+def test_a_stopped_daemon_is_told_in_one_line_and_soon(
+    line: str, coherenced: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel accepts connections for it. Also a write was never given to it, and is told so."""
+    monkeypatch.setattr(options, "GREETING_S", 0.1)
+    monkeypatch.setattr(http, "ANSWER_S", 0.1)
+    with socket.socket(socket.AF_UNIX) as resp, socket.socket(socket.AF_UNIX) as web:
+        for listener, path in ((resp, "coherenced.sock"), (web, "http.sock")):
+            listener.bind(str(tmp_path / path))
+            listener.listen()
+        began = time.monotonic()
+        done = coherenced("--socket", tmp_path / "coherenced.sock", *line.split())
+    assert done.code == 4
+    assert re.fullmatch(r"coherenced: the daemon .* answer.*\n", done.err)
+    assert time.monotonic() - began < 3
 
 
 def test_the_socket_may_be_named_before_or_after_the_command_or_in_the_environment(

@@ -149,6 +149,8 @@ class FakeDaemon:
                         self._open.remove(link)
 
     def _answer(self, command: list[bytes]) -> bytes | Misbehaviour:
+        if command == [b"PING"]:
+            return b"+PONG\r\n"  # a greeting, whatever the script is
         self.commands.append(command)
         scripted = self.script(command)  # may wait: only this connection stands still
         if scripted is not None:
