@@ -14,6 +14,7 @@ keys are bytes.
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import sys
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import msgspec
 import structlog
 from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong
+from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
 
 import coherenced
 from coherenced.serve.http_context import SERVER, Context
@@ -42,6 +43,9 @@ LARGE_BYTES: Final = 65_536
 """A smaller answer is never refused for want of room."""
 _HEADERS_BYTES: Final = 16_384
 """Longest single header, and what the request line may have beyond its key."""
+_MOST_HEADERS: Final = 100
+_METHOD: Final = re.compile(r"b'([-!#$%&*+.^_`|~0-9A-Za-z]{1,40}) ")
+"""A method's name, as aiohttp's parser quotes a request line whose method it does not know."""
 
 _WRITTEN: Final = Written()
 
@@ -132,7 +136,7 @@ class HttpFront:
             auto_decompress=False,
             max_line_size=3 * limits.max_key_bytes + _HEADERS_BYTES,
             max_field_size=_HEADERS_BYTES,
-            max_headers=100,
+            max_headers=_MOST_HEADERS,
         )
 
     def opened(self, connection: HttpConnection) -> None:
@@ -166,11 +170,8 @@ class HttpFront:
         """What aiohttp's parser refused, as a problem."""
         client_is_gone = isinstance(exc, ConnectionError)
         self._errors += not client_is_gone
-        if isinstance(exc, LineTooLong):
-            problem = Problem("head-too-large", f"at most {_HEADERS_BYTES} bytes per header")
-        elif status < 500:
-            text = " ".join((message or "this is not HTTP").split())
-            problem = Problem("bad-request", text[:200])
+        if status < 500:
+            problem = _refused(exc, message or "this is not HTTP")
         elif client_is_gone:
             problem = Problem("internal", "nobody reads this any more")
         else:
@@ -233,6 +234,22 @@ async def serve_http(
 @cache
 def _description() -> bytes:
     return msgspec.json.encode(document(coherenced.__version__))
+
+
+def _refused(exc: BaseException | None, message: str) -> Problem:
+    """What kind of problem the parser has met with, by what it says."""
+    if isinstance(exc, LineTooLong):
+        limit = exc.args[1]
+        if limit == _HEADERS_BYTES:
+            return Problem("head-too-large", f"at most {limit} bytes per header")
+        return Problem("uri-too-long", f"at most {limit} bytes")
+    if message.startswith("Too many headers"):
+        return Problem("head-too-large", f"at most {_MOST_HEADERS} headers")
+    if isinstance(exc, BadHttpMethod) and (method := _METHOD.search(message)):
+        return Problem("not-implemented", f"the method {method[1]} is not known")
+    what, _, _ = message.partition("\n\n")  # behind it, the bytes and an arrow below them
+    text = " ".join(what.split()).rstrip(":")
+    return Problem("bad-request", (text or "this is not HTTP")[:200])
 
 
 def _origin_form(target: str) -> str:

@@ -96,6 +96,13 @@ class Context:
                 "send the bytes as they are: Content-Encoding is not kept",
                 pointer="Content-Encoding",
             )
+        coding = request.headers.get("Transfer-Encoding", "chunked").strip().lower()
+        if coding != "chunked":
+            raise Problem(
+                "not-implemented",
+                "the one transfer coding known is chunked",
+                pointer="Transfer-Encoding",
+            )
         await _meet_expectation(request)
         if not request.can_read_body:
             return b""

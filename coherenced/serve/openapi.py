@@ -14,7 +14,7 @@ from coherenced.serve.http_schema import RULES
 from coherenced.serve.problem import KINDS, MEDIA_TYPE, ProblemBody
 
 SCHEMAS: Final = "#/components/schemas/{name}"
-_EVERYWHERE: Final = (405, 431, 500)
+_EVERYWHERE: Final = (405, 414, 431, 500, 501)
 """Errors that any address can answer with; 401 and 421 where a password or host names are set."""
 _RESPONSE_HEADERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "ETag": ("The value's version, quoted.", {"type": "string"}),

@@ -292,7 +292,11 @@ async def test_a_large_value_goes_through_whole(http: Rig) -> None:
         (b"hello\r\n\r\n", b"400"),
         (b"GET / HTTP/9.9\r\n\r\n", b"400"),
         (b"GET /v1/keys/k HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 20_000 + b"\r\n\r\n", b"431"),
-        (b"GET /v1/keys/" + b"k" * 70_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", b"431"),
+        (b"GET /v1/keys/" + b"k" * 70_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", b"414"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 100 + b"\r\n", b"431"),
+        (b"BREW /v1/keys/k HTTP/1.1\r\nHost: x\r\n\r\n", b"501"),
+        (b"get / HTTP/1.1\r\nHost: x\r\n\r\n", b"501"),
+        (b"*1\r\n$4\r\nPING\r\n", b"400"),
         (b"PUT /v1/keys/k HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", b"400"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"400"),
     ],
@@ -306,11 +310,21 @@ async def test_what_is_not_http_gets_one_clear_answer(
     assert head.split()[1] == status
     assert b"application/problem+json" in head
     assert b'"detail"' in body
-    assert b"Traceback" not in body
+    assert b"Traceback" not in body and b"b'" not in body, "in words, not as Python writes it"
     assert await asyncio.wait_for(reader.read(), 5) == b""
     writer.close()
     assert (await http.ask("GET", "/healthz")).status == 200
     assert "Traceback" not in capsys.readouterr().err
+
+
+async def test_a_body_in_a_coding_that_is_not_known_is_not_stored_as_it_is(http: Rig) -> None:
+    reader, writer = await http.raw()
+    head = b"PUT /v1/keys/k HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n"
+    writer.write(head + b"2\r\nab\r\n0\r\n\r\n")
+    answer, body = await asyncio.wait_for(read_response(reader), 5)
+    assert (answer.split()[1], b"problem:not-implemented" in body) == (b"501", True)
+    assert not http.port.requests
+    writer.close()
 
 
 async def test_a_fault_of_ours_is_told_without_its_insides(
