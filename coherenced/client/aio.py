@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, Self, TypeVar, Unpack
 
 from coherenced.client.address import parse_address
-from coherenced.client.arguments import Key, silence
+from coherenced.client.arguments import Key, connections, silence
 from coherenced.client.awaiting import Driver
 from coherenced.client.copies import Copy
 from coherenced.client.core import ONE_EACH, Calls, K, documented
@@ -43,7 +43,8 @@ class AsyncClient:
 
     Calls made at the same time travel together. Reads share one connection and writes
     another, since the daemon answers a connection in order and a write may wait for other
-    nodes. A cancelled read is over; a cancelled write may still be applied.
+    nodes; calls that wait for somebody else's load have one each, at most `max_connections` at
+    once. A cancelled read is over; a cancelled write may still be applied.
 
     A client belongs to the event loop that first uses it; under another loop it opens
     connections of its own. See `Client` for the parameters.
@@ -57,6 +58,7 @@ class AsyncClient:
         serializer: Serializer | None = MSGPACK,
         max_staleness_ms: float | None = None,
         session: bool = False,
+        max_connections: int = 16,
         on_unavailable: str = "raise",
         redis: str = "",
         load_policy: LoadPolicy = USUAL,
@@ -95,7 +97,7 @@ class AsyncClient:
         self._is_raw = self._calls.serializer is RAW
         self._reads = Line(self._address, timeout)
         self._writes = Line(self._address, timeout)
-        self._waits = Spare(self._address, timeout)
+        self._waits = Spare(self._address, connections(max_connections), timeout)
         self._closed = False
 
     # -- the methods, described in client/core.py -------------------------------

@@ -76,6 +76,13 @@ def silence(seconds: float) -> float:
     return seconds
 
 
+def connections(most: int) -> int:
+    """A client's `max_connections`, if it can be one."""
+    if not isinstance(most, int) or most < 1:
+        raise UsageError(f"max_connections is a whole number, at least 1, not {most!r}")
+    return most
+
+
 def milliseconds(what: str, seconds: float) -> bytes:
     """A time in seconds as whole milliseconds, at least one. `what`: the argument's name."""
     if not 0 < number(what, seconds) < 1e11:

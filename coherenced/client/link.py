@@ -17,9 +17,6 @@ from coherenced.errors import ProtocolError
 MAX_IN_FLIGHT: Final = 4096
 """Batches awaiting replies on one connection; further callers wait for room."""
 
-MAX_SPARE: Final = 16
-"""Lines for calls that wait for somebody else; further such calls wait for a line."""
-
 
 class _Slot:
     """The replies of one batch, as they come in."""
@@ -247,20 +244,22 @@ class Line:
 
 
 class Spare:
-    """Lines lent to one call at a time: it may be kept waiting, and nobody behind it."""
+    """At most `limit` lines, lent to one call at a time: it may be kept waiting, and nobody behind
+    it. Further such calls wait for a line."""
 
-    def __init__(self, address: Address | None, timeout_s: float) -> None:
+    def __init__(self, address: Address | None, limit: int, timeout_s: float) -> None:
         self._address = address
+        self._limit = limit
         self._timeout_s = timeout_s
         self._idle: list[Line] = []
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._room = asyncio.Semaphore(MAX_SPARE)
+        self._room = asyncio.Semaphore(limit)
 
     @contextlib.asynccontextmanager
     async def line(self) -> AsyncIterator[Line]:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
-            self._loop, self._idle, self._room = loop, [], asyncio.Semaphore(MAX_SPARE)
+            self._loop, self._idle, self._room = loop, [], asyncio.Semaphore(self._limit)
         async with self._room:
             line = self._idle.pop() if self._idle else Line(self._address, self._timeout_s)
             try:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, Self, TypeVar, Unpack
 
 from coherenced.client.address import parse_address
-from coherenced.client.arguments import Key, silence
+from coherenced.client.arguments import Key, connections, silence
 from coherenced.client.blocking import Driver
 from coherenced.client.copies import Copy
 from coherenced.client.core import ONE_EACH, Calls, K, documented
@@ -25,7 +25,7 @@ from coherenced.client.stream import Request
 from coherenced.client.transport import Pool
 from coherenced.client.values import ABSENT, MSGPACK, RAW, Serializer, serializer_of
 from coherenced.client.warming import Progress, Warmed
-from coherenced.errors import DaemonUnreachable, Unreachable, UsageError
+from coherenced.errors import DaemonUnreachable, Unreachable
 
 if TYPE_CHECKING:
     from coherenced.client.cached import CachedFunction
@@ -82,11 +82,9 @@ class Client:
         l0_max_bytes: int = MAX_BYTES,
         l0_values: Values = "copy",
     ) -> None:
-        if max_connections < 1:
-            raise UsageError("max_connections is at least 1")
         self._address = None if address is None else parse_address(address)
         self._timeout_s = silence(timeout)
-        self._max_connections = max_connections
+        self._max_connections = connections(max_connections)
         shared = Session() if session else None
         forgives = on_unavailable != "raise"
         self._l0 = None

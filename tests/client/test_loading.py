@@ -396,6 +396,25 @@ def test_three_clients_one_load(daemon: FakeDaemon) -> None:
     assert (set(answers), loader.calls) == ({"loaded"}, 1)
 
 
+async def test_those_who_wait_for_others_have_a_bounded_number_of_connections(
+    daemon: FakeDaemon,
+) -> None:
+    for number in range(8):
+        daemon.tokens[b"k%d" % number] = (b"other", time.monotonic() + 60)
+    async with AsyncClient(daemon.path, max_connections=2) as cache:
+        waiting = [
+            asyncio.ensure_future(cache.get_or_load(f"k{n}", forbidden, wait=30)) for n in range(8)
+        ]
+        # Each asks once without waiting, and then waits.
+        await asyncio.to_thread(wait_until, lambda: verbs(daemon).count("LEASE") >= 8 + 2, 10)
+        await asyncio.sleep(0.1)  # for more to come, if they would
+        assert verbs(daemon).count("LEASE") == 8 + 2
+        assert daemon.connections <= 2 + 2, "one for reads, one for writes"
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
 async def test_waiting_for_others_holds_up_nobody(daemon: FakeDaemon) -> None:
     """40 keys are being loaded elsewhere; a plain read is answered all the same."""
     until = time.monotonic() + 60

@@ -298,6 +298,10 @@ def test_each_method_is_declared_as_in_the_core(shell: type, name: str) -> None:
 def test_a_shell_has_no_other_methods(shell: type) -> None:
     public = {name for name in vars(shell) if not name.startswith("_")}
     assert public == {*METHODS, "cached", "close"}
+    for made in (Client, AsyncClient):
+        with pytest.raises(UsageError, match="max_connections is a whole number, at least 1"):
+            made(max_connections=0)
+    assert inspect.signature(Client).parameters == inspect.signature(AsyncClient).parameters
     ours, theirs = inspect.signature(Client.cached), inspect.signature(AsyncClient.cached)
     assert ours.parameters == theirs.parameters
 

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from coherenced import Client
-from coherenced.errors import DaemonUnreachable, UsageError
+from coherenced.errors import DaemonUnreachable
 from tests.client.fake_daemon import FakeDaemon, bulk
 
 
@@ -146,11 +146,6 @@ def test_a_call_broken_off_anywhere_gives_its_place_back(
                     cache.get("k")
             assert cache.get("k") is None
     assert daemon.connections == 3
-
-
-def test_the_pool_has_room_for_at_least_one() -> None:
-    with pytest.raises(UsageError, match="max_connections"):
-        Client(max_connections=0)
 
 
 START = "import sys, coherenced; coherenced.Client; print(*sys.modules)"
