@@ -302,8 +302,15 @@ def check_together(config: Config) -> None:
             f"listen.tcp = {listen.tcp!r} lets other hosts in without a password: "
             "set listen.password, or listen on 127.0.0.1"
         )
+    first: dict[str, str] = {}
     for name, namespace in config.namespace.items():
         _check_origin(f"namespace.{name}", namespace)
+        other = first.setdefault(namespace.match, name)
+        if other != name:
+            raise ConfigError(
+                f"namespace.{other} and namespace.{name} both match {namespace.match!r}, and the "
+                "second would never apply: write one of them"
+            )
 
 
 ORIGIN_KEYS: Final = (

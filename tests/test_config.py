@@ -407,6 +407,11 @@ def test_urls_that_are_none(url: str, words: str) -> None:
         ("[redis]\nurl = 'redis://u@h'\nusername = 'x'", "redis.url holds a user name"),
         ("[redis]\nurl = 'redis://h'\ntls_ca_file = '/x'", "is not rediss:// or valkeys://"),
         ("[redis]\nurl = 'rediss://h'\ntls_cert_file = '/x'", "belong together"),
+        (
+            "[namespace.a]\nmatch = 'u:*'\n[namespace.b]\nmatch = 'v:*'\n"
+            "[namespace.c]\nmatch = 'u:*'",
+            "namespace.a and namespace.c both match 'u:*', and the second would never apply",
+        ),
     ],
 )
 def test_values_that_contradict_each_other(toml: str, words: str) -> None:

@@ -124,3 +124,12 @@ def test_the_first_journal_waits_for_a_restart(daemon: Daemon, file: Path) -> No
     file.write_text('[coherence]\non_unavailable = "spool"\n')
     for _ in range(2):
         assert reload(daemon)["needs_restart"] == ["on_unavailable = spool (the first one)"]
+
+
+def test_what_is_wrong_is_logged_and_what_is_in_force_stays(daemon: Daemon, file: Path) -> None:
+    before = settings(daemon)
+    file.write_text('[namespace.u]\nmatch = "u:*"\n[namespace.v]\nmatch = "u:*"\nack = "none"\n')
+    daemon.send_signal(signal.SIGHUP)
+    wait_until(lambda: "not reloaded: the configuration is wrong" in daemon.log_text(), 20)
+    assert "namespace.u and namespace.v both match" in daemon.log_text()
+    assert settings(daemon) == before
