@@ -37,9 +37,10 @@ from coherenced.origin.rules import BEHIND, all_rules
 from coherenced.parts import open_origins, open_page, open_server, open_spool, open_warmth
 from coherenced.paths import Paths, prepare_runtime_dir
 from coherenced.policies import hold_bounds, policies
+from coherenced.serve.doors import Door, Room
 from coherenced.serve.http import HttpFront, serve_http
 from coherenced.serve.http_limits import HttpLimits
-from coherenced.serve.listeners import open_sockets
+from coherenced.serve.listeners import open_sockets, raise_file_limit
 from coherenced.serve.resp import RespFront, serve_resp
 from coherenced.serve.resp_settings import RespSettings
 from coherenced.upstream.bus import Own
@@ -108,11 +109,17 @@ class Daemon:
             settings, embedded = open_server(opened, config.redis, paths)
             await self._check_server(settings)
             host = self._open_node(opened, settings)
-            http = await serve_http(host, sockets.http, http_limits(config))
+            room = Room(raise_file_limit())
+            http_door = Door("http", room, host.report, for_operators=True)
+            http = await serve_http(host, sockets.http, http_limits(config), http_door)
             opened.push_async_callback(http.close, CLOSE_S)
             await self._join(host)
             resp = await serve_resp(
-                host, sockets.resp, self._resp_settings(host, settings), host.hit_latency.observe
+                host,
+                sockets.resp,
+                self._resp_settings(host, settings),
+                host.hit_latency.observe,
+                Door("resp", room, host.report),
             )
             opened.push_async_callback(resp.close, CLOSE_S)
             host.fronts = partial(_fill_fronts, resp, http)

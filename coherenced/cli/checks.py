@@ -22,13 +22,12 @@ from msgspec import convert, structs
 
 import coherenced
 from coherenced.errors import CoherencedError, Unreachable
+from coherenced.serve.doors import SPARE_FILES
 
 if TYPE_CHECKING:
     from coherenced.client.address import Address
     from coherenced.config import Config, Redis
 
-SPARE_FILES: Final = 256
-"""Descriptors a daemon needs beside one a connection."""
 FILES_ENOUGH: Final = 1024
 """Open files that serve a host well, whatever the configured bound."""
 

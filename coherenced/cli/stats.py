@@ -108,9 +108,15 @@ def facts(told: dict[str, Any]) -> list[list[str]]:
         "invalidations": f"{all_lanes:records}; back over the bus {_p(latencies, 'invalidation')}",
         "gaps": f"{all_lanes:gaps_found}, {all_lanes:gaps_repaired}, {all_lanes:drops}",
         "proved current": f"{in_units(derived.get('verified_age_ms'))} ago",
-        "connections": number(derived.get("connections")),
+        "connections": _of_clients(derived, told.get("fronts") or {}),
     }
     return [[what, figure] for what, figure in figures.items()]
+
+
+def _of_clients(derived: dict[str, Any], fronts: dict[str, Any]) -> str:
+    turned_away = sum(front.get("rejected", 0) for front in fronts.values())
+    told = number(derived.get("connections"))
+    return f"{told}, {number(turned_away)} turned away" if turned_away else told
 
 
 def _of_two_phases(writes: _Figures) -> dict[str, str]:

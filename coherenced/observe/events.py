@@ -33,6 +33,9 @@ WORDS: Final[Mapping[str, Words]] = {
     "ready": Words("info", "ready: this node is current and serves"),
     "reloaded": Words("info", "configuration reloaded"),
     "left": Words("info", "left the roster: this node serves nothing any more"),
+    # -- its clients
+    "clients_turned_away": Words("warning", "there are too many clients: some are turned away"),
+    "clients_let_in": Words("info", "no client is turned away any more"),
     # -- the server
     "redis_unreachable": Words("warning", "Redis cannot be reached; retrying until it can"),
     "redis_reachable": Words("info", "Redis can be reached"),

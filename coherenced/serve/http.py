@@ -27,6 +27,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
 
 import coherenced
+from coherenced.serve.doors import Door
 from coherenced.serve.http_context import SERVER, Context
 from coherenced.serve.http_headers import check_host, check_password, check_same_site
 from coherenced.serve.http_limits import HttpLimits
@@ -55,8 +56,11 @@ log = structlog.get_logger(component="http")
 class HttpFront:
     """Every HTTP listener of the daemon. Counters are plain integers."""
 
-    def __init__(self, port: NodePort, limits: HttpLimits | None = None) -> None:
+    def __init__(
+        self, port: NodePort, limits: HttpLimits | None = None, door: Door | None = None
+    ) -> None:
         self.port = port
+        self.door = door or Door("http")
         self.limits = limits = limits or HttpLimits()
         self.short = ShortPath(port, limits.max_key_bytes, SERVER)
         self._context = Context(port, limits, _description)
@@ -72,7 +76,6 @@ class HttpFront:
         self._long_way = 0
         self._errors = 0
         self._accepted = 0
-        self._rejected = 0
 
     # -- listening -----------------------------------------------------------------------
 
@@ -105,6 +108,7 @@ class HttpFront:
         for connection in list(self._connections):
             connection.abort()  # whoever does not read its last answer cannot hold us up
         self._listening.clear()
+        self.door.close()
 
     def reconfigure(self, limits: HttpLimits) -> None:
         """Other bounds from now on (of the longest request line only for who connects anew)."""
@@ -118,7 +122,7 @@ class HttpFront:
             "errors": self._errors,
             "connections": len(self._connections),
             "accepted": self._accepted,
-            "rejected": self._rejected,
+            "rejected": self.door.turned_away,
             "listeners": len(self._context.listeners),
         }
 
@@ -140,11 +144,14 @@ class HttpFront:
         )
 
     def opened(self, connection: HttpConnection) -> None:
-        self._accepted += 1
+        is_admitted = self.door.admits(len(self._connections), self.limits.max_connections)
         self._connections.add(connection)
-        if len(self._connections) > self.limits.max_connections and connection.transport:
-            self._rejected += 1
-            connection.transport.write(_full(self.limits.max_connections))
+        if is_admitted or connection.transport is None:
+            self._accepted += 1
+        elif self.door.is_crowded:
+            connection.abort()
+        else:
+            connection.transport.write(_full(len(self._connections) - 1))
             connection.force_close()
 
     def keep_room(self, response: web.StreamResponse) -> tuple[web.StreamResponse, int]:
@@ -162,6 +169,7 @@ class HttpFront:
         return response, size
 
     def closed(self, connection: HttpConnection) -> None:
+        self.door.left()
         self._connections.discard(connection)
 
     def unreadable(
@@ -223,10 +231,13 @@ class HttpFront:
 
 
 async def serve_http(
-    port: NodePort, sockets: Sequence[socket.socket], limits: HttpLimits | None = None
+    port: NodePort,
+    sockets: Sequence[socket.socket],
+    limits: HttpLimits | None = None,
+    door: Door | None = None,
 ) -> HttpFront:
     """Serve `port` on these bound sockets; `close()` what is returned to stop."""
-    front = HttpFront(port, limits)
+    front = HttpFront(port, limits, door)
     await front.listen(sockets)
     return front
 

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from coherenced.serve.doors import Door
 from coherenced.serve.quiet import Poller, Tally
 from coherenced.serve.resp_connection import RespConnection
 from coherenced.serve.resp_leases import Borrowers
@@ -37,15 +38,17 @@ class RespFront:
         port: NodePort,
         settings: RespSettings | None = None,
         observe_ms: Callable[[float], None] | None = None,
+        door: Door | None = None,
     ) -> None:
         self.port = port
+        self.door = door or Door("resp")
         self.settings = settings or RespSettings()
         self.borrowers = Borrowers(port)
         self.connections: dict[int, RespConnection] = {}
         """By the number that CLIENT ID tells."""
         self.since_ms = port.now_ms()
         self.tally = Tally(SAMPLE_EVERY if observe_ms is not None else sys.maxsize)
-        self.errors = self.accepted = self.rejected = 0
+        self.errors = self.accepted = 0
         self.overflows = 0
         """Connections cut off because their client did not read."""
         self.poller: Poller | None = None
@@ -107,6 +110,7 @@ class RespFront:
                     connection.abort()
         for connection in tuple(self._refused):
             connection.abort()
+        self.door.close()
         if self.poller is not None:
             self.poller.close()
 
@@ -114,10 +118,9 @@ class RespFront:
 
     def enter(self, connection: RespConnection) -> bool:
         """A client has connected; False: there are too many, and it is to be told."""
-        if len(self.connections) >= self.settings.max_connections:
-            self.rejected += 1
+        if not self.door.admits(len(self.connections), self.settings.max_connections):
             self._refused.add(connection)
-            if len(self._refused) > MAX_REFUSED:
+            if len(self._refused) > MAX_REFUSED or self.door.is_crowded:
                 connection.abort()
             return False
         self.accepted += 1
@@ -128,6 +131,7 @@ class RespFront:
         return True
 
     def leave(self, connection: RespConnection) -> None:
+        self.door.left()
         self._refused.discard(connection)
         self.connections.pop(connection.number, None)
         if not self.connections:
@@ -160,7 +164,7 @@ class RespFront:
             "errors": self.errors,
             "connections": len(self.connections),
             "accepted": self.accepted,
-            "rejected": self.rejected,
+            "rejected": self.door.turned_away,
             "overflows": self.overflows,
         }
 
@@ -170,11 +174,12 @@ async def serve_resp(
     sockets: Sequence[socket.socket],
     settings: RespSettings | None = None,
     observe_ms: Callable[[float], None] | None = None,
+    door: Door | None = None,
 ) -> RespFront:
     """Serve `port` on these bound sockets; `close()` what is returned to stop.
 
-    `observe_ms` is given the latency of hits, now and then.
+    `observe_ms` is given the latency of hits, now and then; clients come in by `door`.
     """
-    front = RespFront(port, settings, observe_ms)
+    front = RespFront(port, settings, observe_ms, door)
     await front.listen(sockets)
     return front

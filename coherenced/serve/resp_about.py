@@ -218,7 +218,7 @@ def _sections(connection: RespConnection, stats: Mapping[str, Any]) -> dict[str,
         "Stats": {
             "total_connections_received": front.accepted,
             "total_commands_processed": front.requests,
-            "rejected_connections": front.rejected,
+            "rejected_connections": front.door.turned_away,
             "total_error_replies": front.errors,
             "keyspace_hits": _number(stats, "l1", "hits"),
             "keyspace_misses": _number(stats, "l1", "misses"),

@@ -62,6 +62,13 @@ def test_linearizable_writes_are_shown_where_there_are_any() -> None:
     assert shown == "2,000 linearizable, 0 contended; 1 batch refused in one phase"
 
 
+def test_clients_that_were_turned_away_are_shown() -> None:
+    told = report(NodeStats())
+    assert dict(stats.facts(told))["connections"] == "0"
+    told["fronts"] = {"resp": {"rejected": 1000}, "http": {"rejected": 1}}
+    assert dict(stats.facts(told))["connections"] == "0, 1,001 turned away"
+
+
 def test_the_origin_is_shown_once_it_was_asked() -> None:
     told = report(NodeStats())
     told["origin"]["hits"] = 3
