@@ -232,6 +232,8 @@ class Mutation(msgspec.Struct, frozen=True, gc=False):
     lease: bytes = b""
     """L1, the token of a lease. A write: refused (a reply that starts with LOST) unless the key is
     leased under it still and nothing has covered the key or `label` since. RELEASE: 1, or 0."""
+    most_bytes: int = 0
+    """An APPEND: refused where the value would be longer; 0: it may be as long as Redis allows."""
     frees_memory: bool = False
     """Must work when Redis is out of memory (deletes and invalidations)."""
     keeps: bytes | None = None

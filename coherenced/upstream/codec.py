@@ -73,7 +73,7 @@ _KEEPS_LABEL: Final = frozenset(
     }
 )
 """Commands after which a value is still the cache entry that it was."""
-_SIMPLE: Final = frozenset(b"nzdek")
+_SIMPLE: Final = frozenset(b"nzdekg0123456789")
 _DELETES: Final = (b"DEL", b"UNLINK", b"GETDEL")
 _lengths: Final = msgspec.msgpack.Encoder().encode
 _VALUES: Final = frozenset((bytes, type(None)))
@@ -126,7 +126,9 @@ def _eval_head(script: Script, names: LaneNames, whole: bool) -> bytes:
 
 
 @functools.lru_cache(maxsize=512)
-def _mode(verb: bytes, op: int, is_write: bool, unchanged: bytes, exact: bool) -> bytes:
+def _mode(
+    verb: bytes, op: int, is_write: bool, unchanged: bytes, exact: bool, most_bytes: int
+) -> bytes:
     if not is_write:
         return b"r"
     mode = unchanged
@@ -134,6 +136,8 @@ def _mode(verb: bytes, op: int, is_write: bool, unchanged: bytes, exact: bool) -
         mode += b"e"
     if verb.upper() in _KEEPS_LABEL:
         mode += b"k"
+    if most_bytes:
+        mode += b"g%d" % most_bytes
     if op in _PHASES:
         mode += _PHASES[op]
     elif op == Op.RELEASE:
@@ -211,7 +215,7 @@ def mutate_words(call: Mutate, names: LaneNames, log_length: int) -> tuple[Scrip
             key, (_, first, second) = keys[0], argv
             size = len(key)
             body_size, one, two = len(head) + size + 5, len(first), len(second)
-            mode = _mode(verb, Op.WRITE, True, unchanged, exact)
+            mode = _mode(verb, Op.WRITE, True, unchanged, exact, mutation.most_bytes)
             named = (len(mode), mode, tag, body_size, head, size, key)
             parts.append(_PLAIN % (*named, len(verb), verb, one, first, two, second))
             count += 7
@@ -222,7 +226,7 @@ def mutate_words(call: Mutate, names: LaneNames, log_length: int) -> tuple[Scrip
             unchanged = b"" if want_ack else unchanged + b"d"
         elif unchanged and verb.upper() == b"SET" and _only_if_there(argv):
             unchanged += b"d"  # L1: who would have overwritten it has changed what is loaded
-        mode = _mode(verb, mutation.op, mutation.is_write, unchanged, exact)
+        mode = _mode(verb, mutation.op, mutation.is_write, unchanged, exact, mutation.most_bytes)
         body = encode_body(mutation.op, flags, writer, keys, mutation.tags, mutation.prefixes)
         mode, args = _arguments(mutation, mode, tag, body)
         parts.append(args.packed)

@@ -157,7 +157,7 @@ _TABLE: Final[tuple[Command, ...]] = (
         ("getex", -2, "write fast", ONE, strings.getex, "Return a value, set its expiry."),
         ("mset", -3, "write denyoom", PAIRS, strings.mset, "Set many values."),
         ("msetnx", -3, "write denyoom", PAIRS, strings.msetnx, "Set all, or none."),
-        ("append", 3, _fast_write, ONE, _any, "Add to the end of a value."),
+        ("append", 3, _fast_write, ONE, strings.append, "Add to the end of a value."),
         ("setrange", 4, "write denyoom", ONE, strings.setrange, "Overwrite a part of a value."),
         ("incr", 2, _fast_write, ONE, _counter, "Add one."),
         ("decr", 2, _fast_write, ONE, _counter, "Take one away."),

@@ -139,6 +139,12 @@ def setrange(argv: Sequence[bytes], bounds: Bounds) -> Plan:
     return _changed_if_nonzero(argv, bounds)
 
 
+def append(argv: Sequence[bytes], bounds: Bounds) -> Plan:
+    """How long the value becomes only the server knows: it is refused there, in the same words."""
+    key = checked(argv[1], bounds)
+    return write(Mutation(tuple(argv), keys=(key,), most_bytes=bounds.max_value_bytes))
+
+
 def getdel(argv: Sequence[bytes], bounds: Bounds) -> Plan:
     # Not Op.DELETE: with ack=none that would be answered with a number, before Redis was asked.
     key = checked(argv[1], bounds)

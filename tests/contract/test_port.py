@@ -350,6 +350,38 @@ async def test_a_tag_ends_the_values_that_carry_it(port: Port) -> None:
     assert again.value == b"4"
 
 
+def append(key: bytes, tail: bytes, most_bytes: int, **more: Any) -> Mutation:
+    return Mutation((b"APPEND", key, tail), keys=(key,), most_bytes=most_bytes, **more)
+
+
+async def test_an_append_that_makes_a_value_too_long_is_refused_when_its_turn_comes(
+    port: Port,
+) -> None:
+    """Of several in one batch, those that still fit; of a labelled value as of a plain one."""
+    too_long = ReplyError("ERR string exceeds maximum allowed size (proto-max-bulk-len)")
+    done = (
+        await mutate(
+            port,
+            set_(b"k", b"12"),
+            append(b"k", b"34", 5),
+            append(b"k", b"56", 5),
+            append(b"k", b"5", 5),
+        )
+    ).done
+    assert [one.reply for one in done] == [b"OK", 4, too_long, 5]
+    assert [one.seq for one in done] == [1, 2, 0, 3], "what was refused is not recorded"
+    await mutate(port, set_(b"a", b"12345", label=(b"red",)))
+    (refused,) = (await mutate(port, append(b"a", b"6", 5))).done
+    assert refused.reply == too_long
+    await mutate(port, Mutation((), Op.INVALIDATE, tags=(b"red",), frees_memory=True))
+    (anew,) = (await mutate(port, append(b"a", b"6", 5))).done
+    assert anew.reply == 1, "what was there is dead"
+    await mutate(port, Mutation((b"RPUSH", b"list", b"x"), keys=(b"list",)))
+    (other,) = (await mutate(port, append(b"list", b"6", 5))).done
+    assert isinstance(other.reply, ReplyError)
+    assert other.reply.text.startswith("WRONGTYPE")
+
+
 async def test_a_key_between_two_phases_is_marked_and_kept_from_others(port: Port) -> None:
     prepare = Mutation((), Op.PREPARE, (b"k",), token=b"mine", token_ttl_ms=100_000)
     commit = Mutation((b"SET", b"k", b"new"), Op.COMMIT, (b"k",), token=b"mine")

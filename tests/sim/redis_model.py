@@ -74,6 +74,7 @@ OOM_TEXT: Final = "OOM command not allowed when used memory > 'maxmemory'."
 MOST_CHECKED: Final = 1000
 """Compare-and-set looks at no more records than this."""
 MOST_WORDS: Final = 7_000
+TOO_LONG: Final = ReplyError("ERR string exceeds maximum allowed size (proto-max-bulk-len)")
 TOO_MANY_WORDS: Final = ReplyError(f"ERR more than {MOST_WORDS} words in one atomic command")
 DELETES: Final = (b"DEL", b"UNLINK", b"GETDEL")
 ONE_PHASE: Final = "a node declares the namespace linearizable"
@@ -474,6 +475,10 @@ class Server:
             return None
         if len(mutation.argv) > MOST_WORDS:
             return TOO_MANY_WORDS
+        if mutation.most_bytes:
+            length = self.space.execute((b"STRLEN", mutation.keys[0]))
+            if isinstance(length, int) and length + len(mutation.argv[2]) > mutation.most_bytes:
+                return TOO_LONG
         if mutation.is_write and not self.laws.atomic_script:
             self.unapplied.append((mutation, tag))
             return self.copy().space.execute(mutation.argv)

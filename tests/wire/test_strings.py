@@ -277,6 +277,11 @@ def test_mget_answers_nil_for_other_types_and_passes_other_errors_on() -> None:
     assert answer(plan("GET a"), [ReadResult((wrong,))], True).startswith(b"-WRONGTYPE")
 
 
+def test_append_says_how_long_the_value_may_become() -> None:
+    assert mutation("APPEND k v").most_bytes == BOUNDS.max_value_bytes
+    assert mutation("SET k v").most_bytes == mutation("INCR k").most_bytes == 0
+
+
 def test_setrange_makes_no_value_longer_than_the_largest() -> None:
     for fits in (
         "SETRANGE k 999 v",

@@ -3,12 +3,13 @@
 -- ARGV: packed head of the message (array of 5, lane), new epoch, channel, length of the
 -- log, and one of three layouts.
 -- 'p': nothing but SETs without options. For each: tag, record body, key, value.
--- 's' when no mode below has another letter than n z d k e, else '': for each mutation number
+-- 's' when no mode below has another letter than n z d k e g, else '': for each mutation number
 -- of words of its command (0: a pure invalidation), mode, tag, record body, the words, and
 -- what the mode's letters ask for:
 --   n  a nil reply means that nothing changed    z  so does an integer 0
 --   e  the reply is a 64-bit integer             k  the command keeps the value's label
 --   d  with n or z, a delete or a SET XX: of what is leased it is recorded though nothing was there
+--   g  and digits: an APPEND, refused where the value would be longer than so many bytes
 --   r  a read in its place inside a transaction: never recorded
 --   i  an invalidation                           f  FLUSHDB
 --   l  label: count, then the tags               v  compare and set: epoch, sequence
@@ -565,14 +566,22 @@ while i <= words_in_all do
     fine, covers, reply = pcall(before, mode, body, label, expected, token, held)
     if not fine then
       broken, reply = true, {err = 'ERR the metadata of coherenced is damaged, try again'}
-    elseif reply == nil and not sets then
-      reply = execute(mode, first, last)
     end
   end
-  if sets and reply == nil then
-    reply = redis.pcall('SET', ARGV[first], ARGV[last])
-  elseif not before then
-    reply = redis.pcall(unpack(ARGV, first, last))
+  if reply == nil and mode ~= '' and find(mode, 'g', 1, true) then
+    local had = redis.pcall('STRLEN', ARGV[first + 1])
+    if type(had) == 'number' and had + #ARGV[last] > tonumber(string.match(mode, '%d+')) then
+      reply = {err = 'ERR string exceeds maximum allowed size (proto-max-bulk-len)'}
+    end
+  end
+  if reply == nil then
+    if sets then
+      reply = redis.pcall('SET', ARGV[first], ARGV[last])
+    elseif before then
+      reply = execute(mode, first, last)
+    else
+      reply = redis.pcall(unpack(ARGV, first, last))
+    end
   end
 
   -- Is a record due, and which integer goes with it? (W3: a reply that gets lost can be told.)
