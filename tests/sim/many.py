@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import msgspec
 
+from tests.ahead import Part
 from tests.sim.run import Config, Failure, run, shrink
 
 CHUNK = 20
@@ -75,16 +76,27 @@ def run_many(
     processes: int | None = None,
 ) -> Totals:
     """Run the configuration of each seed, on all cores unless `processes` says otherwise."""
-    configs = [config_of(seed) for seed in seeds]
-    chunks = [configs[at : at + CHUNK] for at in range(0, len(configs), CHUNK)]
-    count = min(processes or os.cpu_count() or 1, len(chunks))
-    totals = Totals()
+    parts = parts_of(seeds, config_of, shorter=shorter)
+    count = min(processes or os.cpu_count() or 1, len(parts))
     if count <= 1:
-        for chunk in chunks:
-            totals.add(run_some(chunk, shorter))
-        return totals
+        return sum_of(part.function(*part.arguments) for part in parts)
     fresh = multiprocessing.get_context("spawn")  # nothing of this process's threads and sockets
     with ProcessPoolExecutor(count, mp_context=fresh) as pool:
-        for part in pool.map(run_some, chunks, [shorter] * len(chunks)):
-            totals.add(part)
+        return sum_of(pool.map(run_some, *zip(*(part.arguments for part in parts), strict=True)))
+
+
+def parts_of(
+    seeds: Iterable[int], config_of: Callable[[int], Config], *, shorter: bool = True
+) -> list[Part]:
+    """The same run, cut into what one process takes at a time."""
+    configs = [config_of(seed) for seed in seeds]
+    chunks = [configs[at : at + CHUNK] for at in range(0, len(configs), CHUNK)]
+    return [Part(run_some, (chunk, shorter)) for chunk in chunks]
+
+
+def sum_of(found: Iterable[Totals]) -> Totals:
+    """What its parts came to, together."""
+    totals = Totals()
+    for one in found:
+        totals.add(one)
     return totals

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-from concurrent.futures import ProcessPoolExecutor
-
 import msgspec
 import pytest
 
 from coherenced.core.laws import Laws
 from coherenced.core.requests import Level
+from tests.ahead import Part, result, results
 from tests.sim.board import Act, Setup
 from tests.sim.explorer import Found, explore
 from tests.sim.redis_model import ServerLaws
@@ -237,50 +234,58 @@ def without(setup: Setup, law: str) -> Setup:
     return msgspec.structs.replace(setup, server_laws=ServerLaws(**{law: False}))
 
 
-def explore_all(setups: tuple[Setup, ...], most_states: int) -> list[Found]:
-    """Each in a process of its own, as many at once as there are cores."""
-    fresh = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=fresh) as pool:
-        found = list(pool.map(explore, setups, [most_states] * len(setups)))
-    for one in found:
-        print(report(one))
-    return found
+def to_the_end() -> list[Part]:
+    return [Part(explore, (setup, 8_000)) for setup in COMPLETE]
 
 
-@pytest.mark.parametrize(
-    ("law", "setup"),
-    [
-        ("fill_fence", FILL),
-        ("gap_check", LOSS),
-        ("verified_when_sent", LATE),
-        ("verified_after_applied", LOSS),
-        ("probe_after_arrival", ZERO),
-        ("tags_cover", TAGGED),
-        ("marks_cover", PREFIX),
-        ("own_write_drops", OWN),
-        ("two_phases", PHASES),
-        ("wait_for_all", ALL),
-        ("chain_check", FAILED_OVER),
-        ("fenced_probe", FAILED_OVER_ZERO),
-        ("no_way_back", FAILED_OVER_ZERO),
-    ],
+def first_states() -> list[Part]:
+    return [Part(explore, (setup, FIRST)) for setup in LARGER]
+
+
+KNOWN = (
+    ("fill_fence", FILL),
+    ("gap_check", LOSS),
+    ("verified_when_sent", LATE),
+    ("verified_after_applied", LOSS),
+    ("probe_after_arrival", ZERO),
+    ("tags_cover", TAGGED),
+    ("marks_cover", PREFIX),
+    ("own_write_drops", OWN),
+    ("two_phases", PHASES),
+    ("wait_for_all", ALL),
+    ("chain_check", FAILED_OVER),
+    ("fenced_probe", FAILED_OVER_ZERO),
+    ("no_way_back", FAILED_OVER_ZERO),
 )
-def test_it_finds_the_known_bug(law: str, setup: Setup) -> None:
+"""(law, where its absence is found)."""
+
+
+def known_bugs() -> list[Part]:
+    return [Part(explore, (without(setup, law), 3_000)) for law, setup in KNOWN]
+
+
+@pytest.mark.ahead(parts=known_bugs)
+@pytest.mark.parametrize("number", range(len(KNOWN)), ids=[law for law, _ in KNOWN])
+def test_it_finds_the_known_bug(number: int) -> None:
     """It can fail: with the law off it finds what the law prevents, and tells the story."""
-    found = explore(without(setup, law), 3_000)
+    found = result(known_bugs, number)
     assert found.problem, report(found)
     assert found.story
 
 
+@pytest.mark.ahead(parts=to_the_end)
 @pytest.mark.timeout(600)
 def test_no_order_of_events_breaks_a_promise() -> None:
-    for found in explore_all(COMPLETE, 8_000):
+    for found in results(to_the_end):
+        print(report(found))
         assert not found.problem, report(found)
         assert found.complete, report(found)
 
 
+@pytest.mark.ahead(parts=first_states)
 def test_the_first_states_of_the_larger_ones() -> None:
-    for found in explore_all(LARGER, FIRST):
+    for found in results(first_states):
+        print(report(found))
         assert not found.problem, report(found)
 
 

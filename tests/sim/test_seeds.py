@@ -15,8 +15,9 @@ from coherenced.core import invariants
 from coherenced.core.invariants import Watch
 from coherenced.core.laws import Laws
 from coherenced.core.requests import Level
+from tests.ahead import Part, results
 from tests.sim.faults import ACTIONS, KINDS, LATE_REQUESTS, ROWS, STOPPED_CLOCKS
-from tests.sim.many import CHUNK, Totals, run_many
+from tests.sim.many import CHUNK, Totals, parts_of, run_many, sum_of
 from tests.sim.mix import Mix
 from tests.sim.redis_model import ServerLaws
 from tests.sim.run import Config, Failure, Report, by_seed, command, run, shrink
@@ -40,9 +41,15 @@ def none_breaks(totals: Totals) -> None:
     assert not totals.broken, f"{len(totals.broken)} of {totals.runs} seeds broke:\n{shown}"
 
 
+def seeds() -> list[Part]:
+    return parts_of(range(SEEDS), by_seed)
+
+
+@pytest.mark.ahead(parts=seeds)
 @pytest.mark.timeout(600)
 def test_seeds() -> None:
-    totals = run_many(range(SEEDS), by_seed)
+    totals = sum_of(results(seeds))
+    assert totals.runs == SEEDS
     none_breaks(totals)
     for level in ("bounded", "linearizable", "session", "ack=all", "write", "snapshot"):
         assert totals.checked.get(level, 0) > SEEDS, f"{level} was hardly checked"
