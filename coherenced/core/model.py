@@ -226,6 +226,9 @@ class Mutation(msgspec.Struct, frozen=True, gc=False):
     token: bytes = b""
     """K6. PREPARE: mark the keys pending with it. COMMIT and ABORT: refused (a reply that starts
     with TRYAGAIN) unless every key carries it still; then the marks are removed."""
+    guard: bytes = b""
+    """K6, of what goes with a COMMIT in a transaction: refused like it, unless this key has carried
+    `token` when the batch came to the first that asks for it."""
     token_ttl_ms: int = 0
     """How long a PREPARE's marks live, by the server's own clock. RELEASE: how long the key is
     known not to exist (0: nothing is known of it)."""

@@ -10,7 +10,7 @@ nowhere. A writer that dies leaves the old value and a mark that expires. (The
 same shape as a write under leases in Gray and Cheriton, SOSP 1989.)
 
 What such a write does to keys that are not linearizable happens with its second
-phase. A later write of this node to one of those waits in line behind it (W4),
+phase, or not at all. A later write of this node to one of those waits in line behind it (W4),
 and then has its one phase.
 """
 
@@ -196,17 +196,20 @@ class TwoPhase:
         prepared = frozenset(run.keys)
         mutations = run.write.mutations
         if self._laws.two_phases:
-            mutations = tuple(
-                msgspec.structs.replace(m, op=Op.COMMIT, token=run.token)
-                if m.is_write and not prepared.isdisjoint(m.keys)
-                else m
-                for m in mutations
-            )
+            mutations = tuple([self._in_second(run, m) for m in mutations])
 
         # All nodes have let go of the linearizable keys; of others that it writes too, not yet.
         ack = Level.REDIS if prepared.issuperset(run.line) else run.write.ack
         inner = msgspec.structs.replace(run.write, mutations=mutations, atomic=True, ack=ack)
         self._ask(run, inner, self._on_committed)
+
+    def _in_second(self, run: _Run, mutation: Mutation) -> Mutation:
+        """One of its mutations, as its second phase has it."""
+        if not mutation.is_write:
+            return mutation
+        if any(key in run.keys for key in mutation.keys):
+            return msgspec.structs.replace(mutation, op=Op.COMMIT, token=run.token)
+        return msgspec.structs.replace(mutation, token=run.token, guard=run.keys[0])
 
     def _on_committed(self, run: _Run, outcome: Outcome) -> None:
         if isinstance(outcome, WriteResult) and _is_refused(outcome):

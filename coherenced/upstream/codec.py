@@ -164,7 +164,7 @@ def _is_plain(mutation: Mutation) -> bool:
         and len(keys[0]) < 256
         and mutation.label is None
         and mutation.if_version is None
-        and not (mutation.tags or mutation.prefixes or mutation.lease)
+        and not (mutation.tags or mutation.prefixes or mutation.lease or mutation.guard)
     )
 
 
@@ -180,6 +180,8 @@ def _arguments(mutation: Mutation, mode: bytes, tag: bytes, body: bytes) -> tupl
         mode, argv = mode + b"x", (_REFUSED,)
     if mutation.lease:
         mode += b"h"
+    if mutation.guard:
+        mode += b"g"
     args: list[Any] = [len(argv), mode, tag, body, *argv]
     if label is not None:
         args += (len(label), *label)
@@ -193,6 +195,8 @@ def _arguments(mutation: Mutation, mode: bytes, tag: bytes, body: bytes) -> tupl
         args.append(mutation.lease)
     if mutation.op == Op.RELEASE:
         args.append(mutation.token_ttl_ms)
+    if mutation.guard:
+        args += (mutation.token, mutation.guard)
     return mode, words(args)
 
 

@@ -257,6 +257,8 @@ class Steps:
             return Mutation((b"SET", key, self._value()), op, (key,), token=token)
         if op == Op.ABORT:
             return Mutation((), op, (key,), token=token)
+        if random.random() < 0.3:
+            return msgspec.structs.replace(self._set(key), token=token, guard=random.choice(KEYS))
         keys = tuple(random.sample(KEYS, random.randint(1, 2)))
         return Mutation((), op, keys, token=token, token_ttl_ms=1_000_000)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import msgspec
 import pytest
 
 from coherenced.core.calls import (
@@ -416,6 +417,38 @@ async def test_a_mark_expires_by_itself(port: Port) -> None:
     assert (await fetch(port, b"k")).results == (Fetched(b"old"),)
     commit = Mutation((b"SET", b"k", b"new"), Op.COMMIT, (b"k",), token=b"t")
     assert isinstance((await mutate(port, commit)).done[0].reply, ReplyError)
+
+
+FLUSH = Mutation((b"FLUSHDB",), Op.FLUSH, everything=True, frees_memory=True)
+
+
+@pytest.mark.parametrize("ttl_ms", [None, 0, 100_000])
+@pytest.mark.parametrize("flushes", [False, True])
+@pytest.mark.parametrize("leads", [False, True])
+async def test_what_goes_with_a_commit_is_done_with_it_or_not_at_all(
+    port: Port, ttl_ms: int | None, flushes: bool, leads: bool
+) -> None:
+    """`leads`: what is not linearizable comes first. A FLUSHDB of the transaction's own takes the
+    marks away, and ends nothing."""
+    if ttl_ms is not None:
+        await mutate(port, Mutation((), Op.PREPARE, (b"k",), token=b"t", token_ttl_ms=ttl_ms))
+    commit = Mutation((b"SET", b"k", b"new"), Op.COMMIT, (b"k",), token=b"t")
+    with_it = set_(b"plain", b"1", token=b"t", guard=b"k")
+    batch = [with_it, commit] if leads else [commit, with_it]
+    if flushes:
+        batch.insert(1, msgspec.structs.replace(FLUSH, token=b"t", guard=b"k"))
+    told = (await mutate(port, *batch)).done
+    is_done = bool(ttl_ms)
+    assert [one.seq > 0 for one in told] == [is_done] * len(batch)
+    if not is_done:
+        assert all(str(one.reply).startswith("TRYAGAIN the mark") for one in told)
+    found = (await fetch(port, b"k", b"plain")).results
+    kept = is_done and not flushes
+    last = b"k" if leads else b"plain"
+    values = (
+        {b"k": b"new", b"plain": b"1"} if kept else {last: batch[-1].argv[2]} if is_done else {}
+    )
+    assert found == (Fetched(values.get(b"k")), Fetched(values.get(b"plain")))
 
 
 async def test_a_key_that_a_node_declares_linearizable_changes_in_two_phases(port: Port) -> None:

@@ -3,7 +3,7 @@ phases (K6)."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from coherenced.core.model import Mutation, Op, Record, ReplyError
 from tests.sim.redis_commands import Keyspace
@@ -111,6 +111,14 @@ class Labels:
             self._before = record.seq
 
 
+class Seen(NamedTuple):
+    """What one script knows of the marks that it has come to."""
+
+    released: list[bytes]
+    guarded: dict[bytes, bool]
+    """token -> whether it was there at first: a FLUSHDB on the way ends no write."""
+
+
 class Marks:
     """K6: keys between the two phases of a write."""
 
@@ -131,7 +139,7 @@ class Marks:
         self.on.pop(key, None)
         return None
 
-    def refusal(self, now_ms: int, mutation: Mutation, released: list[bytes]) -> ReplyError | None:
+    def refusal(self, now_ms: int, mutation: Mutation, seen: Seen) -> ReplyError | None:
         """Why this must not be done while its keys are, or are not, pending."""
         ends_it = mutation.is_write and mutation.op in (Op.COMMIT, Op.ABORT)
         harmless = not mutation.is_write or mutation.op in (Op.INVALIDATE, Op.RELEASE)
@@ -143,11 +151,19 @@ class Marks:
                 mine += 1
             elif held is not None and not harmless:
                 return MARKED
-        if ends_it and not mine:  # only the linearizable ones of its keys were marked
-            return MARK_GONE
-        if ends_it:
-            released.extend(mutation.keys)
+        if ends_it:  # only the linearizable ones of its keys were marked
+            if not mine and not seen.guarded.get(mutation.token):
+                return MARK_GONE
+            seen.guarded.setdefault(mutation.token, True)
+            seen.released.extend(mutation.keys)
         return None
+
+    def is_guarded(self, now_ms: int, mutation: Mutation, seen: Seen) -> bool:
+        """Whether the write that this goes with still has its mark."""
+        if mutation.token not in seen.guarded:
+            held = self.holder(now_ms, mutation.guard)
+            seen.guarded[mutation.token] = held == mutation.token
+        return seen.guarded[mutation.token]
 
     def prepare(self, now_ms: int, mutation: Mutation) -> None:
         mark = (now_ms + mutation.token_ttl_ms, mutation.token)

@@ -63,7 +63,7 @@ from coherenced.core.model import (
 )
 from tests.core.driver import as_read
 from tests.sim.redis_commands import Keyspace
-from tests.sim.redis_labels import Labels, Marks
+from tests.sim.redis_labels import MARK_GONE, Labels, Marks, Seen
 from tests.sim.redis_leases import Leases
 
 LOG_LENGTH: Final = 10_000
@@ -93,6 +93,8 @@ class ServerLaws(msgspec.Struct, frozen=True, kw_only=True):
     empty_delete_acknowledged: bool = True
     """K5: a delete that asks for acknowledgements is recorded though nothing was there: other
     nodes may still hold what an earlier one has removed."""
+    commit_whole: bool = True
+    """K6: what a transaction does beside its linearizable keys is done with them, or not at all."""
     one_phase_refused: bool = True
     """K6: a key that a live node declares linearizable changes only under a mark of its writer."""
     empty_delete_ends_lease: bool = True
@@ -389,15 +391,15 @@ class Server:
             return Executed(Failed(call.call_id, Failure.TWO_PHASES, ONE_PHASE))
         done: list[Done] = []
         records: list[Record] = []
-        released: list[bytes] = []
+        seen = Seen([], {})
         for mutation, tag, want_ack in zip(call.every, call.tags, call.want_ack, strict=True):
-            reply, record = self._one(mutation, tag, call.writer, want_ack, released)
+            reply, record = self._one(mutation, tag, call.writer, want_ack, seen)
             if record is None:
                 done.append(Done(reply, 0, b"", b""))
             else:
                 records.append(record)
                 done.append(Done(reply, record.seq, record.tag, record.prev))
-        self.marks.release(released)  # only now: a later command may be about the same key
+        self.marks.release(seen.released)  # only now: a later command may be about the same key
         if self.leased and not self.leases.of:
             self.leased = False
             if not self.labels.used:
@@ -421,14 +423,17 @@ class Server:
         tag: bytes,
         writer: bytes,
         want_ack: bool,
-        released: list[bytes],
+        seen: Seen,
     ) -> tuple[Reply, Record | None]:
         """Execute one mutation and record it. -> its reply, and its record if there is one."""
         for key in mutation.keys:
             self._purge(key)
-        refused = self.marks.refusal(self.space.now_ms, mutation, released)
+        refused = self.marks.refusal(self.space.now_ms, mutation, seen)
         if refused is not None:
             return refused, None
+        goes_with_it = mutation.guard and self.laws.commit_whole
+        if goes_with_it and not self.marks.is_guarded(self.space.now_ms, mutation, seen):
+            return MARK_GONE, None
         if mutation.if_version is not None and not self._unchanged_since(mutation):
             return CONFLICT, None
         reply = self._told_under_lease(mutation) if mutation.lease else None

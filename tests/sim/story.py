@@ -272,7 +272,7 @@ COMMANDS: Final[list[tuple[re.Pattern[str], Callable[..., None]]]] = [
         ),
         (rf"start reading {NODE} ([\w:]+)(?: bound (\d+))?", Story.start_read),
         (rf"expect {NODE} to read ([\w-]+)", Story.expect),
-        (rf"(start )?write {NODE} ([\w:]+) ([\w:]+)((?: \w+=[\w,]+)*)", Story.write),
+        (rf"(start )?write {NODE} ([\w:+]+) ([\w:+]+)((?: \w+=[\w,]+)*)", Story.write),
         (rf"(start )?delete {NODE} ([\w:]+)((?: \w+=[\w,]+)*)", Story.delete),
         (rf"(start )?increment {NODE} ([\w:]+)", Story.increment),
         (

@@ -99,22 +99,25 @@ class Users(Stage):
     def write(self, later: str, name: str, key: str, value: str, options: str) -> None:
         words = dict(word.split("=", 1) for word in options.split())
         ttl = words.get("ttl")
-        mutation = set_mutation(key.encode(), value.encode(), int(ttl) if ttl else None)
-        if "tags" in words:
-            tags = tuple(tag.encode() for tag in words["tags"].split(","))
-            mutation = msgspec.structs.replace(mutation, label=tags)
-        self._mutate(name, mutation, value, words.get("ack", "redis"), later, f"write {key}")
+        tags = tuple(tag.encode() for tag in words["tags"].split(",")) if "tags" in words else None
+        mutations = [
+            msgspec.structs.replace(set_mutation(one, given, int(ttl) if ttl else None), label=tags)
+            for one, given in zip(key.encode().split(b"+"), value.encode().split(b"+"), strict=True)
+        ]
+        self._mutate(
+            name, mutations, value.split("+")[0], words.get("ack", "redis"), later, f"write {key}"
+        )
 
     def delete(self, later: str, name: str, key: str, options: str) -> None:
         words = dict(word.split("=", 1) for word in options.split())
         mutation = Mutation(
             (b"DEL", key.encode()), Op.DELETE, (key.encode(),), unchanged=b"z", frees_memory=True
         )
-        self._mutate(name, mutation, "", words.get("ack", "redis"), later, f"delete {key}")
+        self._mutate(name, [mutation], "", words.get("ack", "redis"), later, f"delete {key}")
 
     def increment(self, later: str, name: str, key: str) -> None:
         mutation = Mutation((b"INCR", key.encode()), keys=(key.encode(),), exact_integer=True)
-        self._mutate(name, mutation, "", "redis", later, f"increment {key}")
+        self._mutate(name, [mutation], "", "redis", later, f"increment {key}")
 
     def invalidate(self, name: str, what: str, which: str, options: str) -> None:
         words = dict(word.split("=", 1) for word in options.split())
@@ -128,20 +131,22 @@ class Users(Stage):
             everything=what == "everything",
             frees_memory=True,
         )
-        self._mutate(name, mutation, "", words.get("ack", "redis"), "", f"invalidate {what}")
+        self._mutate(name, [mutation], "", words.get("ack", "redis"), "", f"invalidate {what}")
 
     def _mutate(
-        self, name: str, mutation: Mutation, value: str, ack: str, later: str, what: str
+        self, name: str, mutations: list[Mutation], value: str, ack: str, later: str, what: str
     ) -> None:
         host, world = self._host(name), self.world
         self._writes += 1
         mark = value.encode() or b"write %d" % self._writes
+        keys = tuple(key for mutation in mutations for key in mutation.keys)
         op = WriteOp(
-            f"user of {name}", name, host.incarnation, mutation.keys, mark, what,
+            f"user of {name}", name, host.incarnation, keys, mark, what,
             Level.parse(ack), world.now_ms,
         )  # fmt: skip
-        if not mutation.keys or not mutation.keys[0].startswith(world.history.linearizable):
-            world.mark(mutation, mark)
+        if not any(key.startswith(world.history.linearizable) for key in keys):
+            for mutation in mutations:
+                world.mark(mutation, mark)
         world.history.unanswered += 1
         answered: list[Outcome] = []
 
@@ -156,7 +161,8 @@ class Users(Stage):
                 self._versions[value] = outcome.version
 
         self._writing[name] = self._writing.get(name, 0) + 1
-        host.submit(Write((mutation,), ack=Level.parse(ack)), done)
+        write = Write(tuple(mutations), atomic=len(mutations) > 1, ack=Level.parse(ack))
+        host.submit(write, done)
         if not later and not self._await(lambda: bool(answered)):
             self.say(f"{name}: {what}: no answer within {PATIENCE_MS:.0f} ms")
 

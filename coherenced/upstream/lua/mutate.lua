@@ -15,6 +15,7 @@
 --   l  label: count, then the tags               v  compare and set: epoch, sequence
 --   p  K6, prepare: token, ttl in ms             t  commit: token        a  abort: token
 --   h  L1, under a lease: token                  u  its release: how long nothing is there, ms
+--   g  with a commit: token, and a key that bears it
 --   x  refused by the caller: the words are the error's text
 -- -> epoch, seq, tag, roster version, tag before the batch, then for each mutation its
 --    sequence (0: not recorded) and its reply; or, where each is recorded and its reply is OK,
@@ -115,6 +116,9 @@ if declared then
         if string.find(mode, 'h', 1, true) then
           at = at + (string.find(mode, 'u', 1, true) and 2 or 1)
         end
+        if string.find(mode, 'g', 1, true) then
+          at = at + 2
+        end
         if words > 0 and not string.find(mode, '[rfxu]') then
           glob = unmarked(strings_at(body, 5 + string.byte(body, 4)), token)
         end
@@ -139,7 +143,8 @@ if special then
   local BASE = string.sub(META, 1, -5)
   local NODES, DEAD, PREFIXES = BASE .. 'nodes', BASE .. 'dead', BASE .. 'prefixes'
   local LABELS, added = BASE .. 'labels', 0
-  local PENDING, released, clock = BASE .. 'pending', {}, nil
+  local PENDING, released, guarded, clock = BASE .. 'pending', {}, {}, nil
+  local MARK_GONE = {err = 'TRYAGAIN the mark of this write has expired or was taken away'}
   local LEASES, ENDS = BASE .. 'leases', BASE .. 'ends'
 
   -- Operation and flags of a body are one byte each, the writer is a short bin.
@@ -309,6 +314,14 @@ if special then
     return nil
   end
 
+  -- Whether `key` bore this token when the batch came to it: a FLUSHDB on the way ends no write.
+  local function is_guarded(token, key)
+    if guarded[token] == nil then
+      guarded[token] = pending and holder(key) == token
+    end
+    return guarded[token]
+  end
+
   -- Why a mutation of `keys` must not be carried out while they are, or are not, pending.
   local function refusal(mode, keys, token)
     local ends_it, harmless = string.find(mode, '[ta]'), string.find(mode, '[riu]')
@@ -322,8 +335,10 @@ if special then
       end
     end
     -- Only the linearizable ones of its keys were marked, all at once and for as long.
-    if ends_it and mine == 0 then
-      return {err = 'TRYAGAIN the mark of this write has expired or was taken away'}
+    if ends_it and mine == 0 and not guarded[token] then
+      return MARK_GONE
+    elseif ends_it and guarded[token] == nil then
+      guarded[token] = true
     end
     if ends_it then
       -- Only when the batch is done: a later command of it may be about the same key.
@@ -415,8 +430,8 @@ if special then
   end
 
   -- Before the command. -> what the steps after it need, an error reply or nil
-  before = function(mode, body, label, expected, token, held)
-    local covers = (labelled or pending or leased or label or expected or token or held)
+  before = function(mode, body, label, expected, token, held, guard)
+    local covers = (labelled or pending or leased or label or expected or token or held or guard)
       and parse(body)
     if labelled then
       for _, key in ipairs(covers.keys) do
@@ -428,6 +443,9 @@ if special then
       if refused then
         return covers, refused
       end
+    end
+    if guard and not is_guarded(ARGV[guard], ARGV[guard + 1]) then
+      return covers, MARK_GONE
     end
     if expected then
       local since = tonumber(ARGV[expected + 1])
@@ -539,7 +557,7 @@ while i <= words_in_all do
     words, mode, new_tag, body = tonumber(ARGV[i]), ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
     first, last = i + 4, i + 3 + words
   end
-  local label, expected, token, ttl_ms, held, covers, reply
+  local label, expected, token, ttl_ms, held, guard, covers, reply
   i = last + 1
   if before then
     if find(mode, 'l', 1, true) then
@@ -562,8 +580,11 @@ while i <= words_in_all do
         ttl_ms, i = ARGV[i], i + 1
       end
     end
+    if find(mode, 'g', 1, true) then
+      guard, i = i, i + 2
+    end
     local fine
-    fine, covers, reply = pcall(before, mode, body, label, expected, token, held)
+    fine, covers, reply = pcall(before, mode, body, label, expected, token, held, guard)
     if not fine then
       broken, reply = true, {err = 'ERR the metadata of coherenced is damaged, try again'}
     end
