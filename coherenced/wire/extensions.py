@@ -57,7 +57,7 @@ def get(argv: Sequence[bytes], bounds: Bounds) -> Plan:
     keep: bytes | None = None
     while (option := words.option()) is not None:
         if option == b"MAXSTALE":
-            max_staleness_ms = float(whole_number(words.operand(), 0, MAX_MS))
+            max_staleness_ms = float(words.milliseconds(0, MAX_MS))
         elif option == b"MINVER":
             min_version = parsed_version(words.operand())
         elif option == b"META":
@@ -192,9 +192,9 @@ def delete(argv: Sequence[bytes], bounds: Bounds) -> Plan:
 
 def invalidate(argv: Sequence[bytes], bounds: Bounds) -> Plan:
     """COH.INVALIDATE [KEYS n k...] [TAGS n t...] [PREFIXES n p...] [ALL] [ACK level] ..."""
-    words = Words(argv[1:])
     terms = Terms()
     named: dict[bytes, list[bytes]] = {b"KEYS": [], b"TAGS": [], b"PREFIXES": []}
+    words = Words(argv[1:], repeatable=named)
     everything = False
     while (option := words.option()) is not None:
         if option in named:

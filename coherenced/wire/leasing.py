@@ -33,7 +33,7 @@ from coherenced.core.requests import (
 from coherenced.errors import UsageError
 from coherenced.wire import resp
 from coherenced.wire.options import MAX_MS, Terms, Words, checked_tags
-from coherenced.wire.plan import SYNTAX, Bounds, Plan, checked, whole_number
+from coherenced.wire.plan import SYNTAX, Bounds, Plan, checked
 
 MAX_LEASE_MS: Final = 3_600_000
 MAX_WAIT_MS: Final = 600_000
@@ -50,13 +50,13 @@ def lease(argv: Sequence[bytes], bounds: Bounds) -> Plan:
     refresh_ms: float | None = None
     while (option := words.option()) is not None:
         if option == b"PX":
-            lease_ms = whole_number(words.operand(), 1, MAX_LEASE_MS)
+            lease_ms = words.milliseconds(1, MAX_LEASE_MS)
         elif option == b"WAIT":
-            wait_ms = whole_number(words.operand(), 0, MAX_WAIT_MS)
+            wait_ms = words.milliseconds(0, MAX_WAIT_MS)
         elif option == b"MAXSTALE":
-            max_staleness_ms = float(whole_number(words.operand(), 0, MAX_MS))
+            max_staleness_ms = float(words.milliseconds(0, MAX_MS))
         elif option == b"REFRESH":
-            refresh_ms = float(whole_number(words.operand(), 0, MAX_MS))
+            refresh_ms = float(words.milliseconds(0, MAX_MS))
         elif option == b"EPHEMERAL":
             ephemeral = True
         else:
@@ -78,9 +78,9 @@ def fill(argv: Sequence[bytes], bounds: Bounds) -> Plan:
     tags: tuple[bytes, ...] = ()
     while (option := words.option()) is not None:
         if option == b"PX":
-            ttl_ms = whole_number(words.operand(), 1, MAX_MS)
+            ttl_ms = words.milliseconds(1, MAX_MS)
         elif option == b"GRACE":
-            grace_ms = whole_number(words.operand(), 0, MAX_MS)
+            grace_ms = words.milliseconds(0, MAX_MS)
         elif option == b"TAGS":
             tags = checked_tags(words.list(), bounds)
         elif option == b"REPLICAS" or not terms.take(option, words.operand()):
@@ -100,7 +100,7 @@ def release(argv: Sequence[bytes], bounds: Bounds) -> Plan:
     while (option := words.option()) is not None:
         if option != b"ABSENT":
             raise UsageError(SYNTAX)
-        absent_ms = whole_number(words.operand(), 1, MAX_ABSENT_MS)
+        absent_ms = words.milliseconds(1, MAX_ABSENT_MS)
     return Plan((Release(key, token, absent_ms),), compose=_released)
 
 

@@ -19,8 +19,8 @@ from coherenced.core.requests import Outcome, Read, ReadResult, Value
 from coherenced.errors import UsageError
 from coherenced.wire import resp
 from coherenced.wire.extensions import described, expiry
-from coherenced.wire.options import MAX_MS, parsed_version
-from coherenced.wire.plan import Bounds, Plan, all_checked, whole_number
+from coherenced.wire.options import MAX_MS, milliseconds, parsed_version
+from coherenced.wire.plan import Bounds, Plan, all_checked
 
 MOST_AT_ONCE: Final = 200
 """Keys of one snapshot."""
@@ -49,7 +49,7 @@ def mget(argv: Sequence[bytes], bounds: Bounds) -> Plan:
     max_staleness_ms: float | None = None
     min_version: Version | None = None
     if b"MAXSTALE" in terms:
-        max_staleness_ms = float(whole_number(terms[b"MAXSTALE"], 0, MAX_MS))
+        max_staleness_ms = float(milliseconds(b"MAXSTALE", terms[b"MAXSTALE"], 0, MAX_MS))
     if b"MINVER" in terms:
         min_version = parsed_version(terms[b"MINVER"])
     request = Read(

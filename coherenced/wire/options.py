@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Final
 
 import msgspec
@@ -17,7 +17,6 @@ MAX_MS: Final = 10**15
 MAX_ACK_TIMEOUT_MS: Final = 3_600_000
 """The longest time a writer may ask to wait for acknowledgements."""
 MAX_REPLICAS: Final = 1000
-TIMEOUT_IS: Final = f"TIMEOUT is a whole number of milliseconds from 0 to {MAX_ACK_TIMEOUT_MS}"
 
 
 class Terms(msgspec.Struct):
@@ -35,12 +34,13 @@ class Terms(msgspec.Struct):
             except ValueError as error:
                 raise UsageError(str(error)) from None
         elif option == b"TIMEOUT":
-            try:
-                self.timeout_ms = float(whole_number(operand, 0, MAX_ACK_TIMEOUT_MS))
-            except UsageError:
-                raise UsageError(TIMEOUT_IS) from None
+            self.timeout_ms = float(milliseconds(option, operand, 0, MAX_ACK_TIMEOUT_MS))
         elif option == b"REPLICAS":
-            self.replicas = whole_number(operand, 0, MAX_REPLICAS)
+            try:
+                self.replicas = whole_number(operand, 0, MAX_REPLICAS)
+            except UsageError:
+                told = f"REPLICAS is a whole number from 0 to {MAX_REPLICAS}"
+                raise UsageError(told) from None
         else:
             return False
         return True
@@ -50,21 +50,33 @@ class Terms(msgspec.Struct):
 
 
 class Words:
-    """The options of one command, read from left to right."""
+    """The options of one command, read from left to right; each once, but the `repeatable` ones:
+    what came first would be left out in silence."""
 
-    def __init__(self, words: Sequence[bytes]) -> None:
+    def __init__(self, words: Sequence[bytes], repeatable: Container[bytes] = ()) -> None:
         self._words = words
         self._next = 0
+        self._option = b""
+        self._seen: set[bytes] = set()
+        self._repeatable = repeatable
 
     def option(self) -> bytes | None:
         """The next word in upper case, or None at the end."""
         if self._next == len(self._words):
             return None
         self._next += 1
-        return self._words[self._next - 1].upper()
+        self._option = option = self._words[self._next - 1].upper()
+        if option in self._seen and option not in self._repeatable:
+            raise UsageError(SYNTAX)
+        self._seen.add(option)
+        return option
 
     def operand(self) -> bytes:
         return self.operands(1)[0]
+
+    def milliseconds(self, low: int, high: int) -> int:
+        """The operand of the option just read."""
+        return milliseconds(self._option, self.operand(), low, high)
 
     def operands(self, count: int) -> Sequence[bytes]:
         end = self._next + count
@@ -76,6 +88,16 @@ class Words:
     def list(self) -> Sequence[bytes]:
         """`n item...`"""
         return self.operands(whole_number(self.operand(), 1, len(self._words)))
+
+
+def milliseconds(option: bytes, operand: bytes, low: int, high: int) -> int:
+    """An option's time; UsageError says what it can be."""
+    try:
+        return whole_number(operand, low, high)
+    except UsageError:
+        name = option.decode()
+        told = f"{name} is a whole number of milliseconds from {low} to {high}"
+        raise UsageError(told) from None
 
 
 def parsed_version(text: bytes) -> Version:
