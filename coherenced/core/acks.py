@@ -326,5 +326,10 @@ class Acks:
         if silent:
             return silent
         if wait.level > len(wait.acked):
-            return [f"({wait.level - len(wait.acked)} more nodes than there are)"]
+            return [lacking_nodes(wait.level - len(wait.acked))]
         return ["(quarantine after a lineage change)"]
+
+
+def lacking_nodes(count: int) -> str:
+    """Who is missing where more nodes were asked for than there are."""
+    return f"({count} more {'node' if count == 1 else 'nodes'} than there are)"

@@ -31,6 +31,8 @@ that every node serves it and an application that reads the plain value sees not
 DEFAULT_TYPE: Final = "application/octet-stream"
 NOT_KEPT: Final = frozenset({DEFAULT_TYPE, "application/x-www-form-urlencoded"})
 """Types that say nothing: the default, and what curl sends when it was not told any."""
+MOST_SECONDS: Final = 2**31
+"""RFC 9111 1.2.2: what more than this means."""
 MAX_TYPE_CHARS: Final = 200
 MAX_TAG_BYTES: Final = 1024
 
@@ -66,7 +68,7 @@ _TYPE: Final = re.compile(MEDIA_TYPE_PATTERN)
 def key_of(encoded: str, limits: HttpLimits) -> bytes:
     """The key that a path's last part names: percent-encoded bytes."""
     if not encoded:
-        raise bad("the address names no key: /v1/keys/{key}", "path")
+        raise bad("the address names no key", "path")
     if "?" in encoded:
         raise bad("a key's address takes no query; a ? in a key is written %3F", "path")
     if "/" in encoded:
@@ -105,9 +107,10 @@ def _seconds(found: Mapping[str, str], name: str, least: int) -> int | None:
     text = found.get(name)
     if text is None:
         return None
-    if not text.isascii() or not text.isdigit() or len(text) > 10 or int(text) < least:
+    digits = text.lstrip("0") or text[-1:]
+    if not text.isascii() or not text.isdigit() or (len(digits) == 1 and int(digits) < least):
         raise bad(f"{name} is a whole number of seconds from {least}", "Cache-Control")
-    return int(text)
+    return MOST_SECONDS if len(digits) > 10 else min(int(digits), MOST_SECONDS)
 
 
 def _milliseconds(headers: Mapping[str, str], name: str, most: float) -> float | None:

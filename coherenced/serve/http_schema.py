@@ -155,6 +155,7 @@ class Found(msgspec.Struct, frozen=True):
     value_base64: bytes | UnsetType = UNSET
     content_type: str | UnsetType = UNSET
     ttl_ms: float | UnsetType = UNSET
+    """What is left of its time to live in Redis; not there: it has no end."""
     error: str | UnsetType = UNSET
     """Redis's own words, for example WRONGTYPE …"""
 
@@ -235,6 +236,7 @@ def found_of(key: Name, value: Value) -> Found:
         except UnicodeDecodeError:
             raw = value.value
     found = value.value is not None and value.error is None
+    left_ms = value.expires_in_ms
     return Found(
         key=key,
         found=found,
@@ -245,7 +247,7 @@ def found_of(key: Name, value: Value) -> Found:
         value=text,
         value_base64=raw,
         content_type=content_type_of(value.labels) if found else UNSET,
-        ttl_ms=UNSET if value.ttl_ms is None or not found else round(value.ttl_ms, 3),
+        ttl_ms=UNSET if left_ms is None or not found else round(left_ms, 3),
         error=UNSET if value.error is None else str(value.error),
     )
 

@@ -17,6 +17,7 @@ from typing import Any, Final, Self, TypeVar
 
 import msgspec
 
+from coherenced.core.acks import lacking_nodes
 from coherenced.core.calls import (
     AckReceived,
     Answer,
@@ -68,7 +69,7 @@ T = TypeVar("T")
 def _kept_from(lacking: int) -> str:
     """What kept the level from being reached when no node did; in a daemon's words."""
     if lacking > 0:
-        return f"({lacking} more nodes than there are)"
+        return lacking_nodes(lacking)
     return "(quarantine after a lineage change)"
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from coherenced.core.model import Op, ReplyError
-from coherenced.core.requests import Level
+from coherenced.core.model import Op, ReplyError, Version
+from coherenced.core.requests import Level, Value
 from coherenced.serve.http_limits import HttpLimits
-from tests.serve.fake_port import UNAVAILABLE
+from coherenced.serve.http_schema import found_of
+from tests.serve.fake_port import EPOCH, UNAVAILABLE
 from tests.serve.http_rig import Rig, rig
 
 BINARY = {"base64": base64.b64encode(b"\xff\x00").decode()}
@@ -44,6 +45,9 @@ async def test_mget_answers_in_order_and_tells_bytes_from_text(http: Rig) -> Non
     assert base64.b64decode(rows[2]["value_base64"]) == b"\xfe"
     assert rows[3]["value"] == ""
     assert rows[4]["error"].startswith("WRONGTYPE")
+    assert "ttl_ms" not in rows[0], "it has no end, however long this node holds it"
+    ends = Value(b"v", Version(EPOCH, 1), "l1", 0.0, ttl_ms=60_000.0, expires_in_ms=90_000.0)
+    assert found_of("k", ends).ttl_ms == 90_000.0
 
 
 async def test_mget_passes_on_how_fresh_it_must_be(http: Rig) -> None:

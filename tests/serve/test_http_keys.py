@@ -146,7 +146,10 @@ async def test_max_age_is_the_time_to_live(http: Rig) -> None:
     mutation = http.port.requests[-1].mutations[0]
     assert mutation.argv == (b"SET", b"k", b"v", b"PX", b"90000")
     assert (mutation.keeps, mutation.keeps_ttl_ms) == (b"v", 90_000.0)
-    for wrong in ("max-age=0", "max-age=x", "max-age=-1", "max-age=99999999999"):
+    for much in ("2147483649", "99999999999", "9" * 5000, '"000099999999999"'):  # RFC 9111 1.2.2
+        await http.ask("PUT", "/v1/keys/k", b"v", Cache_Control=f"max-age={much}")
+        assert http.port.requests[-1].mutations[0].argv[-1] == b"2147483648000"
+    for wrong in ("max-age=0", "max-age=x", "max-age=-1", "max-age=000", "max-age="):
         answer = await http.ask("PUT", "/v1/keys/k", b"v", Cache_Control=wrong)
         assert (answer.status, answer.json["pointer"]) == (400, "Cache-Control")
 

@@ -139,7 +139,7 @@ async def test_numbers_and_quorum_count_acknowledgements_only(
     nodes[1].silent = False
     assert (await broadcast(config, (invalidate(b"k"),), Level.QUORUM, 2000)).satisfied
     result = await broadcast(config, (invalidate(b"k"),), 3, 50)
-    assert (result.satisfied, result.missing) == (False, ("(1 more nodes than there are)",))
+    assert (result.satisfied, result.missing) == (False, ("(1 more node than there are)",))
 
 
 async def test_an_acknowledgement_of_a_later_record_counts(
