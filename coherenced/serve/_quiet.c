@@ -631,15 +631,18 @@ quiet_use_socket(PyObject *object, PyObject *args)
     if (module == NULL
         || !PyArg_ParseTuple(args, "O!i:use_socket", module->poller_type, &poller, &fd))
         return NULL;
+    PyObject *told = ask_transport(self, module->unwritten, NULL);
+    if (told == NULL)
+        return NULL;
+    int is_behind = PyObject_IsTrue(told);
+    Py_DECREF(told);
+    if (is_behind < 0)
+        return NULL;
     if (fd < 0 || self->socket.fd >= 0) {
         PyErr_SetString(PyExc_ValueError, "a socket is used once");
         return NULL;
     }
-    PyObject *told = ask_transport(self, module->unwritten, NULL);
-    if (told == NULL)
-        return NULL;
-    self->socket.behind_transport = PyObject_IsTrue(told) != 0;
-    Py_DECREF(told);
+    self->socket.behind_transport = (char)is_behind;
     self->socket.poller = (Poller *)Py_NewRef(poller);
     self->socket.fd = fd;
     Py_RETURN_NONE;

@@ -47,19 +47,27 @@ poller_control(const Poller *self, int what, int fd)
     return epoll_ctl(self->epoll, what, fd, &event);
 }
 
+/* It is read no more. Its poller's reference to it is the caller's to give up, last of all: that
+ * may run anything. */
+static void
+socket_forget(Socket *self)
+{
+    Poller *poller = self->poller;
+    self->is_watched = 0;
+    (void)epoll_ctl(poller->epoll, EPOLL_CTL_DEL, self->fd, NULL);
+    poller->watched[self->fd] = NULL;
+}
+
 static void
 socket_unwatch(Socket *self)
 {
     if (!self->is_watched)
         return;
-    self->is_watched = 0;
-    Poller *poller = self->poller;
-    (void)epoll_ctl(poller->epoll, EPOLL_CTL_DEL, self->fd, NULL);
-    poller->watched[self->fd] = NULL;
+    socket_forget(self);
     Py_DECREF((PyObject *)self);
 }
 
-/* Have it read. -1: an error is set. */
+/* Have it read. -1: an error is set. It may run anything. */
 static int
 socket_watch(Socket *self)
 {
@@ -77,15 +85,18 @@ socket_watch(Socket *self)
         poller->watched = watched;
         poller->room = room;
     }
-    if (poller->watched[self->fd] != NULL) /* closed behind our back, and its number given again */
-        socket_unwatch(poller->watched[self->fd]);
-    if (poller_control(poller, EPOLL_CTL_ADD, self->fd) < 0) {
+    Socket *old = poller->watched[self->fd];
+    if (old != NULL) /* closed behind our back, and its number given again */
+        socket_forget(old);
+    int done = poller_control(poller, EPOLL_CTL_ADD, self->fd);
+    if (done < 0)
         PyErr_SetFromErrno(PyExc_OSError);
-        return -1;
+    else {
+        poller->watched[self->fd] = (Socket *)Py_NewRef((PyObject *)self);
+        self->is_watched = 1;
     }
-    poller->watched[self->fd] = (Socket *)Py_NewRef((PyObject *)self);
-    self->is_watched = 1;
-    return 0;
+    Py_XDECREF((PyObject *)old);
+    return done;
 }
 
 static void

@@ -13,8 +13,11 @@ import random
 import socket
 import struct
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -302,3 +305,91 @@ def test_a_poller_used_wrongly_says_so(tmp_path: Path) -> None:
             assert read_some(client, 7) == b"+PONG\r\n"
     finally:
         running.stop()
+
+
+class Wire:
+    """A transport that everything may be done with."""
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def pause_reading(self) -> None:
+        pass
+
+    resume_reading = pause_reading
+
+
+@pytest.fixture
+def raw() -> Iterator[Any]:
+    """Makes connections of which nothing is served."""
+    if not quiet.NATIVE:
+        pytest.skip("the compiled form is not to be had here")
+    from coherenced.serve import _quiet  # type: ignore[attr-defined,unused-ignore]
+
+    class Raw(_quiet.Quiet):  # type: ignore[misc]
+        at_the_end: Any = None
+
+        def __init__(self) -> None:
+            none = dict.fromkeys(("hit", "now_ms", "get", "submit"))
+            bounds, frame = SimpleNamespace(max_key_bytes=9), SimpleNamespace(max_bulk_bytes=9)
+            settings = SimpleNamespace(bounds=bounds, frame=frame)
+            port, tally = SimpleNamespace(**none), _quiet.Tally(1)
+            super().__init__(SimpleNamespace(port=port, tally=tally, settings=settings))
+            self._transport = Wire()
+
+        def __del__(self) -> None:
+            if self.at_the_end is not None:
+                self.at_the_end()
+
+    yield Raw
+
+
+def test_the_end_of_one_that_had_its_descriptor_before_may_end_it_too(raw: Any) -> None:
+    """The process ended with SIGSEGV: it was read by one poller, and believed another's."""
+    from coherenced.serve import _quiet  # type: ignore[attr-defined,unused-ignore]
+
+    old, new = raw(), raw()
+    first, second = _quiet.Poller(), _quiet.Poller()
+    with contextlib.ExitStack() as stack:
+        pair = [stack.enter_context(one) for one in socket.socketpair()]
+        number = pair[0].fileno()
+        old.use_socket(first, number)
+        old._resume_reading()
+        pair[0].close()  # behind its back
+        pair += [stack.enter_context(one) for one in socket.socketpair()]
+        assert pair[2].fileno() == number
+        new.use_socket(first, number)
+
+        def moved() -> None:
+            new.leave_socket()
+            new.use_socket(second, pair[3].fileno())
+
+        old.at_the_end = moved
+        gone = weakref.ref(old)
+        del old
+        new._resume_reading()
+        assert gone() is None
+        new.leave_socket()
+    gc.collect()
+
+
+def test_a_socket_is_used_once_whoever_else_is_asked(raw: Any) -> None:
+    """Its transport, asked what it has still to write, did the same meanwhile: another SIGSEGV."""
+    from coherenced.serve import _quiet  # type: ignore[attr-defined,unused-ignore]
+
+    one = raw()
+    first, second = _quiet.Poller(), _quiet.Poller()
+    left, right = socket.socketpair()
+    with left, right:
+
+        class Hasty(Wire):
+            def get_write_buffer_size(self) -> int:
+                one._transport = Wire()
+                one.use_socket(first, left.fileno())
+                one._resume_reading()
+                return 0
+
+        one._transport = Hasty()
+        with pytest.raises(ValueError, match="once"):
+            one.use_socket(second, right.fileno())
+        one.leave_socket()
