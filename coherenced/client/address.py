@@ -27,12 +27,12 @@ class Address(NamedTuple):
         return f"tcp://{host}:{self.port}"
 
 
-def parse_address(text: str | os.PathLike[str]) -> Address:
+def parse_address(text: str | bytes | os.PathLike[str]) -> Address:
     """Read `unix:///path`, a path, `tcp://[:password@]host:port` or `host:port`.
 
     Raises `UsageError` for anything else.
     """
-    written = os.fspath(text)
+    written = os.fsdecode(text)
     scheme, separator, rest = written.partition("://")
     if not separator:
         if "/" in written or ":" not in written:

@@ -20,6 +20,9 @@ LONGEST_SILENCE_S: Final = 1e6
 
 K = TypeVar("K")
 
+_LEVELS: Final = frozenset({"none", "redis", "quorum", "all"})
+_HEX: Final = frozenset("0123456789abcdef")
+
 Key = str | bytes
 """A key, tag or prefix: text is encoded as UTF-8."""
 
@@ -76,6 +79,38 @@ def silence(seconds: float) -> float:
     return seconds
 
 
+def level(ack: str | int) -> bytes:
+    """An acknowledgement level, as a word."""
+    text = str(ack).strip().lower()
+    if text not in _LEVELS and not (text.isascii() and text.isdigit() and 1 <= int(text) <= 9999):
+        raise UsageError(
+            f"ack is one of none, redis, quorum, all or a number of nodes from 1, not {ack!r}"
+        )
+    return text.encode()
+
+
+def version(written: str) -> bytes:
+    """`if_version` or `min_version`, as a word."""
+    epoch, colon, seq = str(written).partition(":")
+    is_number = seq.isascii() and seq.isdigit() and len(seq) <= 18
+    if len(epoch) != 16 or not colon or not is_number or not _HEX.issuperset(epoch):
+        raise UsageError(
+            f"a version is what a write has returned, epoch:seq, not {written!r} (empty: a write "
+            "with ack none has none)"
+        )
+    return f"{epoch}:{seq}".encode()
+
+
+def label_list(what: str, names: Iterable[Key]) -> list[bytes]:
+    """Several tags or prefixes, as bytes. `what`: one of them."""
+    found = key_list(names)
+    if b"" in found:
+        raise UsageError(f"a {what} must not be empty")
+    if what == "tag" and any(name.startswith(b"coh:") for name in found):
+        raise UsageError("tags that start with coh: are the daemon's own")
+    return found
+
+
 def connections(most: int) -> int:
     """A client's `max_connections`, if it can be one."""
     if not isinstance(most, int) or most < 1:
@@ -86,7 +121,7 @@ def connections(most: int) -> int:
 def milliseconds(what: str, seconds: float) -> bytes:
     """A time in seconds as whole milliseconds, at least one. `what`: the argument's name."""
     if not 0 < number(what, seconds) < 1e11:
-        raise UsageError(f"{what} is a number of seconds above 0, not {seconds!r}")
+        raise UsageError(f"{what} is a number of seconds above 0, below 1e11, not {seconds!r}")
     return b"%d" % max(1, round(seconds * 1000))
 
 
@@ -96,7 +131,7 @@ def write_options(
     """`ACK …`, `TIMEOUT …` (seconds in, milliseconds out) and `REPLICAS …`."""
     options: tuple[bytes, ...] = ()
     if ack is not None:
-        options = (b"ACK", str(ack).encode())
+        options = (b"ACK", level(ack))
     if timeout is not None:
         if number("timeout", timeout) > LONGEST_ACK_S:
             raise UsageError(f"timeout is at most {LONGEST_ACK_S:g} seconds, not {timeout!r}")

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from threading import BoundedSemaphore, Event, Lock, Thread
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from coherenced.client.flights import Flight, Flights
@@ -21,7 +22,7 @@ from coherenced.client.steps import (
     Together,
 )
 from coherenced.client.stream import Request
-from coherenced.errors import LoadTimeout
+from coherenced.errors import LoadTimeout, UsageError
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -78,7 +79,11 @@ class Driver:
             return self._ask(step)
         if isinstance(step, Call):
             within_s = step.timeout_s
-            return step.function() if within_s is None else self._call(step.function, within_s)
+            made = step.function() if within_s is None else self._call(step.function, within_s)
+            if isinstance(made, CoroutineType):
+                made.close()
+                raise UsageError("a loader that is a coroutine function is for AsyncClient")
+            return made
         if isinstance(step, Board):
             return self._flights.board(step.name)
         if isinstance(step, Await):

@@ -16,10 +16,12 @@ from coherenced.client.arguments import (
     Key,
     key_bytes,
     key_list,
+    label_list,
     milliseconds,
     sectioned,
     several,
     staleness,
+    version,
     write_options,
 )
 from coherenced.client.decoding import Decoding
@@ -45,6 +47,8 @@ AUDIT_S: Final = 25.0
 """How much longer than other answers that of an audit may take."""
 MOST_IN_SNAPSHOT: Final = 200
 """Keys that can be read as of one moment."""
+MOST_AUDITED: Final = 1_000_000
+"""Keys that one audit compares."""
 
 T = TypeVar("T")
 K = TypeVar("K", bound=str | bytes)
@@ -53,6 +57,7 @@ C = TypeVar("C")
 _CHANGES_CONNECTION: Final = frozenset(
     b"MULTI EXEC DISCARD WATCH UNWATCH RESET QUIT HELLO AUTH SELECT".split()
 )
+_MGET_OPTIONS: Final = frozenset({b"SNAPSHOT", b"MAXSTALE", b"MINVER", b"META", b"TTL"})
 _DELETE_OPTIONS: Final = frozenset({b"ACK", b"TIMEOUT", b"REPLICAS"})
 
 
@@ -214,8 +219,8 @@ class Calls:
         """
         options = write_options(ack, timeout, replicas)
         if if_version is not None:
-            options += (b"IFVER", str(if_version).encode())
-        command = self._set_command(key, value, ttl, key_list(tags), options)
+            options += (b"IFVER", version(if_version))
+        command = self._set_command(key, value, ttl, label_list("tag", tags), options)
         return self._write([command], timeout, decode_version)
 
     def add(
@@ -231,7 +236,7 @@ class Calls:
     ) -> Request[bool]:
         """Store `value` unless `key` is there already; whether it was stored. Errors: as `set`."""
         options = (b"NX", *write_options(ack, timeout, replicas))
-        command = self._set_command(key, value, ttl, key_list(tags), options)
+        command = self._set_command(key, value, ttl, label_list("tag", tags), options)
         return self._write([command], timeout, decode_added)
 
     def execute(self, *words: Key | int | float, write: bool = True) -> Request[Any]:
@@ -268,7 +273,7 @@ class Calls:
         """
         if not isinstance(items, Mapping):
             raise UsageError(f"set_many takes a mapping from key to value, not {items!r:.40}")
-        options, labels = write_options(ack, timeout, replicas), key_list(tags)
+        options, labels = write_options(ack, timeout, replicas), label_list("tag", tags)
         commands = (
             self._set_command(key, value, ttl, labels, options) for key, value in items.items()
         )
@@ -309,8 +314,8 @@ class Calls:
         """
         targets = [
             *((b"KEYS", name) for name in key_list(keys)),
-            *((b"TAGS", name) for name in key_list(tags)),
-            *((b"PREFIXES", name) for name in key_list(prefixes)),
+            *((b"TAGS", name) for name in label_list("tag", tags)),
+            *((b"PREFIXES", name) for name in label_list("prefix", prefixes)),
         ]
         if not targets and not everything:
             raise UsageError("nothing to invalidate: give keys, tags, prefixes or everything=True")
@@ -327,6 +332,8 @@ class Calls:
         those that changed meanwhile. Copies that differ are dropped.
         """
         names = key_list(keys)
+        if not isinstance(count, int) or not 1 <= count <= MOST_AUDITED:
+            raise UsageError(f"count is a whole number from 1 to {MOST_AUDITED}, not {count!r}")
         what = (b"KEYS", b"%d" % len(names), *names) if names else (b"COUNT", b"%d" % count)
         return Request((batch_of([(b"COH.AUDIT", *what)]),), decode_document, ack_s=AUDIT_S)
 
@@ -358,7 +365,7 @@ class Calls:
         if min_version is None and self._session is not None:
             min_version = self._session.token
         if min_version:
-            options += (b"MINVER", str(min_version).encode())
+            options += (b"MINVER", version(min_version))
         return options
 
     def _write(
@@ -380,10 +387,15 @@ class Calls:
         if len(order) > MOST_IN_SNAPSHOT:
             raise UsageError(f"a snapshot has at most {MOST_IN_SNAPSHOT} keys")
         options = self._read_options(max_staleness_ms, min_version)
-        names = [key_bytes(key) for key in order]
-        batches = (batch_of([(b"COH.MGET", *names, b"SNAPSHOT", *options)]),) if names else ()
+        # Keys that read like options come first, and behind them two others (here "-", which is
+        # asked for nothing, where there are too few), so that they cannot be taken for some.
+        plain_last = sorted(order, key=lambda key: key_bytes(key).upper() not in _MGET_OPTIONS)
+        names = [key_bytes(key) for key in plain_last]
+        padding = [b"-"] * sum(name.upper() in _MGET_OPTIONS for name in names[-2:])
+        words = (b"COH.MGET", *names, *padding, b"SNAPSHOT", *options)
+        batches = (batch_of([words]),) if names else ()
         otherwise = dict[K, Any] if self._misses_when_unavailable else None
-        decode = partial(self._decode.many, order, order, {})
+        decode = partial(self._decode.many, order, plain_last, {})
         return Request(batches, decode, otherwise=otherwise)
 
     def _read_request(

@@ -108,6 +108,8 @@ class Decoding:
         if len(replies) != len(notes):
             raise unexpected(f"{len(notes)} values", len(replies))
         for note, reply in zip(notes, replies, strict=True):
+            if _holds_no_string(reply):
+                continue
             entry = self.entry(note, None, [reply])
             if entry.found:
                 held[note.key] = entry.value  # type: ignore[index]  # the caller's own key
@@ -135,11 +137,16 @@ class Decoding:
             if isinstance(reply, list):
                 values += reply
             else:
-                values.append(self._read(reply))
-        if len(values) != len(wanted):
+                values.append(None if _holds_no_string(reply) else self._read(reply))
+        if len(values) < len(wanted):
             raise unexpected(f"{len(wanted)} values", len(values))
         loads = self._serializer.loads
-        for key, value in zip(wanted, values, strict=True):
+        for key, value in zip(wanted, values, strict=False):  # padding may come behind
             if value is not None and value != NOTHING:
                 held[key] = loads(value)
         return {key: held[key] for key in order if key in held}
+
+
+def _holds_no_string(reply: Any) -> bool:
+    """One of many keys, which MGET answers as if it was not there."""
+    return isinstance(reply, CommandError) and str(reply).startswith("WRONGTYPE ")

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
-from coherenced.client.arguments import Key, key_list, number
+from coherenced.client.arguments import Key, label_list, number
 from coherenced.client.core import Calls
 from coherenced.client.counters import Counters
 from coherenced.client.flights import Flight
@@ -385,7 +385,7 @@ def _left_s(entry: Entry) -> float:
 
 
 def _tags(tags: Tags, value: Any) -> list[bytes]:
-    return key_list(tags(value) if callable(tags) else tags)
+    return label_list("tag", tags(value) if callable(tags) else tags)
 
 
 def _remember(table: dict[bytes, float], name: bytes, figure: float) -> None:

@@ -45,6 +45,8 @@ class Patterns:
             raise UsageError(f"on_unavailable is one of {', '.join(MODES)}")
         self._calls = calls
         self._l0 = l0
+        if not isinstance(policy, LoadPolicy):
+            raise UsageError(f"load_policy is a LoadPolicy, not {policy!r:.40}")
         self._policy = policy.checked()
         self._loads = Loads(calls, policy, clock, random, on_unavailable != "raise")
         self._known: dict[tuple[Any, ...], LoadPolicy] = {}

@@ -75,6 +75,7 @@ _BY_WIRE_CODE: Final[dict[str, type[CoherencedError]]] = {
 }
 
 
+_TOO_LONG: Final = "Protocol error: invalid bulk length: "
 _MISUSE: Final = ("start with coh:", "limits.")
 """What the daemon's own refusals name: its names, and the bounds of its configuration."""
 
@@ -87,7 +88,7 @@ def error_from(text: str) -> CoherencedError:
     kind = _BY_WIRE_CODE.get(code)
     if kind is None:
         if code == "ERR" and any(words in text for words in _MISUSE):
-            return UsageError(text.removeprefix("ERR "))
+            return UsageError(text.removeprefix("ERR ").removeprefix(_TOO_LONG))
         return CommandError(text)
     return kind(text.removeprefix(code).strip())
 

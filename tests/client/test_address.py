@@ -23,11 +23,12 @@ from coherenced.errors import DaemonUnreachable, UsageError
         ("tcp://127.0.0.1:6399", Address(host="127.0.0.1", port=6399)),
         ("tcp://127.0.0.1:6399/", Address(host="127.0.0.1", port=6399)),
         ("tcp://:p@ss@host:1", Address(host="host", port=1, password="p@ss")),
+        (b"/run/\xff.sock", Address(path="/run/\udcff.sock")),
         ("localhost:6399", Address(host="localhost", port=6399)),
         ("tcp://[::1]:6399", Address(host="::1", port=6399)),
     ],
 )
-def test_addresses_as_people_write_them(written: str, address: Address) -> None:
+def test_addresses_as_people_write_them(written: str | bytes, address: Address) -> None:
     assert parse_address(written) == address
 
 

@@ -15,6 +15,7 @@ from coherenced.client.replies import Entry, Version, error_from
 from coherenced.client.session import Session
 from coherenced.client.stream import BATCH_BYTES, BATCH_COMMANDS, Request
 from coherenced.client.values import MSGPACK
+from coherenced.core.requests import Read
 from coherenced.errors import (
     CommandError,
     Conflict,
@@ -23,6 +24,8 @@ from coherenced.errors import (
     RedisUnreachable,
     UsageError,
 )
+from coherenced.wire.multiget import mget
+from coherenced.wire.plan import Bounds
 
 E = "0f1e2d3c4b5a6978"
 V1, V2, V3 = (f"{E}:{seq}" for seq in (1, 2, 3))
@@ -65,10 +68,56 @@ class TestReads:
         assert sent(calls.get("k")) == [[b"COH.GET", b"k", b"MAXSTALE", b"250"]]
         assert sent(calls.get("k", max_staleness_ms=0)) == [[b"COH.GET", b"k", b"MAXSTALE", b"0"]]
 
+    @pytest.mark.parametrize(
+        "keys",
+        [
+            ["a", "meta"],
+            ["TTL"],
+            ["meta", "TTL"],
+            ["maxstale", "0"],
+            ["b", "MaxStale", "a", "0"],
+            ["SNAPSHOT", "a"],
+            [],
+        ],
+        ids=" ".join,
+    )
+    def test_a_key_of_a_snapshot_is_not_taken_for_an_option(
+        self, calls: Calls, keys: list[str]
+    ) -> None:
+        request = calls.get_many(keys, snapshot=True, max_staleness_ms=5)
+        values: list[bytes] = []
+        for argv in sent(request):
+            (read,) = mget(argv, Bounds()).requests
+            assert isinstance(read, Read)
+            assert (read.snapshot, read.max_staleness_ms) == (True, 5)
+            values += read.keys
+        assert request.decode([values]) == {key: key.encode() for key in keys}
+        assert list(request.decode([values])) == keys
+
     @pytest.mark.parametrize("bound", [-1, math.nan, math.inf])
     def test_a_wrong_bound_is_a_usage_error(self, calls: Calls, bound: float) -> None:
         with pytest.raises(UsageError, match="max_staleness_ms"):
             calls.get("k", max_staleness_ms=bound)
+
+    def test_of_many_keys_one_that_holds_no_string_is_left_out_as_mget_does(
+        self, calls: Calls
+    ) -> None:
+        wrong = error_from("WRONGTYPE Operation against a key")
+        request = calls.get_many(["a", "h"], max_staleness_ms=0)
+        assert request.decode([b"v", wrong]) == {"a": b"v"}
+        with pytest.raises(CommandError):
+            calls.get_many(["a", "h"], max_staleness_ms=0).decode([b"v", error_from("ERR no")])
+
+    def test_what_cannot_be_read_is_refused_before_it_is_asked(self, calls: Calls) -> None:
+        for wrong in ("x", f"{E}:", f"{E.upper()}:1", f"{E}:-1", 5):
+            with pytest.raises(UsageError, match="a version is what a write has returned"):
+                calls.get("k", min_version=wrong)  # type: ignore[arg-type]
+        assert sent(calls.get("k", min_version="")) == [[b"GET", b"k"]]
+        for count in (0, 1_000_001, 1.5):
+            with pytest.raises(UsageError, match="count is a whole number from 1 to 1000000"):
+                calls.audit(count=count)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="a prefix must not be empty"):
+            calls.invalidate(prefixes=[""])
 
     def test_errors_are_raised(self, calls: Calls) -> None:
         with pytest.raises(RedisUnreachable):
@@ -115,8 +164,8 @@ class TestReads:
         request = calls.get_many([b"a", b"b"], max_staleness_ms=5)
         assert sent(request) == [[b"COH.GET", key, b"MAXSTALE", b"5"] for key in (b"a", b"b")]
         assert request.decode([b"1", None]) == {b"a": b"1"}
-        with pytest.raises(CommandError, match="WRONGTYPE"):
-            request.decode([b"1", error_from("WRONGTYPE x")])
+        with pytest.raises(CommandError, match="NOPERM"):
+            request.decode([b"1", error_from("NOPERM x")])
 
     def test_documents(self, calls: Calls) -> None:
         assert sent(calls.stats()) == [[b"COH.STATS"]]
@@ -139,6 +188,31 @@ class TestWrites:
         assert request.is_write
         assert request.ack_s == 2
         assert request.decode([V2.encode()]) == Version(V2)
+
+    @pytest.mark.parametrize(
+        ("terms", "said"),
+        [
+            ({"ack": "most"}, "ack is one of none, redis, quorum, all or a number of nodes"),
+            ({"ack": 0}, "ack is one of"),
+            ({"ack": True}, "ack is one of"),
+            ({"ack": 10_000}, "ack is one of"),
+            ({"tags": [""]}, "a tag must not be empty"),
+            ({"tags": ["coh:x"]}, "tags that start with coh: are the daemon's own"),
+            ({"if_version": "7"}, "a version is what a write has returned, epoch:seq, not '7'"),
+            ({"if_version": Version()}, "a write with ack none has none"),
+            ({"ttl": 1e12}, "ttl is a number of seconds above 0, below 1e11"),
+        ],
+        ids=lambda one: str(one)[:30],
+    )
+    def test_what_cannot_be_is_refused_before_it_is_sent(
+        self, calls: Calls, terms: dict[str, Any], said: str
+    ) -> None:
+        with pytest.raises(UsageError, match=said):
+            calls.set("k", b"v", **terms)
+
+    def test_levels_are_words(self, calls: Calls) -> None:
+        for level, word in (("ALL", b"all"), (" quorum", b"quorum"), (2, b"2"), ("2", b"2")):
+            assert sent(calls.set("k", b"v", ack=level))[0][-2:] == [b"ACK", word]
 
     def test_replicas_go_with_every_write(self, calls: Calls) -> None:
         words = [b"REPLICAS", b"2"]

@@ -91,7 +91,11 @@ def test_what_is_over_goes_the_long_way(rig: Rig, client: Any, harm: str) -> Non
 def test_terms_are_for_the_long_way(rig: Rig, client: Any) -> None:
     proved(rig, "k", "v")
     shortly(client)
-    for terms in ({"max_staleness_ms": 5000}, {"min_version": "x"}, {"max_staleness_ms": 0}):
+    for terms in (
+        {"max_staleness_ms": 5000},
+        {"min_version": "0f1e2d3c4b5a6978:9"},
+        {"max_staleness_ms": 0},
+    ):
         with pytest.raises(Asked):
             client.get("k", **terms)
     with pytest.raises(Asked):

@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from math import inf
@@ -150,6 +151,8 @@ def test_arguments_of_the_wrong_type_are_told_in_one_line(connect: Connect) -> N
         (lambda: cache.get_or_load(7, forbidden), "a key is str or bytes, not int"),
         (lambda: cache.get_or_load("k", lambda: Loaded(1, ttl="x")), "a loader's ttl is a number"),
         (lambda: cache.get_or_load("k", lambda: 1, tags=5), "give a list of names, not 5"),
+        (lambda: cache.get_or_load("k", lambda: 1, tags=["coh:x"]), "tags that start with coh:"),
+        (lambda: connect(load_policy=5), "load_policy is a LoadPolicy, not 5"),
         (lambda: cache.get("k", max_staleness_ms="x"), "max_staleness_ms is a number, not 'x'"),
         (lambda: cache.set("k", 1, ttl="x"), "ttl is a number, not 'x'"),
         (lambda: cache.set("k", 1, ttl=None, timeout="x"), "timeout is a number, not 'x'"),
@@ -166,6 +169,16 @@ def test_arguments_of_the_wrong_type_are_told_in_one_line(connect: Connect) -> N
         with pytest.raises(UsageError) as caught:
             call()
         assert str(caught.value).startswith(told) and "\n" not in str(caught.value)
+
+
+def test_a_coroutine_function_is_no_loader_of_the_blocking_client(daemon: FakeDaemon) -> None:
+    async def load() -> int:
+        return 1
+
+    with Client(daemon.path) as cache, warnings.catch_warnings(action="error"):
+        for options in ({}, {"hard_timeout": 5}):
+            with pytest.raises(UsageError, match="a coroutine function is for AsyncClient"):
+                cache.get_or_load("k", load, **options)
 
 
 def test_an_option_that_does_not_exist(connect: Connect) -> None:

@@ -29,6 +29,11 @@ VERSION = "0f1e2d3c4b5a6978:42"
         ("WRONGTYPE Operation against", CommandError, "WRONGTYPE Operation against"),
         ("ERR keys that start with coh: are reserved", UsageError, "keys that start with coh: are"),
         ("ERR a key is longer than limits.max_key_bytes (9)", UsageError, "a key is longer than"),
+        (
+            "ERR Protocol error: invalid bulk length: 9 bytes are more than limits.max_value_bytes",
+            UsageError,
+            "9 bytes are more than limits.max_value_bytes",
+        ),
         ("ERR unknown command", CommandError, "ERR unknown command"),
         ("", CommandError, ""),
     ],
