@@ -246,7 +246,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """Where this daemon's files are; ConfigError when a socket's path is too long."""
         directory = Path(self.node.runtime_dir or runtime_dir(environ, uid))
         resp = Path(self.listen.socket or directory / SOCKET_NAME)
-        http = Path(self.listen.http_socket or directory / HTTP_SOCKET_NAME)
+        http = Path(self.listen.http_socket or resp.parent / HTTP_SOCKET_NAME)
         return Paths(
             runtime_dir=directory,
             socket=check_socket_path(resp, "listen.socket"),

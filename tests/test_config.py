@@ -598,6 +598,8 @@ def test_paths_follow_the_runtime_directory_unless_named() -> None:
     )
     moved = config_of(node__runtime_dir="/r", listen__socket="/s/a", listen__http_socket="/s/b")
     assert moved.paths(environ, 7) == (Path("/r"), Path("/s/a"), Path("/s/b"), Path("/r/page.shm"))
+    beside = config_of(node__runtime_dir="/r", listen__socket="/s/a").paths(environ, 7)
+    assert beside.http_socket == Path("/s/http.sock"), "where the command line looks for it"
 
 
 def test_a_path_on_the_command_line_may_be_relative(tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def _remove_stale(path: Path) -> None:
     if _is_alive(path):
         raise StartError(
             f"a live daemon already answers on {path}: stop it, or choose another "
-            "node.runtime_dir or listen.socket"
+            "node.runtime_dir, or listen.socket and listen.http_socket"
         )
     try:
         path.unlink()
