@@ -73,7 +73,7 @@ _KEEPS_LABEL: Final = frozenset(
     }
 )
 """Commands after which a value is still the cache entry that it was."""
-_SIMPLE: Final = frozenset(b"nzdekg0123456789")
+_SIMPLE: Final = frozenset(b"nzdekm0123456789")
 _DELETES: Final = (b"DEL", b"UNLINK", b"GETDEL")
 _lengths: Final = msgspec.msgpack.Encoder().encode
 _VALUES: Final = frozenset((bytes, type(None)))
@@ -137,7 +137,7 @@ def _mode(
     if verb.upper() in _KEEPS_LABEL:
         mode += b"k"
     if most_bytes:
-        mode += b"g%d" % most_bytes
+        mode += b"m%d" % most_bytes
     if op in _PHASES:
         mode += _PHASES[op]
     elif op == Op.RELEASE:

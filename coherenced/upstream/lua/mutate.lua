@@ -3,13 +3,13 @@
 -- ARGV: packed head of the message (array of 5, lane), new epoch, channel, length of the
 -- log, and one of three layouts.
 -- 'p': nothing but SETs without options. For each: tag, record body, key, value.
--- 's' when no mode below has another letter than n z d k e g, else '': for each mutation number
+-- 's' when no mode below has another letter than n z d k e m, else '': for each mutation number
 -- of words of its command (0: a pure invalidation), mode, tag, record body, the words, and
 -- what the mode's letters ask for:
 --   n  a nil reply means that nothing changed    z  so does an integer 0
 --   e  the reply is a 64-bit integer             k  the command keeps the value's label
 --   d  with n or z, a delete or a SET XX: of what is leased it is recorded though nothing was there
---   g  and digits: an APPEND, refused where the value would be longer than so many bytes
+--   m  and digits: an APPEND, refused where the value would be longer than so many bytes
 --   r  a read in its place inside a transaction: never recorded
 --   i  an invalidation                           f  FLUSHDB
 --   l  label: count, then the tags               v  compare and set: epoch, sequence
@@ -589,7 +589,7 @@ while i <= words_in_all do
       broken, reply = true, {err = 'ERR the metadata of coherenced is damaged, try again'}
     end
   end
-  if reply == nil and mode ~= '' and find(mode, 'g', 1, true) then
+  if reply == nil and mode ~= '' and find(mode, 'm', 1, true) then
     local had = redis.pcall('STRLEN', ARGV[first + 1])
     if type(had) == 'number' and had + #ARGV[last] > tonumber(string.match(mode, '%d+')) then
       reply = {err = 'ERR string exceeds maximum allowed size (proto-max-bulk-len)'}
