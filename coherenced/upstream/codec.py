@@ -181,7 +181,7 @@ def _arguments(mutation: Mutation, mode: bytes, tag: bytes, body: bytes) -> tupl
     if mutation.lease:
         mode += b"h"
     if mutation.guard:
-        mode += b"g"
+        mode += b"w"
     args: list[Any] = [len(argv), mode, tag, body, *argv]
     if label is not None:
         args += (len(label), *label)

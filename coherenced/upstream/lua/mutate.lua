@@ -15,7 +15,7 @@
 --   l  label: count, then the tags               v  compare and set: epoch, sequence
 --   p  K6, prepare: token, ttl in ms             t  commit: token        a  abort: token
 --   h  L1, under a lease: token                  u  its release: how long nothing is there, ms
---   g  with a commit: token, and a key that bears it
+--   w  with a commit: token, and a key that bears it
 --   x  refused by the caller: the words are the error's text
 -- -> epoch, seq, tag, roster version, tag before the batch, then for each mutation its
 --    sequence (0: not recorded) and its reply; or, where each is recorded and its reply is OK,
@@ -116,7 +116,7 @@ if declared then
         if string.find(mode, 'h', 1, true) then
           at = at + (string.find(mode, 'u', 1, true) and 2 or 1)
         end
-        if string.find(mode, 'g', 1, true) then
+        if string.find(mode, 'w', 1, true) then
           at = at + 2
         end
         if words > 0 and not string.find(mode, '[rfxu]') then
@@ -580,7 +580,7 @@ while i <= words_in_all do
         ttl_ms, i = ARGV[i], i + 1
       end
     end
-    if find(mode, 'g', 1, true) then
+    if find(mode, 'w', 1, true) then
       guard, i = i, i + 2
     end
     local fine
