@@ -34,7 +34,7 @@ from coherenced.core.requests import (
     Write,
     WriteResult,
 )
-from coherenced.errors import DaemonUnreachable, UsageError
+from coherenced.errors import CommandError, DaemonUnreachable, UsageError
 from coherenced.upstream.broadcast import Broadcaster
 from coherenced.wire import resp
 from coherenced.wire.answers import answer
@@ -156,7 +156,10 @@ class Direct:
         timeout_ms = float(common.ack_timeout_ms) if given_ms is None else given_ms
         if level == Level.NONE:
             level = Level.REDIS  # there is no daemon to do the rest behind
-        done = await writer.send(request.mutations, level, timeout_ms)
+        try:
+            done = await writer.send(request.mutations, level, timeout_ms)
+        except CommandError as refused:
+            raise error_from(str(refused)) from None
         return WriteResult(
             done.replies,
             done.version,

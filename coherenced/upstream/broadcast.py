@@ -130,7 +130,8 @@ class Broadcaster:
 
         `level` is a `Level` or a number of nodes; `timeout_ms` is for the acknowledgements.
         RedisUnreachable: nothing was done. Indeterminate: the reply was lost and the log
-        cannot tell. CommandError: the server answered one of them with an error.
+        cannot tell. CommandError: the server answered one of them with an error, or refuses the
+        batch: memory is full, or a key is linearizable.
         """
         done, answer = await self._send(mutations, level, timeout_ms)
         return msgspec.structs.replace(done, replies=tuple(one.reply for one in answer.done))
@@ -194,6 +195,10 @@ class Broadcaster:
         )
         if isinstance(answer, Mutated):
             return answer
+        if answer.failure == Failure.TWO_PHASES:
+            raise CommandError(f"{answer.detail}: only a daemon can write there")
+        if answer.failure == Failure.OUT_OF_MEMORY:
+            raise CommandError(answer.detail)
         if answer.failure != Failure.LOST:
             raise RedisUnreachable(answer.detail)
         # W3: the log knows whether it was applied.

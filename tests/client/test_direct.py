@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from coherenced import AsyncClient, Client
-from coherenced.errors import DaemonUnreachable, RedisUnreachable, UsageError
-from tests.cluster.daemons import Cluster
+from coherenced.errors import CommandError, DaemonUnreachable, RedisUnreachable, UsageError
+from tests.cluster.daemons import Cluster, Daemon
 
 
 @pytest.fixture
@@ -47,6 +47,25 @@ def test_reads_and_writes_that_the_nodes_hear_of(nodes: Cluster, direct: Client,
         assert direct.delete(f"{key}1", f"{key}2", "direct:none", ack="all") == 2
         assert direct.execute("INCRBY", f"{key}:count", 5) == 5
         assert direct.add(f"{key}3", "x") is False
+
+
+def test_what_is_refused_is_not_told_as_unreachable(
+    nodes: Cluster, direct: Client, key: str
+) -> None:
+    settings = {"namespace.lin.match": f"{key}:lin:*", "namespace.lin.linearizable": True}
+    server = nodes.primary
+    node = Daemon("linear", server.unix_url, settings).start()
+    try:
+        with pytest.raises(CommandError, match=r"linearizable: only a daemon can write there"):
+            direct.set(f"{key}:lin:x", 1)
+        server.command("CONFIG", "SET", "maxmemory", "1mb")
+        with pytest.raises(CommandError, match=r"^OOM "):
+            direct.set(key, 1)
+        assert direct.delete(key) == 0
+    finally:
+        server.command("CONFIG", "SET", "maxmemory", "0")
+        node.stop()
+        node.remove()
 
 
 def test_a_loader_is_called_and_nothing_stored(direct: Client, key: str) -> None:
