@@ -12,18 +12,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import os
 import secrets
 import signal
 import socket
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import uvloop
 
 import coherenced
+from coherenced import memory
 from coherenced.config import Config, Diff, Loaded, Redis, describe, diff
 from coherenced.core.node import Node, Settings
 from coherenced.core.policy import Namespaces
@@ -43,6 +45,7 @@ from coherenced.serve.http_limits import HttpLimits
 from coherenced.serve.listeners import open_sockets, raise_file_limit
 from coherenced.serve.resp import RespFront, serve_resp
 from coherenced.serve.resp_settings import RespSettings
+from coherenced.spells import Spell
 from coherenced.upstream.bus import Own
 from coherenced.upstream.check import inspect
 from coherenced.upstream.link import Link
@@ -93,12 +96,15 @@ class Daemon:
         """The connections to the server that were up before."""
         self._serving = ""
         """What systemd is told once the node has joined; empty before."""
+        self._hunger: Spell | None = None
+        """A time in which memory does not suffice."""
         self._rebound: Callable[[], None] | None = None
         """Has the sockets' servers take over the limits of the configuration."""
 
     async def serve(self) -> int:
         """Open everything, run until told to stop, close everything. Returns the exit code."""
         self._handle_signals()
+        asyncio.get_running_loop().set_exception_handler(self._on_exception)
         config = self.config
         self._log.info("starting", version=coherenced.__version__, configuration=self._read_from)
         paths = config.paths(os.environ, os.getuid())
@@ -172,6 +178,10 @@ class Daemon:
         )
         host = Host(node, lambda: describe(self.config))
         host.page_file, host.no_page = page, no_page
+        host.give_up = self._give_up
+        self._hunger = Spell("out_of_memory", "memory_suffices", "refused", host.report)
+        opened.callback(self._hunger.close)
+        logging.getLogger("aiohttp.server").filters[:] = [self._is_news]
         own = Own(host.own_applied, host.own_came, host.heard)
         link = Link(settings, name, incarnation, host.answer, self._changed, own=own)
         opened.push_async_callback(link.close)
@@ -262,6 +272,32 @@ class Daemon:
                 if ended:
                     self._log.warning("the private server had ended: started an empty one")
             pause_s = min(2 * pause_s, KEEP_SELDOM_S) if ended else KEEP_EVERY_S
+
+    # -- want of memory ----------------------------------------------------------------
+
+    def _on_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What nobody has caught: an error of this program, or there is no memory for something."""
+        error = context.get("exception")
+        if self._hunger is None or error is None or not memory.is_short(error):
+            loop.default_exception_handler(context)
+        else:
+            self._hunger.once_more({"because": memory.advice()})
+
+    def _is_news(self, record: logging.LogRecord) -> bool:
+        """A line of the HTTP library: of a request that finds no memory it would be one each."""
+        error = record.exc_info[1] if record.exc_info else None
+        if self._hunger is None or error is None or not memory.is_short(error):
+            return True
+        self._hunger.once_more({"because": memory.advice()})
+        return False
+
+    def _give_up(self) -> None:
+        """A step of the protocol could not be taken to its end, and what this node holds is not to
+        be trusted: end as a crash does, for which all others are prepared (K3)."""
+        with contextlib.suppress(MemoryError):
+            text = "out of memory in the middle of a step: this daemon must be started anew"
+            self._log.error(text, detail=memory.advice())
+        os._exit(1)
 
     # -- signals ----------------------------------------------------------------------
 

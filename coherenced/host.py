@@ -81,6 +81,8 @@ class Host:
         self.hit_latency = Histogram()
         self.fronts: Callable[[NodeStats], None] = lambda stats: None
         """Fills in the front ends' own counters."""
+        self.give_up: Callable[[], None] = lambda: None
+        """A step could not be taken to its end for want of memory: end this process."""
         self.messages = 0
         self.bus_bytes = 0
         self.started_ms = boottime_ms()
@@ -178,13 +180,22 @@ class Host:
                     if effect.__class__ is Settled:
                         done = self._waiting.pop(effect.request_id, None)
                         if done is not None:
-                            done(effect.outcome)
+                            try:
+                                done(effect.outcome)
+                            except MemoryError as error:
+                                self._tell(error)
                     elif isinstance(effect, SettledAll):
                         askers = map(self._waiting.pop, effect.request_ids)
                         for done, outcome in zip(askers, effect.outcomes, strict=True):
-                            done(outcome)
+                            try:
+                                done(outcome)
+                            except MemoryError as error:
+                                self._tell(error)
                     else:
                         self._carry_out(effect)
+        except MemoryError:
+            self.give_up()
+            raise
         finally:
             self._busy = False
         if not self._flushing and self.node.has_gathered:
@@ -193,6 +204,11 @@ class Host:
         if self._drained is not None:
             self._check_drained()
         self._arm()
+
+    def _tell(self, error: MemoryError) -> None:
+        """An answer could not be given for want of memory; those of others must be."""
+        told = {"message": "an answer does not fit into memory", "exception": error}
+        self._loop.call_exception_handler(told)
 
     def _flush(self) -> None:
         """Once a turn of the loop: what its requests asked for leaves together."""

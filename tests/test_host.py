@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from coherenced.bench.bare import new_id
 from coherenced.core import calls
+from coherenced.core.inputs import Tick
 from coherenced.core.model import Message, Set
 from coherenced.core.node import Node, Settings
 from coherenced.core.policy import Namespaces, Policy
+from coherenced.core.requests import Get
 from coherenced.host import LAG_WATCHED, Host
 from coherenced.upstream.bus import Own, Subscriber
 from coherenced.upstream.names import lane_names
@@ -112,3 +116,35 @@ async def test_what_is_remembered_of_own_messages_has_a_bound() -> None:
     assert len(host.own_applied) <= len(host._own_commits) <= LAG_WATCHED
     upstream.deliver()
     assert host.node.lane.applied == LAG_WATCHED + 3
+
+
+async def test_an_answer_for_which_there_is_no_memory_keeps_nobody_else_from_theirs() -> None:
+    host, _ = await started()
+    told: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    answered = asyncio.Event()
+
+    def starved(outcome: Any) -> None:
+        raise MemoryError
+
+    for _ in range(2):
+        host.get(b"k", starved)
+        host.submit(Get(b"k"), starved)
+    host.get(b"k", lambda outcome: answered.set())
+    await asyncio.wait_for(answered.wait(), 10)
+    assert [type(context["exception"]) for context in told] == [MemoryError] * 4
+
+
+async def test_a_step_that_is_not_taken_to_its_end_ends_the_process() -> None:
+    """What the node holds is not to be trusted any more."""
+    host, _ = await started()
+    ended: list[bool] = []
+    host.give_up = lambda: ended.append(True)
+
+    def starved(given: Any, now_ms: float) -> Any:
+        raise MemoryError
+
+    host.node.step = starved  # type: ignore[method-assign]
+    with pytest.raises(MemoryError):
+        host.give(Tick())
+    assert ended

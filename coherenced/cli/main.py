@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 import click
 
 import coherenced
+from coherenced import memory
 from coherenced.cli.options import connection
 from coherenced.cli.output import note
 from coherenced.cli.start import INTERRUPTED
@@ -132,6 +133,8 @@ def run(arguments: list[str]) -> int:
             return _failed(f"the output cannot be written: {error.strerror}", 1)
         if os.environ.get("COHERENCED_DEBUG"):
             raise
+        if memory.is_short(error) or memory.is_tight():
+            return _failed(f"out of memory: {memory.advice()}", 1)
         return _failed(
             f"internal error: {type(error).__name__}: {error} "
             "(set COHERENCED_DEBUG=1 to see where; please report it)",

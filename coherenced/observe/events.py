@@ -33,6 +33,8 @@ WORDS: Final[Mapping[str, Words]] = {
     "ready": Words("info", "ready: this node is current and serves"),
     "reloaded": Words("info", "configuration reloaded"),
     "left": Words("info", "left the roster: this node serves nothing any more"),
+    "out_of_memory": Words("error", "out of memory: what needs very much at once is refused"),
+    "memory_suffices": Words("info", "nothing is refused for want of memory any more"),
     # -- its clients
     "clients_turned_away": Words("warning", "there are too many clients: some are turned away"),
     "clients_let_in": Words("info", "no client is turned away any more"),

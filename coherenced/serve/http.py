@@ -48,6 +48,7 @@ _MOST_HEADERS: Final = 100
 _METHOD: Final = re.compile(r"b'([-!#$%&*+.^_`|~0-9A-Za-z]{1,40}) ")
 """A method's name, as aiohttp's parser quotes a request line whose method it does not know."""
 
+_TOO_MUCH: Final = "this daemon is out of memory: ask for less at once, or give it more"
 _WRITTEN: Final = Written()
 
 log = structlog.get_logger(component="http")
@@ -151,7 +152,8 @@ class HttpFront:
         elif self.door.is_crowded:
             connection.abort()
         else:
-            connection.transport.write(_full(len(self._connections) - 1))
+            text = f"{len(self._connections) - 1} connections are open already"
+            connection.transport.write(refusal(text))
             connection.force_close()
 
     def keep_room(self, response: web.StreamResponse) -> tuple[web.StreamResponse, int]:
@@ -167,6 +169,17 @@ class HttpFront:
             response.headers["Server"] = SERVER
         self.waiting_answer_bytes += size
         return response, size
+
+    def starved(self, error: MemoryError) -> None:
+        """There is no memory for a request, which is refused."""
+        told = {"message": "a request does not fit into memory", "exception": error}
+        asyncio.get_running_loop().call_exception_handler(told)
+
+    def cut_short(self, connection: HttpConnection) -> None:
+        """What it was sending could not even be read: it is told so, and nothing more is read."""
+        if connection.transport is not None:
+            connection.transport.write(refusal(_TOO_MUCH))
+            connection.force_close()
 
     def closed(self, connection: HttpConnection) -> None:
         self.door.left()
@@ -208,6 +221,10 @@ class HttpFront:
             response = problem.response()
         except (asyncio.CancelledError, ConnectionError):
             raise  # the client is gone
+        except MemoryError as error:
+            self._errors += 1
+            self.starved(error)
+            response = Problem("overloaded", _TOO_MUCH).response()
         except Exception:
             self._errors += 1
             log.exception("a request failed", method=request.method, target=request.raw_path[:200])
@@ -272,9 +289,9 @@ def _origin_form(target: str) -> str:
     return slash + path or "/"
 
 
-def _full(most: int) -> bytes:
-    problem = Problem("overloaded", f"{most} connections are open already")
-    body = problem.body()
+def refusal(why: str) -> bytes:
+    """A whole answer for who is not listened to, after which the connection ends."""
+    body = Problem("overloaded", why).body()
     return (
         b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\n"
         b"Retry-After: 1\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)

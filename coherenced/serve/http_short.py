@@ -243,7 +243,11 @@ class HttpConnection(web.RequestHandler):
                     self.transport.write(answer)
                     return
         self._note(data)
-        super().data_received(data)
+        try:
+            super().data_received(data)
+        except MemoryError as error:
+            self._front.starved(error)
+            self._front.cut_short(self)
 
     async def finish_response(self, request: Any, resp: Any, start_time: Any) -> Any:
         if not self.writable:

@@ -37,7 +37,7 @@ from coherenced.core.requests import (
 from coherenced.errors import UsageError
 from coherenced.serve import resp_leases, resp_local, resp_transaction
 from coherenced.serve.quiet import BUSY, PIECE_BYTES, QUIET, TURN_BYTES
-from coherenced.serve.resp_flow import Slot
+from coherenced.serve.resp_flow import TOO_MUCH, Slot
 from coherenced.serve.resp_short import ShortWay
 from coherenced.wire import resp
 from coherenced.wire.answers import answer
@@ -117,6 +117,13 @@ class RespConnection(ShortWay):
         self.rest()
 
     def _receive(self, data: bytes) -> None:
+        try:
+            self._read(data)
+        except MemoryError as error:
+            self._reader.forget()
+            self.starved(error)
+
+    def _read(self, data: bytes) -> None:
         reader = self._reader
         if self._deaf or (len(data) > TURN_BYTES and self._shares(data)):
             return
@@ -378,7 +385,7 @@ class RespConnection(ShortWay):
         def answered(index: int, outcome: Outcome) -> None:
             outcomes[index] = outcome
             if len(outcomes) == len(asked):
-                self.fill(slot, answer(plan, list(outcomes.values()), resp3))
+                self._fill_with(slot, plan, list(outcomes.values()), resp3)
 
         for index, request in enumerate(asked):
             self.front.port.submit(self._bounded(request), partial(answered, index))
@@ -396,7 +403,18 @@ class RespConnection(ShortWay):
         refused = ""
         if isinstance(outcome, ReadResult) and len(outcome.values) > 1:
             refused = self._too_large(outcome)
-        self.fill(slot, resp.error(refused) if refused else answer(plan, (outcome,), resp3))
+        if refused:
+            self.fill(slot, resp.error(refused))
+        else:
+            self._fill_with(slot, plan, (outcome,), resp3)
+
+    def _fill_with(self, slot: Slot, plan: Plan, outcomes: Sequence[Outcome], resp3: bool) -> None:
+        try:
+            data = answer(plan, outcomes, resp3)
+        except MemoryError as error:
+            self.tell(error)
+            data = resp.error(f"ERR {TOO_MUCH}")
+        self.fill(slot, data)
 
     def _too_large(self, outcome: ReadResult) -> str:
         """Why a reply that no buffer may hold is refused, before it is put together; or ''. It is

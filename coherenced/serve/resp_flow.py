@@ -22,6 +22,7 @@ from coherenced.wire.commands import Access
 if TYPE_CHECKING:
     from coherenced.serve.resp import RespFront
 
+TOO_MUCH: Final = "out of memory: ask this daemon for less at once, or give it more"
 FIRST_GUESS_BYTES: Final = 16_384
 """How large a reply is taken to be before any was seen."""
 FEWEST_PENDING: Final = 16
@@ -262,7 +263,10 @@ class ReplyFlow(Quiet):
             # The usual case: nothing else of this client is under way.
             slots.clear()
             self._tail = self._out
-            self._write(data)
+            try:
+                self._write(data)
+            except MemoryError as error:  # what the socket does not take is copied
+                self.failed(error)
             self.rest()
             return
         slot.data = data
@@ -277,7 +281,10 @@ class ReplyFlow(Quiet):
         if slots and not self._queue and len(data) < SHORT_BYTES:
             self._hand_over_soon()  # the others' replies, which often come at once, go with it
         else:
-            self.proceed()
+            try:
+                self.proceed()
+            except MemoryError as error:
+                self.failed(error)
 
     def _no_longer_ask(self, slot: Slot) -> None:
         asked = slot.among
@@ -418,6 +425,19 @@ class ReplyFlow(Quiet):
         self._ending = self._ending or "close"
         if not self._running:
             self._flush()
+
+    def starved(self, error: MemoryError) -> None:
+        """There is no memory for what the client has sent: it is told so, and nothing more is
+        read of what it sends."""
+        self.tell(error)
+        if not self._stopped:
+            self.fail(TOO_MUCH)
+
+    @staticmethod
+    def tell(error: MemoryError) -> None:
+        """Have it told that something does not fit into memory."""
+        told = {"message": "a request does not fit into memory", "exception": error}
+        asyncio.get_running_loop().call_exception_handler(told)
 
     def failed(self, error: BaseException) -> None:
         loop = asyncio.get_running_loop()

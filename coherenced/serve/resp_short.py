@@ -86,7 +86,8 @@ class ShortWay(ReplyFlow):
         size = len(key) + len(value)
         if not self.has_room(size):
             return False  # and so it is told the general way
+        asked = Set.to(key, value)
         slot = self.open(Access.WRITE, size)
         slot.resp3 = self.resp3
-        self._submit(Set.to(key, value), partial(self._stored_for, slot))
+        self._submit(asked, partial(self._stored_for, slot))
         return True

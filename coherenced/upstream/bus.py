@@ -29,7 +29,7 @@ from coherenced.core.calls import (
 )
 from coherenced.core.model import Message
 from coherenced.errors import ProtocolError, RedisUnreachable
-from coherenced.upstream.connection import Pipe, pack
+from coherenced.upstream.connection import Pipe, misunderstood, pack
 from coherenced.upstream.faults import plain
 from coherenced.upstream.line import Changed, Dialler
 from coherenced.upstream.names import LaneNames
@@ -195,7 +195,7 @@ class Subscriber(asyncio.Protocol):
         return left <= 0 and not self.lost.done()
 
     def _misunderstood(self, error: hiredis.ProtocolError) -> None:
-        self.close(f"the server sent bytes that are not its protocol: {error}")
+        self.close(misunderstood(error))
 
     def _tell(self, heard: list[Message]) -> None:
         """Hand these over, in one piece where there are several."""

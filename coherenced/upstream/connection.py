@@ -27,6 +27,7 @@ from redis.asyncio.connection import (
     UnixDomainSocketConnection,
 )
 
+from coherenced import memory
 from coherenced.config_values import RedisEndpoint
 from coherenced.errors import ConfigError, RedisUnreachable
 from coherenced.upstream.faults import Lost, Unsent, plain
@@ -37,6 +38,9 @@ Callback = Callable[[Any], None]
 
 MOST_IN_FLIGHT: Final = 10_000
 """Replies that one connection may be waiting for."""
+LARGE_BYTES: Final = 1 << 20
+"""A reply from which on it is looked whether there is memory for it."""
+NO_ROOM: Final = "out of memory: there is no room for a reply of Redis"
 WRITE_HIGH_BYTES: Final = 1 << 20
 """Unsent bytes at which a connection takes no further request for the moment."""
 
@@ -70,6 +74,8 @@ class Pipe(asyncio.Protocol):
         self._reader = hiredis.Reader()
         self._waiting: deque[Callback] = deque()
         self._moved_s = 0.0
+        self._coming_bytes = 0
+        """What was read since the last reply that is whole."""
         self._unsent_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._paused = False
@@ -103,7 +109,10 @@ class Pipe(asyncio.Protocol):
             if self._timer is None:
                 self._timer = self._loop.call_later(self._timeout_s, self._check)
         self._waiting.extend(callbacks)
-        transport.write(data)
+        try:
+            transport.write(data)
+        except MemoryError:
+            self.close("out of memory: a request could not be sent")
 
     async def ask(self, *words: bytes | str | int) -> Any:
         """Send one command and wait for its reply. RedisUnreachable when none comes."""
@@ -182,15 +191,29 @@ class Pipe(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._moved_s = self._loop.time()
         reader, waiting = self._reader, self._waiting
+        self._coming_bytes += len(data)
         try:
             reader.feed(data)
-            while (reply := reader.gets()) is not False:
+            reply = reader.gets()
+            if reply is not False and self._coming_bytes > LARGE_BYTES:
+                bytearray(self._coming_bytes)  # there must be room for the copy that L1 makes of it
+        except MemoryError:
+            self.close(NO_ROOM)
+            return
+        except hiredis.ProtocolError as error:
+            self.close(misunderstood(error))
+            return
+        if reply is not False:
+            self._coming_bytes = 0
+        try:
+            while reply is not False:
                 if not waiting:
                     self.close("the server sent a reply that nobody had asked for")
                     return
                 waiting.popleft()(reply)
+                reply = reader.gets()
         except hiredis.ProtocolError as error:
-            self.close(f"the server sent bytes that are not its protocol: {error}")
+            self.close(misunderstood(error))
             return
         if self.on_writable is not None and self.writable:
             self.on_writable()
@@ -209,6 +232,13 @@ class Pipe(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._gone.set()
         self.close(f"the connection broke: {exc}" if exc else "the server closed the connection")
+
+
+def misunderstood(error: hiredis.ProtocolError) -> str:
+    """Why a connection ends whose replies cannot be read."""
+    if memory.is_short(error):
+        return NO_ROOM
+    return f"the server sent bytes that are not its protocol: {error}"
 
 
 def _connection(settings: ServerSettings, endpoint: RedisEndpoint) -> AbstractConnection:

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import hiredis
 
+from coherenced import memory
 from coherenced.core.calls import (
     Answer,
     Call,
@@ -116,7 +117,14 @@ class Link:
 
     def call(self, call: Call) -> None:
         """Carry out one call of the core. Never raises, never blocks."""
-        self._carry_out[type(call)](call)
+        try:
+            self._carry_out[type(call)](call)
+        except (MemoryError, RuntimeError) as error:
+            call_id = getattr(call, "call_id", 0)
+            if not memory.is_short(error) or not call_id:
+                raise
+            text = "out of memory: a request to Redis could not be put together"
+            self._answer(Failed(call_id, Failure.UNREACHABLE, text))
 
     def watch(
         self, watch_id: int, keys: tuple[bytes, ...], done: Callable[[int | Fault], None]

@@ -108,6 +108,12 @@ class RequestReader:
         reader = hiredis.Reader(notEnoughData=_MORE)
         self._feed, self._gets = reader.feed, reader.gets
 
+    def forget(self) -> None:
+        """Give back what is held of a request that will not be read to its end."""
+        self._buffer.clear()
+        self._parts.clear()
+        self._arguments.clear()
+
     @property
     def held_bytes(self) -> int:
         """Of a request that is not complete yet."""

@@ -75,6 +75,10 @@ def test_the_table_and_the_code_name_the_same_events() -> None:
     """An event that nobody gave words would still be logged, but as an identifier."""
     folder = Path(coherenced.__file__).parent
     named = re.compile(r"(?:\b|_)(?:[Ee]vent|report)\(\s*\"([a-z_]+)\"")
-    names = {name for file in folder.rglob("*.py") for name in named.findall(file.read_text())}
+    spell = re.compile(r"\bSpell\(\s*\"([a-z_]+)\",\s*\"([a-z_]+)\"")
+    names: set[str] = set()
+    for file in folder.rglob("*.py"):
+        text = file.read_text()
+        names.update(named.findall(text), *spell.findall(text))
     assert names == set(WORDS)
     assert all(words.level in ("info", "warning", "error") for words in WORDS.values())

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from coherenced import spells
 from coherenced.observe.events import WORDS
-from coherenced.serve import doors
 from coherenced.serve.doors import Door, Room
 from coherenced.serve.http import serve_http
 from coherenced.serve.listeners import unix_socket
@@ -37,8 +37,8 @@ class Told(list[tuple[str, Mapping[str, Any]]]):
 async def test_a_change_of_state_is_told_and_not_each_client(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(doors, "LOOK_S", 0.05)
-    monkeypatch.setattr(doors, "AGAIN_S", 0.1)
+    monkeypatch.setattr(spells, "LOOK_S", 0.05)
+    monkeypatch.setattr(spells, "AGAIN_S", 0.1)
     told = Told()
     door = Door("resp", Room(), told)
     assert door.admits(1, 2)

@@ -1,0 +1,53 @@
+"""A process that is given no more memory: how that is recognised, and what to tell people.
+
+That comes with a limit of the address space (`ulimit -v`) or a host that promises no more than it
+has. What needs much at once fails, and is refused; what is small goes on. (A container's limit is
+another thing: the kernel kills who crosses it.)
+"""
+
+from __future__ import annotations
+
+import errno
+import resource
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+TIGHT: Final = 0.85
+"""By this part of its limit, what else goes wrong in odd ways is for want of memory, too."""
+
+
+def is_short(error: BaseException) -> bool:
+    """Whether it is for want of memory that this went wrong; libraries say it in their own ways."""
+    if isinstance(error, MemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, ImportError):
+        return "failed to map segment" in str(error) or "cannot allocate memory" in str(error)
+    return str(error) in _HIREDIS
+
+
+_HIREDIS: Final = ("Failed to serialize the command.", "Out of memory")
+
+
+def is_tight() -> bool:
+    """Whether nearly all that this process may have is taken."""
+    limit = _limit()
+    with suppress(OSError, ValueError):
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        return 0 < limit < pages * resource.getpagesize() / TIGHT
+    return False
+
+
+def advice() -> str:
+    """Why there is no more, and what to do."""
+    limit = _limit()
+    if limit <= 0:
+        return "this host gives this process no more"
+    return f"this process may have {limit / (1 << 20):,.0f} MiB (ulimit -v): raise that limit"
+
+
+def _limit() -> int:
+    """Bytes of address space that this process may have; 0 or less: as many as it likes."""
+    return resource.getrlimit(resource.RLIMIT_AS)[0]
