@@ -96,6 +96,8 @@ class Context:
                 "send the bytes as they are: Content-Encoding is not kept",
                 pointer="Content-Encoding",
             )
+        if "Content-Range" in request.headers:  # RFC 9110 14.5: it is not to be taken for the whole
+            raise bad("a value cannot be written in parts: send the whole", "Content-Range")
         coding = request.headers.get("Transfer-Encoding", "chunked").strip().lower()
         if coding != "chunked":
             raise Problem(

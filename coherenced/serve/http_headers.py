@@ -93,6 +93,15 @@ def checked_key(key: bytes, limits: HttpLimits, pointer: str) -> bytes:
     return key
 
 
+def field(headers: Mapping[str, str], name: str) -> str | None:
+    """A header's value. Of several lines, all: together they are one list (RFC 9110 5.3), and of
+    what is no list there is one value at most."""
+    text = headers.get(name)
+    if text is not None and (lines := getattr(headers, "getall", None)) is not None:
+        text = ", ".join(lines(name))
+    return text
+
+
 def directives(value: str | None) -> dict[str, str]:
     """Cache-Control's directives, names in lower case; unknown ones are the caller's to ignore."""
     if not value:
@@ -114,7 +123,7 @@ def _seconds(found: Mapping[str, str], name: str, least: int) -> int | None:
 
 
 def _milliseconds(headers: Mapping[str, str], name: str, most: float) -> float | None:
-    text = headers.get(name)
+    text = field(headers, name)
     if text is None:
         return None
     text = text.strip()
@@ -158,7 +167,7 @@ def read_wish(headers: Mapping[str, str]) -> ReadWish:
     Of a key with an origin, max-age, min-fresh and no-cache are about what the origin gave
     (RFC 9111 5.2.1). The home of any other is Redis: they are about how it is proved.
     """
-    found = directives(headers.get("Cache-Control"))
+    found = directives(field(headers, "Cache-Control"))
     max_age_ms = 0.0 if "no-cache" in found else _as_ms(found, "max-age")
     min_fresh_ms = _as_ms(found, "min-fresh")
     staleness_ms = _milliseconds(headers, "Coherenced-Max-Staleness-Ms", 1e12)
@@ -170,7 +179,7 @@ def read_wish(headers: Mapping[str, str]) -> ReadWish:
         most_ms = (_as_ms(found, "max-stale") or 0.0) if found["max-stale"] else inf
         stale_ms, while_ms = max(stale_ms or 0.0, most_ms), max(while_ms or 0.0, most_ms)
     min_version = None
-    if (text := headers.get("Coherenced-Min-Version")) is not None:
+    if (text := field(headers, "Coherenced-Min-Version")) is not None:
         min_version = version_of(text, "Coherenced-Min-Version")
     wish = ReadWish(
         staleness_ms,
@@ -197,7 +206,7 @@ def version_of(text: str, pointer: str) -> Version:
 
 
 def ack_of(headers: Mapping[str, str]) -> int | None:
-    text = headers.get("Coherenced-Ack")
+    text = field(headers, "Coherenced-Ack")
     if text is None:
         return None
     try:
@@ -212,7 +221,8 @@ def timeout_of(headers: Mapping[str, str]) -> float | None:
 
 def replicas_of(headers: Mapping[str, str]) -> int:
     """Coherenced-Replicas: how many Redis replicas are to have the write as well."""
-    text = headers.get("Coherenced-Replicas", "0").strip()
+    text = field(headers, "Coherenced-Replicas")
+    text = "0" if text is None else text.strip()
     if not text.isascii() or not text.isdigit() or len(text) > 4 or int(text) > MAX_REPLICAS:
         raise bad(f"a whole number from 0 to {MAX_REPLICAS}", "Coherenced-Replicas")
     return int(text)
@@ -221,7 +231,7 @@ def replicas_of(headers: Mapping[str, str]) -> int:
 def lifetime_of(headers: Mapping[str, str]) -> tuple[int | None, int]:
     """Cache-Control of a PUT: how long the value is kept, and the last part of that in which it is
     stale, in ms. RFC 5861: it may be stale for so long *after* its max-age."""
-    found = directives(headers.get("Cache-Control"))
+    found = directives(field(headers, "Cache-Control"))
     fresh_s = _seconds(found, "max-age", 1)
     names = ("stale-while-revalidate", "stale-if-error")
     grace_s = max((_seconds(found, name, 0) or 0) for name in names)
@@ -242,7 +252,7 @@ def absent_of(headers: Mapping[str, str]) -> int | None:
 
 def tags_of(headers: Mapping[str, str], limits: HttpLimits) -> tuple[bytes, ...]:
     """Coherenced-Tags: a comma-separated list of percent-encoded tags."""
-    text = headers.get("Coherenced-Tags")
+    text = field(headers, "Coherenced-Tags")
     if text is None:
         return ()
     tags = []
@@ -329,7 +339,7 @@ def etags(value: str, name: str) -> list[str]:
 
 def write_condition(headers: Mapping[str, str], *, absent_allowed: bool) -> Condition:
     """If-Match and If-None-Match of a PUT (or, without `absent_allowed`, of a DELETE)."""
-    match, none_match = headers.get("If-Match"), headers.get("If-None-Match")
+    match, none_match = field(headers, "If-Match"), field(headers, "If-None-Match")
     condition = Condition() if match is None else _if_match(match)
     if none_match is None:
         return condition

@@ -317,6 +317,31 @@ async def test_what_is_not_http_gets_one_clear_answer(
     assert "Traceback" not in capsys.readouterr().err
 
 
+async def test_a_part_of_a_value_is_not_taken_for_the_whole(http: Rig) -> None:
+    answer = await http.ask("PUT", "/v1/keys/k", b"v", Content_Range="bytes 0-0/9")
+    assert (answer.status, answer.json["pointer"]) == (400, "Content-Range")
+    assert not http.port.requests
+
+
+async def test_lists_in_several_lines_are_one_list(http: Rig) -> None:
+    """RFC 9110 5.3. Of the tags, all but the first line's were left out in silence."""
+    reader, writer = await http.raw()
+
+    async def put(*lines: bytes) -> bytes:
+        head = (b"PUT /v1/keys/k HTTP/1.1", b"Host: x", b"Content-Length: 1", *lines)
+        writer.write(b"\r\n".join(head) + b"\r\n\r\nv")
+        answer, _ = await asyncio.wait_for(read_response(reader), 5)
+        return answer.split()[1]
+
+    lines = (b"Cache-Control: max-age=60", b"Cache-Control: stale-if-error=5")
+    assert await put(b"Coherenced-Tags: a", b"Coherenced-Tags: b,c", *lines) == b"200"
+    (mutation,) = http.port.requests[-1].mutations
+    assert mutation.label == (b"a", b"b", b"c", b"coh:life=65000/5000")
+    assert await put(b"Coherenced-Ack: all", b"Coherenced-Ack: none") == b"400"
+    assert await put(b"If-Match: *", b'If-Match: "x"') == b"400"
+    writer.close()
+
+
 async def test_a_body_in_a_coding_that_is_not_known_is_not_stored_as_it_is(http: Rig) -> None:
     reader, writer = await http.raw()
     head = b"PUT /v1/keys/k HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n"
