@@ -19,6 +19,8 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Final, NamedTuple
 
+from coherenced.wire.header import field
+
 _DIRECTIVE: Final = re.compile(
     r"\s*([!#$%&'*+.^_`|~0-9A-Za-z-]+)(?:=(?:\"([^\"]*)\"|([^\s,\"]*)))?\s*(?:,|$)"
 )
@@ -61,7 +63,7 @@ def lifetime(
     `ttl_ms`: the namespace's own, where the origin says nothing or is not listened to.
     `chance`: 0 to 1; a time to live is shortened by up to `jitter` of itself.
     """
-    told = directives(headers.get("Cache-Control")) if respect else {}
+    told = directives(field(headers, "Cache-Control")) if respect else {}
     said_ms = _said_ms(headers, told) if respect else None
     if said_ms is not None and said_ms <= 0:
         return NOT_KEPT
@@ -80,7 +82,7 @@ def _said_ms(headers: Mapping[str, str], told: dict[str, str]) -> float | None:
     """What RFC 9111 lets a shared cache take for the freshness lifetime; None: not said."""
     if "no-store" in told or "private" in told or "no-cache" in told:
         return 0.0
-    if headers.get("Vary", "").strip() == "*":
+    if "*" in map(str.strip, (field(headers, "Vary") or "").split(",")):
         return 0.0
     for name in ("s-maxage", "max-age"):
         text = told.get(name)

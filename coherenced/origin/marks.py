@@ -15,6 +15,7 @@ from urllib.parse import unquote_to_bytes
 
 from coherenced.core.life import OWN
 from coherenced.origin.freshness import directives
+from coherenced.wire.header import field
 
 ORIGIN: Final = b"origin="
 VALIDATORS: Final = b"validators="
@@ -67,7 +68,7 @@ def labels_of(
     `respect`: what its Cache-Control says of stale answers counts, and is kept."""
     labels = [ORIGIN + name.encode()]
     marks = [str(int(load_ms))]
-    said = directives(headers.get("Cache-Control")) if respect else {}
+    said = directives(field(headers, "Cache-Control")) if respect else {}
     allowed = [_seconds(said.get(word)) for word in STALE_WORDS]
     if any(allowed):
         marks = [" ".join([*marks, *(one or "-" for one in allowed)])]
@@ -79,7 +80,8 @@ def labels_of(
     kind = headers.get("Content-Type", "").strip()
     if kind and kind != _SAYS_NOTHING and len(kind) <= MOST_CHARS and _TYPE.fullmatch(kind):
         labels.append(CONTENT_TYPE + kind.encode())
-    tags = [unquote_to_bytes(t.strip()) for t in headers.get("Coherenced-Tags", "").split(",")]
+    named = (field(headers, "Coherenced-Tags") or "").split(",")
+    tags = [unquote_to_bytes(name.strip()) for name in named]
     labels += [tag for tag in tags if tag and not is_mark(tag)][:MOST_TAGS]
     return tuple(dict.fromkeys(labels))
 

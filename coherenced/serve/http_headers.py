@@ -21,6 +21,7 @@ from coherenced.core.model import Version
 from coherenced.core.requests import Level, Read
 from coherenced.serve.http_limits import HttpLimits
 from coherenced.serve.problem import Problem, bad
+from coherenced.wire.header import field
 from coherenced.wire.leasing import MAX_ABSENT_MS
 from coherenced.wire.options import MAX_ACK_TIMEOUT_MS, MAX_REPLICAS
 
@@ -91,15 +92,6 @@ def checked_key(key: bytes, limits: HttpLimits, pointer: str) -> bytes:
     if key.startswith(RESERVED):
         raise Problem("reserved", "choose another name for the key", pointer=pointer)
     return key
-
-
-def field(headers: Mapping[str, str], name: str) -> str | None:
-    """A header's value. Of several lines, all: together they are one list (RFC 9110 5.3), and of
-    what is no list there is one value at most."""
-    text = headers.get(name)
-    if text is not None and (lines := getattr(headers, "getall", None)) is not None:
-        text = ", ".join(lines(name))
-    return text
 
 
 def directives(value: str | None) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+from multidict import CIMultiDict
 
 from coherenced.origin.freshness import (
     EARLY,
@@ -56,7 +57,12 @@ def test_the_origin_may_say_how_long(headers: dict[str, str], ttl_ms: float) -> 
         {"Expires": "0", "Date": DATE},
         {"Expires": DATE, "Date": LATER},
         {"Vary": "*"},
+        {"Vary": "Accept, *"},
+        CIMultiDict([("Cache-Control", "max-age=60"), ("Cache-Control", "no-store")]),
+        CIMultiDict([("Cache-Control", "private"), ("Cache-Control", "max-age=60")]),
+        CIMultiDict([("Vary", "Accept"), ("Vary", "*")]),
     ],
+    ids=str,
 )
 def test_what_must_not_be_kept_is_not(headers: dict[str, str]) -> None:
     assert lifetime(headers, 60_000.0, 0.0, 0.5, respect=True) == NOT_KEPT
