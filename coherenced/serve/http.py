@@ -32,6 +32,7 @@ from coherenced.serve.http_context import SERVER, Context
 from coherenced.serve.http_headers import check_host, check_password, check_same_site
 from coherenced.serve.http_limits import HttpLimits
 from coherenced.serve.http_routes import OPEN, Handler, Router
+from coherenced.serve.http_rows import Rows
 from coherenced.serve.http_short import HttpConnection, ShortPath, Written
 from coherenced.serve.openapi import document
 from coherenced.serve.problem import Problem
@@ -159,8 +160,11 @@ class HttpFront:
     def keep_room(self, response: web.StreamResponse) -> tuple[web.StreamResponse, int]:
         """The answer, or another in its place where too many large ones wait for their clients;
         and how many bytes of `waiting_answer_bytes` it takes until it has left."""
-        body = response.body if isinstance(response, web.Response) else None
-        size = len(body) if isinstance(body, bytes) else 0
+        if isinstance(response, Rows):
+            size = response.held_bytes
+        else:
+            body = response.body if isinstance(response, web.Response) else None
+            size = len(body) if isinstance(body, bytes) else 0
         waiting = self.waiting_answer_bytes
         if size > LARGE_BYTES and waiting and waiting + size > self.limits.max_waiting_answer_bytes:
             self._errors += 1

@@ -23,6 +23,7 @@ from coherenced.serve.http_headers import (
     version_of,
 )
 from coherenced.serve.http_keys import set_mutation, write_response
+from coherenced.serve.http_rows import LARGE_BYTES, Rows
 from coherenced.serve.http_schema import (
     AckLevel,
     Invalidate,
@@ -73,6 +74,8 @@ async def mget(context: Context, request: web.BaseRequest, _: str) -> web.Stream
             f"the values are {size} bytes together, more than {most_bytes}: ask for fewer",
             pointer="/keys",
         )
+    if size > LARGE_BYTES:
+        return Rows(wish.keys, result.values, size)
     rows = [found_of(key, value) for key, value in zip(wish.keys, result.values, strict=True)]
     return json_response(MGetAnswer(rows))
 

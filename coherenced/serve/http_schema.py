@@ -226,11 +226,11 @@ class NodesAnswer(msgspec.Struct, frozen=True):
     """Why the roster is the one that was last read: Redis does not answer."""
 
 
-def found_of(key: Name, value: Value) -> Found:
+def found_of(key: Name, value: Value, with_value: bool = True) -> Found:
     """One row of `/v1/mget`."""
     text: str | UnsetType = UNSET
     raw: bytes | UnsetType = UNSET
-    if value.value is not None:
+    if value.value is not None and with_value:
         try:
             text = value.value.decode()
         except UnicodeDecodeError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import pytest
 
 from coherenced.core.model import Op, ReplyError, Version
 from coherenced.core.requests import Level, Value
+from coherenced.serve import http_bulk, http_rows, http_short
 from coherenced.serve.http_limits import HttpLimits
 from coherenced.serve.http_schema import found_of
 from tests.serve.fake_port import EPOCH, UNAVAILABLE
-from tests.serve.http_rig import Rig, rig
+from tests.serve.http_rig import Rig, rig, until
 
 BINARY = {"base64": base64.b64encode(b"\xff\x00").decode()}
 
@@ -222,3 +224,63 @@ async def test_bounds(tmp_path: Path) -> None:
             http.port.redis[key.encode()] = (b"123", (), 1)
         heavy = await http.ask("POST", "/v1/mget", {"keys": ["a", "b"]})
         assert (heavy.status, heavy.json["pointer"]) == (413, "/keys")
+
+
+@pytest.mark.parametrize("piece_bytes", [3, 6, 9, 48])
+async def test_large_values_leave_in_pieces_and_are_the_same(
+    http: Rig, monkeypatch: pytest.MonkeyPatch, piece_bytes: int
+) -> None:
+    http.port.redis = {
+        b"text": ('aü€😀"\\\n\x00\u2028'.encode() * 7, (b"content-type=text/plain",), 1),
+        b"torn": (("x" * 47 + "€").encode()[:-1], (), 1),
+        b"bytes": (bytes(range(256)), (), 1),
+        b"small": (b"v", (), 1),
+        b"empty": (b"", (), 1),
+    }
+    http.port.wrong_type.add(b"list")
+    body = {"keys": ["text", "absent", "torn", "bytes", "small", "text", "empty", "list", BINARY]}
+    whole = await http.ask("POST", "/v1/mget", body)
+    monkeypatch.setattr(http_bulk, "LARGE_BYTES", 1)
+    monkeypatch.setattr(http_rows, "PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(http_rows, "TURN_BYTES", 100)
+    pieces = await http.ask("POST", "/v1/mget", body)
+    assert pieces.headers["Transfer-Encoding"] == "chunked"
+    assert pieces.headers["Content-Type"] == whole.headers["Content-Type"]
+    assert pieces.headers["Server"] == whole.headers["Server"]
+    assert [{**row, "age_ms": 0} for row in pieces.json["values"]] == [
+        {**row, "age_ms": 0} for row in whole.json["values"]
+    ]
+    assert http.front.waiting_answer_bytes == 0
+
+
+async def test_an_answer_in_pieces_is_bounded_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_short, "TAKING_S", 0.2)
+    async with rig(tmp_path, limits=HttpLimits(max_waiting_answer_bytes=6_000_000)) as http:
+        http.port.redis[b"big"] = (b"x" * 4_000_000, (), 1)
+        _, writer = await http.raw()
+        writer.transport.pause_reading()
+        body = b'{"keys": ["big"]}'
+        writer.write(
+            b"POST /v1/mget HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+        )
+        await until(lambda: http.front.waiting_answer_bytes == 4_000_000)
+        assert (await http.ask("POST", "/v1/mget", {"keys": ["big"]})).status == 503
+        await until(lambda: http.front.waiting_answer_bytes == 0)  # it has not read for so long
+        assert (await http.ask("POST", "/v1/mget", {"keys": ["big"]})).status == 200
+        writer.close()
+
+
+async def test_a_large_answer_is_not_made_as_a_whole() -> None:
+    value = b"x" * (8 << 20)
+    values = [Value(value, Version(EPOCH, 1), "l2", 0.0)] * 8
+    tracemalloc.start()
+    size = 0
+    async for piece in http_rows.pieces_of(["big"] * 8, values):
+        size += len(piece)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert size > 8 * len(value)
+    assert most < len(value) / 8
