@@ -313,6 +313,8 @@ class RosterRead(msgspec.Struct, frozen=True, gc=False):
     members: tuple[Member, ...]
     declared: tuple[Declared, ...] = ()
     """K6: what they declare, each different one once."""
+    is_whole: bool = True
+    """Whether it names as many as have joined: some of it, or all, may have been lost."""
 
 
 class Left(msgspec.Struct, frozen=True, gc=False):

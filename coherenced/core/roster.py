@@ -111,7 +111,9 @@ class Roster:
     def _on_read(self, answer: RosterRead | Failed) -> None:
         self._reading = False
         wanted, self._wanted = self._wanted, []
-        if isinstance(answer, Failed):
+        if isinstance(answer, Failed) or not answer.is_whole:
+            # Who is missing on it may hold something: the next beat of any node begins a new epoch
+            # for that reason, and whoever asks then is told of all (K7).
             for use in wanted:
                 use(None)
             self._read_late()

@@ -104,6 +104,7 @@ class Broadcaster:
         self._chain: dict[int, bytes] = {}
         """Sequence -> tag, from our own record on."""
         self._known_epoch = b""
+        self._epoch_age_ms = 0.0
         self._calls = 0
 
     async def __aenter__(self) -> Self:
@@ -159,19 +160,21 @@ class Broadcaster:
             return Broadcast(version, {}, (), (), True), answer
         self._chain = {seq: answer.lineage.tag}
         members = {m.incarnation: m for m in before.members}
-        if before.roster_version != answer.roster_version:
+        if not before.is_whole or before.roster_version != answer.roster_version:
             # Who came in between may hold what it had read before the commit.
             try:
                 after = await self._ask(lambda n: ReadRoster(n, 0), RosterRead)
             except RedisUnreachable:
+                after = None
+            if after is None or not after.is_whole:
                 return Broadcast(version, {}, (), (ROSTER_UNKNOWN,), False), answer
             members |= {m.incarnation: m for m in after.members}
         # K7: after a change of lineage there may be holders that no roster names; whatever
         # they hold is too old to be served when one bound has passed.
-        unknown_ms = 0.0
-        if version.epoch != self._known_epoch:
-            bounds = (member.bound_ms for member in members.values())
-            unknown_ms = fence_after_ms(max([UNKNOWN_BOUND_MS, *bounds]))
+        bounds = (member.bound_ms for member in members.values())
+        unknown_ms = fence_after_ms(max([UNKNOWN_BOUND_MS, *bounds]))
+        if version.epoch == self._known_epoch and before.is_whole:
+            unknown_ms = max(0.0, unknown_ms - self._epoch_age_ms)
         times = (committed_s, unknown_ms, timeout_ms)
         return await self._gather(version, members, level, times), answer
 
@@ -179,8 +182,11 @@ class Broadcaster:
 
     async def _write(self, mutations: tuple[Mutation, ...], wants_ack: bool) -> Mutated:
         new_epoch = _new_id()
-        head = (await self._ask(lambda n: Probe(n, 0, new_epoch, None), Probed)).lineage
+        found = await self._ask(lambda n: Probe(n, 0, new_epoch, None), Probed)
+        head = found.lineage
         self._known_epoch = b"" if head.epoch == new_epoch else head.epoch
+        # Roster versions count from when their epoch began, by the server's clock.
+        self._epoch_age_ms = max(0.0, found.server_ms - found.roster_version / 1000)
         tags = tuple(_new_id() for _ in mutations)
         call_id, answer = await self._call(
             lambda n: Mutate(

@@ -431,12 +431,14 @@ def log_page(reply: list[Any]) -> tuple[Lineage, list[Record], list[Reply]]:
 
 
 def roster_read(call_id: int, reply: list[Any]) -> RosterRead:
-    """The roster. A line that is not one is left out: its node writes it anew with each beat."""
-    version, lines, declared = reply
+    """The roster. A line that is not one is left out, so that it is not whole: its node writes it
+    anew with each beat."""
+    version, lines, declared, is_whole = reply
     members: list[Member] = []
     for packed in lines[1::2]:
         try:
             members.append(decode_member(packed))
         except ProtocolError:
             continue
-    return RosterRead(call_id, version, tuple(members), all_rules(declared))
+    is_whole = is_whole and len(members) == len(lines) // 2
+    return RosterRead(call_id, version, tuple(members), all_rules(declared), bool(is_whole))

@@ -242,6 +242,27 @@ async def test_a_flush_through_us_keeps_the_lane_and_the_roster(port: Port) -> N
     assert [m.incarnation for m in read.members] == [A]
 
 
+@pytest.mark.parametrize("lost", ["", "roster", "metadata", "everything"])
+async def test_a_roster_tells_whether_it_names_all_who_joined(port: Port, lost: str) -> None:
+    async def is_whole() -> bool:
+        read = await port.ask(ReadRoster(next(_numbers), 0))
+        assert isinstance(read, RosterRead)
+        return read.is_whole
+
+    assert not await is_whole(), "who was there before the metadata is not known"
+    await probe(port, member(A))
+    await probe(port, member(B))
+    if lost == "roster":
+        await port.lose_roster()
+    elif lost == "metadata":
+        await port.lose_metadata()
+    elif lost:
+        await port.flush_all()
+    assert await is_whole() is (not lost)
+    await probe(port, member(A, beat=2))
+    assert await is_whole(), "a new epoch: nobody knows who was there before it"
+
+
 async def test_joining_and_leaving_move_the_version_of_the_roster(port: Port) -> None:
     first = (await probe(port, member(A))).roster_version
     assert (await probe(port, member(A, beat=2))).roster_version == first

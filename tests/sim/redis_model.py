@@ -93,6 +93,8 @@ class ServerLaws(msgspec.Struct, frozen=True, kw_only=True):
     empty_delete_acknowledged: bool = True
     """K5: a delete that asks for acknowledgements is recorded though nothing was there: other
     nodes may still hold what an earlier one has removed."""
+    roster_counted: bool = True
+    """K2: whoever reads the roster is told whether it names all who have joined."""
     commit_whole: bool = True
     """K6: what a transaction does beside its linearizable keys is done with them, or not at all."""
     one_phase_refused: bool = True
@@ -211,8 +213,13 @@ class Server:
                 return Executed(self._refused(call.call_id) or read)
             case ReadRoster():
                 version = self.roster_version if self.lineage is not None else 0
+                joined = self.roster_count if self.lineage is not None else -1
                 roster = RosterRead(
-                    call.call_id, version, tuple(self.roster.values()), self._declared_lines()
+                    call.call_id,
+                    version,
+                    tuple(self.roster.values()),
+                    self._declared_lines(),
+                    joined == len(self.roster) or not self.laws.roster_counted,
                 )
                 return Executed(self._refused(call.call_id) or roster)
             case Reap():
@@ -260,7 +267,7 @@ class Server:
         self.labels.used = self.labels.used or self.labels.remembers()
         self.labels.forget_invalidations()
         self._end_leases()
-        self.roster_version = self.space.now_ms // 1000 * 1000
+        self.roster_version = self.space.now_ms * 1000
         self.roster_count = len(self.roster)
 
     def _probe(self, call: Probe) -> Probed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from tests.upstream.lanes import EPOCH, NAMES, Lane, incr, invalidate, set_
 from tests.upstream.rig import Rig, settings
 
 LONG_MS = 60_000
+NODES = b"coh:{0}:nodes"
 
 
 class Node(Rig):
@@ -61,7 +63,13 @@ async def nodes(server: Server) -> Any:
     async with Node(settings(server.url), "a") as a, Node(settings(server.url), "b") as b:
         await a.join()
         await b.join()
+        grow_old(server)
         yield a, b
+
+
+def grow_old(server: Server) -> None:
+    """As if the epoch had begun a day ago: nobody holds anything from before it."""
+    server.command("HINCRBY", NAMES.meta, "rv", -86_400_000 * 1000)
 
 
 async def test_everyone_acknowledges(server: Server, nodes: tuple[Node, Node]) -> None:
@@ -173,6 +181,7 @@ async def test_nobody_is_everybody(server: Server) -> None:
     lane = Lane(server)
     lane.probe()
     lane.close()
+    grow_old(server)
     result = await broadcast(settings(server.url), (invalidate(b"k"),), Level.ALL, 5000)
     assert result.satisfied
     assert result.acknowledged == {}
@@ -183,6 +192,27 @@ async def test_after_a_lost_epoch_unknown_holders_are_waited_for(server: Server)
     result = await broadcast(settings(server.url), (invalidate(b"k"),), Level.ALL, 50)
     assert not result.satisfied
     assert result.missing == ("(quarantine after a lineage change)",)
+
+
+async def test_holders_from_before_an_epoch_that_is_young_are_waited_for(server: Server) -> None:
+    """K7: the same where a beat of another node has begun it a moment ago."""
+    lane = Lane(server)
+    lane.probe()
+    lane.close()
+    late = await broadcast(settings(server.url), (invalidate(b"k"),), Level.ALL, 50)
+    assert (late.satisfied, late.missing) == (False, ("(quarantine after a lineage change)",))
+    began_s = time.monotonic()
+    assert (await broadcast(settings(server.url), (invalidate(b"k"),), Level.ALL, 5000)).satisfied
+    assert 0.5 < time.monotonic() - began_s < 4, "one bound from when the epoch began"
+
+
+async def test_a_roster_that_lacks_somebody_is_not_believed(
+    server: Server, nodes: tuple[Node, Node]
+) -> None:
+    server.command("HDEL", NODES, nodes[0].incarnation)
+    result = await broadcast(settings(server.url), (invalidate(b"k"),), Level.ALL, 500)
+    assert (result.satisfied, result.missing) == (False, ("(the roster could not be read)",))
+    assert result.version is not None
 
 
 async def test_who_left_is_not_waited_for(server: Server, nodes: tuple[Node, Node]) -> None:

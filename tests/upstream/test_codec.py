@@ -80,7 +80,8 @@ def test_a_log_entry_that_is_no_record(entry: list[object]) -> None:
 
 
 def test_a_roster_line_that_is_none_is_left_out() -> None:
-    assert codec.roster_read(1, [5, [b"x", b"junk"], []]).members == ()
+    read = codec.roster_read(1, [5, [b"x", b"junk"], [], 1])
+    assert (read.members, read.is_whole) == ((), False)
 
 
 def test_queries_come_after_keys() -> None:

@@ -42,8 +42,8 @@ end
 
 -- W2: a lane without (readable) metadata starts a new epoch, and its log goes: no
 -- node may take what follows for a continuation. `last` is the sequence to go on
--- from. The roster's version starts from the clock, so that it cannot repeat one
--- that a node remembers. Labels of an earlier epoch are dead.
+-- from. The roster's version starts from the clock, 1,000 for each ms, so that it cannot repeat
+-- one that a node remembers, and tells how old the epoch is. Labels of an earlier epoch are dead.
 -- -> epoch, sequence, tag, roster version, whether there may be labels, no marks, no leases,
 --    what is declared
 local function start_epoch(epoch, last)
@@ -57,7 +57,8 @@ local function start_epoch(epoch, last)
     redis.call('DEL', base .. 'nodes')
     nodes = 0
   end
-  local roster = redis.call('TIME')[1] .. '000'
+  local now = redis.call('TIME')
+  local roster = string.format('%d', now[1] * 1000 + math.floor(now[2] / 1000)) .. '000'
   redis.call('HSET', meta, 'e', epoch, 's', string.format('%d', last), 't', epoch,
     'rv', roster, 'n', tostring(nodes))
   if had_labels then
