@@ -262,7 +262,7 @@ def write_response(
             if isinstance(reply, ReplyError):
                 raise of_reply(reply, conditional=conditional)
         answer = write_answer(outcome)
-    unawaited = ack == Level.NONE and answer.version is None
+    unawaited = answer.version is None and not answer.missing
     status = 200 if answer.satisfied and not unawaited else 202
     if answer.version is None:
         return json_response(answer, status)

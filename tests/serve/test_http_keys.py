@@ -10,9 +10,10 @@ import msgspec
 import pytest
 
 from coherenced.core.model import ReplyError, Version
-from coherenced.core.requests import Fault, FaultKind, Level, Source, Value
+from coherenced.core.requests import Fault, FaultKind, Level, Source, Value, WriteResult
+from coherenced.errors import SPOOLED
 from coherenced.serve.http_headers import PLAIN, read_wish
-from coherenced.serve.http_keys import _cache_status
+from coherenced.serve.http_keys import _cache_status, write_response
 from coherenced.serve.http_limits import HttpLimits
 from coherenced.serve.problem import Problem, of_reply
 from tests.serve.fake_port import EPOCH, UNAVAILABLE
@@ -298,6 +299,10 @@ async def test_acknowledgement_levels(http: Rig) -> None:
     assert (await http.ask("DELETE", "/v1/keys/k", Coherenced_Ack="all")).status == 404
     none = await http.ask("PUT", "/v1/keys/k", b"v", Coherenced_Ack="none")
     assert (none.status, none.json["version"], none.json["satisfied"]) == (202, None, True)
+    accepted = WriteResult((b"OK",), None, {})  # a namespace whose level is none
+    assert write_response(accepted, None).status == 202
+    journaled = msgspec.structs.replace(accepted, missing=(SPOOLED,))
+    assert write_response(journaled, None).status == 200
     for name, wrong in (
         ("Coherenced-Ack", "most"),
         ("Coherenced-Timeout-Ms", "2s"),
