@@ -35,7 +35,6 @@ NOT_KEPT: Final = frozenset({DEFAULT_TYPE, "application/x-www-form-urlencoded"})
 MOST_SECONDS: Final = 2**31
 """RFC 9111 1.2.2: what more than this means."""
 MAX_TYPE_CHARS: Final = 200
-MAX_TAG_BYTES: Final = 1024
 
 READ_HEADERS: Final = (
     "Cache-Control",
@@ -264,8 +263,11 @@ def checked_tags(tags: list[bytes], limits: HttpLimits, pointer: str) -> tuple[b
     if len(tags) > limits.max_tags:
         raise Problem("too-large", f"a value has at most {limits.max_tags} tags", pointer=pointer)
     for tag in tags:
-        if not 0 < len(tag) <= MAX_TAG_BYTES:
-            raise bad(f"a tag has 1 to {MAX_TAG_BYTES} bytes", pointer)
+        if not tag:
+            raise bad("a tag must not be empty", pointer)
+        if len(tag) > limits.max_key_bytes:
+            text = f"a tag has at most {limits.max_key_bytes} bytes; this one has {len(tag)}"
+            raise Problem("too-large", text, pointer=pointer)
         if tag.startswith(CONTENT_TYPE_LABEL):
             raise bad("tags that start with content-type= are set by Content-Type", pointer)
         if tag.startswith(OWN):
