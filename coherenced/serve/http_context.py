@@ -123,7 +123,10 @@ class Context:
         except TimeoutError:
             raise Problem("body-timeout", "send the body faster", close=True) from None
         except web.RequestPayloadError as error:
-            raise bad(f"the body is malformed: {error}", "body") from None
+            what = str(error).partition("\n")[0].rstrip(":")
+            raise Problem(
+                "bad-request", f"the body is malformed: {what}", pointer="body", close=True
+            ) from None
         finally:
             self._buffered_bytes -= held
         return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -248,6 +248,16 @@ class HttpConnection(web.RequestHandler):
         except MemoryError as error:
             self._front.starved(error)
             self._front.cut_short(self)
+        if self._current_request is not None and self._messages:
+            self._tell_reader(self._messages[-1][0], self._current_request)
+
+    def _tell_reader(self, latest: Any, request: web.BaseRequest) -> None:
+        """What aiohttp's parser refuses in the middle of a body is an answer of its own, for later:
+        whoever reads the body would wait for the rest until the time for bodies is up."""
+        refused = getattr(latest, "exc", None)
+        if refused is not None and not request.content.is_eof():
+            request.content.set_exception(web.RequestPayloadError(getattr(latest, "message", "")))
+            request.content.feed_eof()  # nobody is to wait for more of it
 
     async def finish_response(self, request: Any, resp: Any, start_time: Any) -> Any:
         if not self.writable:

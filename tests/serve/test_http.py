@@ -317,6 +317,25 @@ async def test_what_is_not_http_gets_one_clear_answer(
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("rest", [b"ZZ\r\n", b"2\r\nabcd\r\n"])
+async def test_a_body_that_goes_wrong_on_its_way_is_told_at_once(
+    http: Rig, rest: bytes, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not when the time for bodies is up."""
+    reader, writer = await http.raw()
+    writer.write(
+        b"PUT /v1/keys/k HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n"
+    )
+    await asyncio.sleep(0.1)  # it is being read
+    writer.write(rest)
+    answer, body = await asyncio.wait_for(read_response(reader), 5)
+    assert (answer.split()[1], b"the body is malformed" in body) == (b"400", True)
+    assert await asyncio.wait_for(reader.read(), 5) == b"", "one answer, and the end"
+    assert not http.port.requests
+    assert "Traceback" not in capsys.readouterr().err and not caplog.records
+    writer.close()
+
+
 async def test_a_part_of_a_value_is_not_taken_for_the_whole(http: Rig) -> None:
     answer = await http.ask("PUT", "/v1/keys/k", b"v", Content_Range="bytes 0-0/9")
     assert (answer.status, answer.json["pointer"]) == (400, "Content-Range")
