@@ -122,6 +122,10 @@ class Context:
                     parts.append(part)
         except TimeoutError:
             raise Problem("body-timeout", "send the body faster", close=True) from None
+        except RuntimeError as error:
+            if request.transport is not None:
+                raise
+            raise ConnectionResetError(str(error)) from None  # nobody sends the rest any more
         except web.RequestPayloadError as error:
             what = str(error).partition("\n")[0].rstrip(":")
             raise Problem(
