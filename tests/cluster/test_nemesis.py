@@ -11,6 +11,7 @@ import pytest
 from coherenced.lab.proxy import Proxy
 from tests.checkers.history import Kind, Recorder
 from tests.cluster import harm
+from tests.cluster import nemesis as nemesis_module
 from tests.cluster.daemons import Cluster
 from tests.cluster.nemesis import Action, Arena, Nemesis, Undo, schedule
 from tests.cluster.steps import Load
@@ -75,7 +76,26 @@ def test_several_faults_at_once() -> None:
     assert highest == 3
 
 
-def test_it_strikes_undoes_and_tells() -> None:
+class Clock:
+    """Time that goes on only while somebody sleeps: no machine is slow by it."""
+
+    now_s = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(nemesis_module, "time", clock)
+    return clock
+
+
+def test_it_strikes_undoes_and_tells(clock: Clock) -> None:
     log: list[str] = []
 
     def strike(arena: Arena) -> Undo:
@@ -96,7 +116,19 @@ def test_it_strikes_undoes_and_tells() -> None:
     assert "#1 harm " in told[0]
     again: list[str] = []
     Nemesis(arena, events, 7, say=again.append).run()
-    assert [line[11:] for line in told] == [line[11:] for line in again]
+    assert told == again
+
+
+def test_what_would_begin_after_the_end_is_left_out(clock: Clock) -> None:
+    def slow(arena: Arena) -> Undo:
+        clock.sleep(0.9)
+        return lambda: None
+
+    events = schedule((Action("slow", slow, (0.2, 0.2)),), 1, 2.0, calm_s=(0.1, 0.1))
+    nemesis = Nemesis(Arena(Cluster(0), Recorder(), Random(), Load()), events, 1, say=str)
+    nemesis.run()
+    assert (len(events), len(nemesis.done)) == (6, 2)
+    assert "#2 slow is over" in nemesis.lines[-1]
 
 
 def test_a_failing_strike_undoes_what_is_in_force() -> None:
