@@ -62,6 +62,17 @@ def test_a_delete_works_when_memory_is_full(cluster: Cluster) -> None:
     assert two.command("SET", "lin:full", "next", timeout_s=2.0) == b"OK"
 
 
+def test_compare_and_set(cluster: Cluster) -> None:
+    """A linearizable write's own mark is in the log behind the version that it was given."""
+    one, two = cluster.daemons
+    version = one.command("COH.SET", "lin:cas", "a")
+    newer = two.command("COH.SET", "lin:cas", "b", "IFVER", version)
+    assert isinstance(newer, bytes), newer
+    assert str(one.command("COH.SET", "lin:cas", "c", "IFVER", version)).startswith("CONFLICT ")
+    assert isinstance(one.command("COH.SET", "lin:cas", "c", "IFVER", newer), bytes)
+    assert two.command("GET", "lin:cas") == b"c"
+
+
 def test_a_write_that_does_not_get_its_turn_is_told_as_such(
     cluster: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:

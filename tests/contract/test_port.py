@@ -425,6 +425,25 @@ async def test_a_key_between_two_phases_is_marked_and_kept_from_others(port: Por
     assert isinstance(late, ReplyError)
 
 
+async def test_compare_and_set_between_two_phases(port: Port) -> None:
+    """Its own mark, and those of others that were taken away, are no changes of the key."""
+    old = (await mutate(port, set_(b"k", b"old"))).done[0].seq
+    await mutate(port, Mutation((), Op.PREPARE, (b"k",), token=b"other", token_ttl_ms=100_000))
+    await mutate(port, Mutation((), Op.ABORT, (b"k",), token=b"other"))
+    for expected in ("new", "CONFLICT"):
+        await mutate(port, Mutation((), Op.PREPARE, (b"k",), token=b"t", token_ttl_ms=100_000))
+        commit = Mutation(
+            (b"SET", b"k", b"new"), Op.COMMIT, (b"k",), token=b"t", if_version=Version(E1, old)
+        )
+        reply = (await mutate(port, commit)).done[0].reply
+        if expected == "new":
+            assert reply == b"OK"
+        else:
+            assert isinstance(reply, ReplyError)
+            assert reply.text.startswith(expected)
+    assert (await fetch(port, b"k")).results == (Fetched(b"new"),), "and no mark is left"
+
+
 async def test_an_aborted_write_leaves_the_old_value(port: Port) -> None:
     await mutate(port, set_(b"k", b"old"))
     await mutate(port, Mutation((), Op.PREPARE, (b"k",), token=b"t", token_ttl_ms=100_000))

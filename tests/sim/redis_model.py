@@ -547,6 +547,7 @@ class Server:
             or (self.labels.used and (record.tags or record.prefixes))
             or any(key in record.keys for key in mutation.keys)
             for record in later
+            if record.op not in (Op.PREPARE, Op.ABORT)  # they change no value
         )
 
     def catch_up_data(self) -> None:

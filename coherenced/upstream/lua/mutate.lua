@@ -138,6 +138,7 @@ if declared then
 end
 
 if special then
+  local PREPARE, ABORT = 4, 7 -- operations of records
   local EVERYTHING, MOST_CHECKED, MOST_TAGS, MOST_PREFIXES, SWEPT = 2, 1000, 100000, 256, 50
   local LONGEST_MS = 2592000000 -- 30 days
   local BASE = string.sub(META, 1, -5)
@@ -176,13 +177,18 @@ if special then
       mine[key] = true
     end
     for _, entry in ipairs(entries) do
-      local other = parse(entry[2][6])
-      if other.everything or labelled and (#other.tags > 0 or #other.prefixes > 0) then
-        return false
-      end
-      for _, key in ipairs(other.keys) do
-        if mine[key] then
+      local body = entry[2][6]
+      local op = string.byte(body, 1)
+      -- A mark that comes or goes changes no value; whoever writes under one has its own before.
+      local other = op ~= PREPARE and op ~= ABORT and parse(body) or nil
+      if other then
+        if other.everything or labelled and (#other.tags > 0 or #other.prefixes > 0) then
           return false
+        end
+        for _, key in ipairs(other.keys) do
+          if mine[key] then
+            return false
+          end
         end
       end
     end
