@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from coherenced.cli.options import as_json, connect, connection, duration, name
-from coherenced.cli.output import counted, note, number, print_json, print_table
+from coherenced.cli.output import counted, folded, note, number, print_json, print_table, width
 from coherenced.wire.names import legible
 
 PIECE = 1000
@@ -75,11 +75,12 @@ def _one(cache: Any, keys: tuple[bytes, ...], sample: int) -> dict[str, Any]:
 
 
 def _print(told: dict[str, Any]) -> None:
-    print(
+    line = (
         f"{told['node']}: {counted(told['compared'], 'copy', 'copies')} compared with Redis, "
         f"{number(told['agreed'])} agree, {number(len(told['diverged']))} diverged; "
         f"{number(told['moved'])} moved meanwhile, {number(told['not_held'])} not held"
     )
+    print(folded(line, width()))
     if not told["diverged"]:
         return
     rows = [

@@ -14,7 +14,7 @@ from coherenced.cli import checks
 from coherenced.cli.checks import Finding
 from coherenced.cli.config import config_file
 from coherenced.cli.options import HTTP_SOCKET_NAME, as_json, connection
-from coherenced.cli.output import print_json
+from coherenced.cli.output import folded, print_json, width
 from coherenced.client.address import Address, find_daemon, parse_address
 from coherenced.errors import DaemonUnreachable
 from coherenced.paths import SOCKET_NAME, SYSTEM_DIRECTORY
@@ -107,6 +107,8 @@ def _print(finding: Finding) -> None:
     mark = "ok" if not finding.advice else "!!"
     if sys.stdout.isatty():
         mark = click.style(mark, fg="red" if finding.advice else "green", bold=bool(finding.advice))
-    print(f"{mark}  {finding.what:<18} {finding.found}", flush=True)
+    most = width()
+    line = folded(f"--  {finding.what:<18} {finding.found}", most, 23)
+    print(mark + line.removeprefix("--"), flush=True)
     if finding.advice:
-        print(f"    {'':<18} → {finding.advice}", flush=True)
+        print(folded(f"    {'':<18} → {finding.advice}", most, 25), flush=True)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from coherenced.cli.options import as_json, connect, connection, name
-from coherenced.cli.output import duration, print_json, printable
+from coherenced.cli.output import duration, print_facts, print_json, printable
 from coherenced.wire.names import legible
 
 
@@ -22,10 +22,11 @@ def explain(key: bytes, as_json: bool) -> int:
     if as_json:
         print_json(told)
         return 0
-    width = max(map(len, told), default=0)
-    for fact, value in told.items():
-        words = fact.replace("_", " ").removesuffix(" ms")
-        print(f"{words:<{width}}  {printable(_shown(fact, value))}")
+    facts = [
+        (fact.replace("_", " ").removesuffix(" ms"), printable(_shown(fact, value)))
+        for fact, value in told.items()
+    ]
+    print_facts(facts, max(map(len, told), default=0) + 2)
     return 0
 
 

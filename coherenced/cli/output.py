@@ -5,9 +5,11 @@ rich is imported only where a terminal is there to show it.
 
 from __future__ import annotations
 
+import shutil
 import sys
 from binascii import b2a_base64
 from collections.abc import Iterable, Sequence
+from textwrap import wrap
 from typing import Any
 
 
@@ -53,10 +55,43 @@ def print_raw(raw: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
+def width() -> int:
+    """Columns of the terminal; 0 where there is none: on a pipe no line is folded."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+
+
+def folded(text: str, most: int, indent: int = 2) -> str:
+    """`text` in lines of at most `most` columns (0: one line), broken between words; the second
+    and further ones begin `indent` to the right."""
+    if not most or len(text) <= most:
+        return text
+    rest = " " * (indent if indent < most // 2 else 2)
+    return "\n".join(wrap(text, most, subsequent_indent=rest, break_on_hyphens=False))
+
+
+def print_facts(facts: Iterable[Sequence[str]], label: int = 18) -> None:
+    """What, and beside it how much; `label` columns for the former."""
+    most = width()
+    for what, figure in facts:
+        print(folded(f"{what:<{label}}{figure}", most, label))
+
+
+def show_page(text: str) -> None:
+    """A page in the place of the one before it: what a terminal is wide and high, and no more."""
+    most, rows = shutil.get_terminal_size()
+    lines = "\n".join(folded(line, most) for line in text.split("\n")).split("\n")
+    # Home, each line cleared to its end, the rest cleared below: no flicker.
+    print("\x1b[H" + "\x1b[K\n".join(lines[: rows - 1]) + "\x1b[J", flush=True)
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
     """A table with a heading line; numbers are the caller's texts."""
     lines = [[printable(cell) for cell in row] for row in rows]
-    if sys.stdout.isatty():
+    most = width()
+    if most and not _fits(columns, lines, most):
+        print("\n".join([title] * bool(title) + [plain_table(columns, lines, most)]))
+        return
+    if most:
         from rich.console import Console
 
         Console().print(rich_table(columns, lines, title))
@@ -66,8 +101,23 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
     print(plain_table(columns, lines))
 
 
-def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns aligned by spaces."""
+def _fits(columns: Sequence[str], rows: Sequence[Sequence[str]], most: int) -> bool:
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    return sum(widths) + 3 * len(widths) <= most  # the space that a drawn table takes
+
+
+def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]], most: int = 0) -> str:
+    """Columns aligned by spaces. A table wider than `most` (0: any) becomes a paragraph a row."""
+    if most and not _fits(columns, rows, most):
+        paragraphs = []
+        for first, *cells in rows:
+            told = [
+                cell if len(columns) == 2 else f"{what} {cell}"
+                for what, cell in zip(columns[1:], cells, strict=True)
+                if cell
+            ]
+            paragraphs += [folded(first, most), folded("  " + ", ".join(told), most)]
+        return "\n".join(paragraphs)
     lines = [list(columns), *map(list, rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(

@@ -11,12 +11,16 @@ import click
 from coherenced.cli.options import as_json, connect, connection, duration
 from coherenced.cli.output import (
     counted,
+    folded,
     number,
     percent,
     plain_table,
+    print_facts,
     print_json,
     print_table,
+    show_page,
     size,
+    width,
 )
 from coherenced.cli.output import duration as in_units
 
@@ -52,11 +56,10 @@ def stats(every_s: float | None, as_json: bool) -> int:
 
 
 def _print(told: dict[str, Any]) -> None:
-    print(headline(told))
+    print(folded(headline(told), width()))
     print_table(TIERS, tiers(told))
     print()
-    for what, figure in facts(told):
-        print(f"{what:<18}{figure}")
+    print_facts(facts(told))
 
 
 TIERS = ["tier", "hits", "misses", "hit rate", "average", "p50", "p99"]
@@ -180,12 +183,13 @@ def _refresh(told: dict[str, Any], before: dict[str, Any] | None, every_s: float
     if not sys.stdout.isatty():
         print(f"{time.strftime('%H:%M:%S')}  {rates}", flush=True)
         return
-    page = "\n".join(
-        [headline(told), rates, "", plain_table(TIERS, tiers(told)), ""]
-        + [f"{what:<18}{figure}" for what, figure in facts(told)]
+    most = width()
+    show_page(
+        "\n".join(
+            [headline(told), rates, "", plain_table(TIERS, tiers(told), most), ""]
+            + [folded(f"{what:<18}{figure}", most, 18) for what, figure in facts(told)]
+        )
     )
-    # Home, each line cleared to its end, the rest cleared below: no flicker.
-    print("\x1b[H" + page.replace("\n", "\x1b[K\n") + "\x1b[J", flush=True)
 
 
 def _rates(told: dict[str, Any], before: dict[str, Any] | None, every_s: float) -> str:

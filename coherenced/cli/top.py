@@ -12,7 +12,16 @@ import click
 
 from coherenced.cli.options import as_json, connect, connection, duration, http_socket
 from coherenced.cli.output import duration as in_units
-from coherenced.cli.output import note, number, plain_table, print_json, printable, size
+from coherenced.cli.output import (
+    note,
+    number,
+    plain_table,
+    print_json,
+    printable,
+    show_page,
+    size,
+    width,
+)
 from coherenced.cli.stats import TIERS, headline, tiers
 from coherenced.client.address import Address
 from coherenced.wire.names import legible
@@ -68,11 +77,11 @@ def top(every_s: float, count: int | None, as_json: bool) -> int:
                 busy = [{"name": name, "per_second": count / every_s} for name, count in keys]
                 print_json({"rates": rates, "busiest": busy, "stats": told, "nodes": nodes})
             else:
-                text = page(told, rates, keys, nodes, every_s)
+                text = page(told, rates, keys, nodes, every_s, width())
                 if on_terminal:
-                    # Home, each line cleared to its end, the rest cleared below: no flicker.
-                    text = "\x1b[H" + text.replace("\n", "\x1b[K\n") + "\x1b[J"
-                print(text, flush=True)
+                    show_page(text)
+                else:
+                    print(text, flush=True)
             before = told
             made += 1
             if made == pages:
@@ -96,6 +105,7 @@ def page(
     keys: list[tuple[str, float]],
     nodes: dict[str, Any],
     every_s: float,
+    most: int = 0,
 ) -> str:
     """The whole page as text, without the control characters that place it."""
     l1, derived = told["l1"], told.get("derived", {})
@@ -107,13 +117,13 @@ def page(
         "",
         "   ".join(f"{what} {number(rate)}/s" for what, rate in rates.items()),
         "",
-        plain_table(TIERS, tiers(told)),
+        plain_table(TIERS, tiers(told), most),
         "",
         "busiest invalidations",
     ]
     if keys:
         rows = [[printable(name), f"{count / every_s:,.1f}/s"] for name, count in keys]
-        lines.append(plain_table(["name", "rate"], rows))
+        lines.append(plain_table(["name", "rate"], rows, most))
     else:
         lines.append("none")
     lines += ["", "nodes"]

@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 
 from coherenced.cli.options import as_json, connection, http_socket, written_version
-from coherenced.cli.output import note, printable
+from coherenced.cli.output import folded, note, printable, width
 from coherenced.client.address import Address
 from coherenced.errors import DaemonUnreachable
 from coherenced.wire.names import legible
@@ -89,7 +89,8 @@ def _show(record: dict[str, Any], as_json: bool) -> None:
     if "event" in record:
         details = ", ".join(f"{k} {legible(v)}" for k, v in record.items() if k not in _EVENT_WORDS)
         text = str(record.get("text", record["event"])) + (f" ({details})" if details else "")
-        print(printable(f"{time.strftime('%H:%M:%S')}  node  {text}"), flush=True)
+        line = printable(f"{time.strftime('%H:%M:%S')}  node  {text}")
+        print(folded(line, width()), flush=True)
         return
     words = ["everything"] if record.get("all") else []
     for kind in ("key", "tag", "prefix"):
@@ -99,4 +100,4 @@ def _show(record: dict[str, Any], as_json: bool) -> None:
             words.append(f"(and {len(names) - SHOWN} more)")
     clock = time.strftime("%H:%M:%S")
     line = f"{clock}  {record['version']}  {record['op']:<10} {' '.join(w for w in words if w)}"
-    print(printable(line), flush=True)
+    print(folded(printable(line), width()), flush=True)

@@ -45,6 +45,40 @@ def test_a_plain_table_is_aligned() -> None:
     assert table == "node       took\na          0 µs\nlong-name  1.5 ms"
 
 
+def test_a_table_that_is_too_wide_becomes_paragraphs() -> None:
+    columns = ["node", "state", "bound"]
+    rows = [["a-name", "live", "1.0 s"], ["b", "SILENT", ""]]
+    assert output.plain_table(columns, rows, 40) == output.plain_table(columns, rows)
+    assert output.plain_table(columns, rows, 16) == (
+        "a-name\n  state live,\n  bound 1.0 s\nb\n  state SILENT"
+    )
+    events = output.plain_table(["at", "event"], [["12:00", "a node joined"]], 12)
+    assert events == "12:00\n  a node\n  joined"
+
+
+def test_lines_are_folded_between_words_and_only_on_a_terminal() -> None:
+    text = "writes            12 committed, 0 refused"
+    assert output.folded(text, 0) == text
+    assert (
+        output.folded(text, 40, 18) == "writes            12 committed, 0\n" + " " * 18 + "refused"
+    )
+    assert output.folded(text, 30, 18) == "writes            12\n  committed, 0 refused"
+    long = output.folded("x" * 100, 40)
+    assert max(map(len, long.split("\n"))) == 40
+    assert long.replace("\n", "").replace(" ", "") == "x" * 100
+
+
+def test_a_page_is_no_larger_than_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: (20, 5))
+    output.show_page("one line\n" + "word " * 10 + "\n" + "more\n" * 10)
+    shown = capsys.readouterr().out
+    assert shown.startswith("\x1b[H") and shown.endswith("\x1b[J\n")
+    assert shown.count("\n") == 4
+    assert "word word word\x1b[K" in shown
+
+
 def test_what_people_read_cannot_drive_their_terminal() -> None:
     assert output.printable("plain ключ") == "plain ключ"
     assert output.shown(b"a\x1b[31m\n\tb\xff") == r"a\x1b[31m\n\tb\xff"

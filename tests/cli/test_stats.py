@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -73,6 +75,23 @@ def test_the_origin_is_shown_once_it_was_asked() -> None:
     told = report(NodeStats())
     told["origin"]["hits"] = 3
     assert [row[0] for row in stats.tiers(told)] == ["l1", "l2", "origin", "all"]
+
+
+@pytest.mark.parametrize("command", [["stats"], ["nodes", "--events"], ["top", "--count", "1"]])
+def test_in_forty_columns_nothing_is_cut_off(
+    command: list[str], coherenced: Call, a: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((40, 100)))
+    done = coherenced("--socket", a.socket, *command)
+    text = re.sub(r"\x1b\[.", "", done.text)
+    assert done.code == 0
+    assert max(map(len, text.split("\n"))) <= 40
+    assert "…" not in text
+    if command == ["stats"]:
+        words = " ".join(text.split())
+        assert re.search(r"l2 hits \d+, misses \d+, hit rate", words)
+        assert "evictions, 0 expirations" in words
 
 
 def test_watching_on_a_pipe_is_a_line_each_time(a: Daemon) -> None:
