@@ -9,9 +9,9 @@ import click
 
 from coherenced.cli.options import as_json, connect, connection, duration, label, name
 from coherenced.cli.output import json_value, note, print_json, print_raw
-from coherenced.client.leases import Filling, Granted, fills, lease, releases
+from coherenced.client.leases import Filling, Granted, fills, is_refused, lease, releases
 from coherenced.client.sync import Client
-from coherenced.errors import CoherencedError, CommandError, LeaseLost, UsageError
+from coherenced.errors import CoherencedError, CommandError, LeaseLost, NotAcknowledged, UsageError
 from coherenced.wire.names import json_name
 
 LONGEST_LEASE_S = 3_600.0
@@ -59,8 +59,9 @@ def lease_(
                 f"it is being made elsewhere, and was not ready after {wait_s:g} s (--wait)"
             )
         version: str | None
+        late: NotAcknowledged | None = None
         if isinstance(leased, Granted):
-            value, version = _make(cache, key, leased, command, ttl, tags)
+            value, version, late = _make(cache, key, leased, command, ttl, tags)
         elif leased.stored is None:
             raise CommandError("it is known that there is no such thing")
         else:
@@ -71,6 +72,8 @@ def lease_(
         print_json({**told, **json_value(value)})
     else:
         print_raw(value)
+    if late is not None:
+        raise late
     return 0
 
 
@@ -81,8 +84,9 @@ def _make(
     command: tuple[str, ...],
     ttl: float | None,
     tags: tuple[bytes, ...],
-) -> tuple[bytes, str | None]:
-    """Run the command. -> its output, and the version at which it was stored, if it was."""
+) -> tuple[bytes, str | None, NotAcknowledged | None]:
+    """Run the command. -> its output, the version at which it was stored, if it was, and who has
+    not heard of it in time, if the key's namespace waits for that."""
     try:
         ran = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     except BaseException as error:
@@ -98,7 +102,11 @@ def _make(
     (told,) = cache._run(fills([filling]))
     if isinstance(told, LeaseLost):
         note(f"not stored: {told}")
-        return ran.stdout, None
+        return ran.stdout, None, None
+    if is_refused(told):
+        cache._run(releases([(key, leased.token)]))
+    if isinstance(told, NotAcknowledged):
+        return ran.stdout, told.version, told
     if isinstance(told, CoherencedError):
         raise told
-    return ran.stdout, str(told)
+    return ran.stdout, str(told), None

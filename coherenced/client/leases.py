@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from coherenced.client.replies import Version, checked, text_of, unexpected
 from coherenced.client.stream import Batch, Request, batch_of, batches_of
 from coherenced.client.values import NOTHING
-from coherenced.errors import CoherencedError
+from coherenced.errors import CoherencedError, CommandError, Contended, UsageError
 
 
 class Granted(NamedTuple):
@@ -77,6 +77,12 @@ class Filling(NamedTuple):
 def fills(fillings: list[Filling]) -> Request[list[Version | CoherencedError]]:
     """Store them: of each the version, or the error with which it was refused."""
     return Request(_fill_batches(fillings), _decode_fills, is_write=True)
+
+
+def is_refused(outcome: object) -> bool:
+    """Whether a fill was surely not stored though its lease lives: it is to be given back, or the
+    next in line waits until it ends."""
+    return isinstance(outcome, CommandError | Contended | UsageError)
 
 
 def releases(held: list[tuple[bytes, bytes]]) -> Request[None]:

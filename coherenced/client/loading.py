@@ -28,12 +28,21 @@ from coherenced.client.core import Calls
 from coherenced.client.counters import Counters
 from coherenced.client.flights import Flight
 from coherenced.client.freshness import Loaded, LoadPolicy, State, Unkept, due_s, state_of
-from coherenced.client.leases import Filling, Found, Granted, Lease, fills, lease, releases
+from coherenced.client.leases import (
+    Filling,
+    Found,
+    Granted,
+    Lease,
+    fills,
+    is_refused,
+    lease,
+    releases,
+)
 from coherenced.client.replies import Entry, Version
 from coherenced.client.steps import Await, Background, Board, Call, Machine
 from coherenced.client.stream import Request
 from coherenced.client.values import ABSENT, NOTHING, RAW
-from coherenced.errors import CoherencedError, LeaseLost, Unreachable, UsageError
+from coherenced.errors import CoherencedError, LeaseLost, NotAcknowledged, Unreachable, UsageError
 
 T = TypeVar("T")
 
@@ -278,10 +287,14 @@ class Loads:
             [outcome] = yield fills([filling])
         except CoherencedError as error:
             outcome = error
+        if isinstance(outcome, NotAcknowledged):
+            outcome = Version(outcome.version)  # stored; who has heard of it yet, the level says
         if isinstance(outcome, CoherencedError):
             # The loader did its part: its value is answered, whatever became of the fill.
             lost = isinstance(outcome, LeaseLost)
             self.counters.add("lost" if lost else "not_stored")
+            if is_refused(outcome):
+                yield from self._give_back(job.name, token)
             return answer, lost
         flight.result = partial(self._for_another, brought, outcome)
         return _entry(brought.value, outcome), False

@@ -10,11 +10,21 @@ from typing import Any, Final, Generic, NamedTuple
 from coherenced.client.arguments import key_bytes, several
 from coherenced.client.core import Calls, K
 from coherenced.client.freshness import LoadPolicy
-from coherenced.client.leases import Filling, Found, Granted, Lease, fills, leases, releases
+from coherenced.client.leases import (
+    Filling,
+    Found,
+    Granted,
+    Lease,
+    fills,
+    is_refused,
+    leases,
+    releases,
+)
 from coherenced.client.loading import Job, Loads, Tags
+from coherenced.client.replies import Version
 from coherenced.client.steps import Call, Machine, Together
 from coherenced.client.stream import BATCH_COMMANDS, parts
-from coherenced.errors import CoherencedError, UsageError
+from coherenced.errors import CoherencedError, NotAcknowledged, UsageError
 
 Progress = Callable[[int, int], object]
 """Told how many of how many keys are done; from one thread at a time."""
@@ -105,8 +115,12 @@ class Warming(Generic[K]):
             yield from self._give_back(held)
             raise
         absent = len(held)
+        for filling, outcome in zip(fillings, outcomes, strict=True):
+            if is_refused(outcome):
+                held[filling.name] = filling.token
         yield from self._give_back(held)
-        refused = sum(isinstance(outcome, CoherencedError) for outcome in outcomes)
+        stored = Version, NotAcknowledged
+        refused = sum(not isinstance(outcome, stored) for outcome in outcomes)
         return len(outcomes) - refused, absent, refused
 
     def _fillings(self, granted: dict[K, bytes], brought: Any) -> list[Filling]:

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from coherenced.cli.cluster import Daemon
 from tests.cli.conftest import Done
+from tests.client.fake_daemon import EPOCH, FakeDaemon, error
 
 Call = Callable[..., Done]
 
@@ -142,3 +144,18 @@ def test_replicas_are_waited_for_though_no_node_is(on_a: Call) -> None:
     for words in (("set", "keys:r", "v"), ("del", "keys:r"), ("invalidate", "keys:r")):
         done = on_a(*words, "--ack", "none", "--replicas", "1", "--timeout", "50ms")
         assert (done.code, "(replicas)" in done.err) == (3, True)
+
+
+def test_a_lease_whose_output_is_refused_is_given_back(coherenced: Call, tmp_path: Path) -> None:
+    told = ["OOM no memory", f"NOACK committed {EPOCH}:7 missing=b"]
+
+    def refuse(command: list[bytes]) -> bytes | None:
+        return error(told[0]) if command[0] == b"COH.FILL" else None
+
+    with FakeDaemon(tmp_path / "s", refuse) as daemon:
+        words = ("lease", "--socket", daemon.path, "k", "echo", "made")
+        assert coherenced(*words).code == 1
+        assert not daemon.tokens, "else all others waited for a minute"
+        del told[0]
+        done = coherenced(*words)
+    assert (done.code, done.out) == (3, b"made\n"), "it is stored"

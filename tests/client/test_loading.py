@@ -17,7 +17,7 @@ import pytest
 from coherenced import AsyncClient, Client, Loaded, LoadPolicy
 from coherenced.client.values import NOTHING
 from coherenced.errors import DaemonUnreachable, RedisUnreachable, UsageError
-from tests.client.fake_daemon import FakeDaemon, error
+from tests.client.fake_daemon import EPOCH, FakeDaemon, error
 from tests.servers import wait_until
 
 Connect = Callable[..., Any]
@@ -339,13 +339,26 @@ def test_a_load_that_outlives_its_lease_is_answered_and_not_stored(
     assert (loader.calls, daemon.values) == (1, {})
 
 
+@pytest.mark.parametrize(
+    "told", ["OOM no memory", "TRYAGAIN not its turn", "ERR longer than limits.max_value_bytes"]
+)
 def test_a_fill_that_is_refused_does_not_cost_the_answer(
-    daemon: FakeDaemon, connect: Connect
+    daemon: FakeDaemon, connect: Connect, told: str
 ) -> None:
-    daemon.script = lambda c: error("OOM no memory") if c[0] == b"COH.FILL" else None
+    """And the next in line need not wait until the lease ends."""
+    daemon.script = lambda c: error(told) if c[0] == b"COH.FILL" else None
     cache = connect()
     assert cache.get_or_load("k", lambda: 1) == 1
     assert cache.stats()["origin"]["not_stored"] == 1
+    assert not daemon.tokens
+
+
+def test_a_fill_that_not_all_have_heard_of_is_stored(daemon: FakeDaemon, connect: Connect) -> None:
+    late = error(f"NOACK committed {EPOCH}:7 missing=b")
+    daemon.script = lambda c: late if c[0] == b"COH.FILL" else None
+    cache = connect()
+    assert cache.get_entry_or_load("k", lambda: 1).version == f"{EPOCH}:7"
+    assert cache.stats()["origin"]["not_stored"] == 0
 
 
 # -- many at once ---------------------------------------------------------------------

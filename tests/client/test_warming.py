@@ -100,6 +100,7 @@ def test_a_loader_that_fails(daemon: FakeDaemon, connect: Connect) -> None:
 def test_a_server_that_refuses(daemon: FakeDaemon, connect: Connect) -> None:
     daemon.script = lambda c: error("OOM no memory") if c[0] == b"COH.FILL" else None
     assert connect().warm(["k1"], squares) == Warmed(1, 0, 0, 0, 0, 1)
+    assert not daemon.tokens, "the next in line need not wait until the lease ends"
 
 
 def test_no_more_at_once_than_asked_for(daemon: FakeDaemon) -> None:
