@@ -49,7 +49,7 @@ class Port(Protocol):
 
     async def flush_all(self) -> None: ...
     async def lose_metadata(self) -> None: ...
-    async def lose_roster(self) -> None: ...
+    async def lose_roster(self, keep: int = 0) -> None: ...
     async def trim(self, keep: int) -> None: ...
     async def fence(self, on: bool) -> None:
         """Whether the server may accept writes."""
@@ -82,8 +82,8 @@ class ModelPort:
     async def lose_metadata(self) -> None:
         self.server.lose_metadata()
 
-    async def lose_roster(self) -> None:
-        self.server.lose_roster()
+    async def lose_roster(self, keep: int = 0) -> None:
+        self.server.lose_roster(keep)
 
     async def trim(self, keep: int) -> None:
         self.server.trim(keep)
@@ -166,8 +166,10 @@ class RealPort:
     async def lose_metadata(self) -> None:
         self._session.command("DEL", NAMES.meta)
 
-    async def lose_roster(self) -> None:
-        self._session.command("DEL", NODES)
+    async def lose_roster(self, keep: int = 0) -> None:
+        lost = sorted(self._session.command("HKEYS", NODES))[keep:]
+        if lost:
+            self._session.command("HDEL", NODES, *lost)
 
     async def trim(self, keep: int) -> None:
         self._session.command("XTRIM", NAMES.log, "MAXLEN", "=", keep)

@@ -314,7 +314,7 @@ class Steps:
             elif name == "lose metadata":
                 await port.lose_metadata()
             elif name == "lose roster":
-                await port.lose_roster()
+                await port.lose_roster(keep % 3)
             elif name == "trim":
                 await port.trim(keep)
             elif name == "fence":

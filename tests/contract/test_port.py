@@ -242,7 +242,7 @@ async def test_a_flush_through_us_keeps_the_lane_and_the_roster(port: Port) -> N
     assert [m.incarnation for m in read.members] == [A]
 
 
-@pytest.mark.parametrize("lost", ["", "roster", "metadata", "everything"])
+@pytest.mark.parametrize("lost", ["", "roster", "a line", "metadata", "everything"])
 async def test_a_roster_tells_whether_it_names_all_who_joined(port: Port, lost: str) -> None:
     async def is_whole() -> bool:
         read = await port.ask(ReadRoster(next(_numbers), 0))
@@ -252,8 +252,8 @@ async def test_a_roster_tells_whether_it_names_all_who_joined(port: Port, lost: 
     assert not await is_whole(), "who was there before the metadata is not known"
     await probe(port, member(A))
     await probe(port, member(B))
-    if lost == "roster":
-        await port.lose_roster()
+    if lost in ("roster", "a line"):
+        await port.lose_roster(keep=lost == "a line")
     elif lost == "metadata":
         await port.lose_metadata()
     elif lost:
@@ -294,6 +294,16 @@ async def test_a_lost_roster_is_a_new_epoch(port: Port) -> None:
     await port.lose_roster()
     assert (await probe(port, None, E2)).lineage.epoch == E1
     assert (await probe(port, member(B), E2)).lineage == Lineage(E2, 1, E2)
+
+
+async def test_so_is_one_that_lacks_a_line_whoever_beats_next(port: Port) -> None:
+    for joined in (member(A), member(B)):
+        await probe(port, joined)
+    await mutate(port, set_(b"k", b"v"))
+    await port.lose_roster(keep=1)
+    assert (await probe(port, member(A, beat=2), E2)).lineage == Lineage(E2, 1, E2)
+    assert (await probe(port, member(B, beat=2), E3)).lineage == Lineage(E2, 1, E2)
+    assert (await probe(port, member(A, beat=3), E3)).lineage == Lineage(E2, 1, E2)
 
 
 async def test_an_epoch_that_forked_is_left_once_and_its_versions_hold_no_more(port: Port) -> None:

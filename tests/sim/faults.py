@@ -346,7 +346,7 @@ class Nemesis:
         self.world.primary.server.lose_metadata()
 
     def lose_roster(self, fault: Fault) -> None:
-        self.world.primary.server.lose_roster()
+        self.world.primary.server.lose_roster(keep=fault.number - 1)
 
     def trim(self, fault: Fault) -> None:
         self.world.primary.server.trim(fault.number - 1)

@@ -183,9 +183,11 @@ class Server:
         """The metadata hash is deleted or evicted; the log and the data stay."""
         self.lineage = None
 
-    def lose_roster(self) -> None:
-        """The roster hash is deleted or evicted: who was on it is unknown."""
-        self.roster.clear()
+    def lose_roster(self, keep: int = 0) -> None:
+        """The roster hash is deleted or evicted: who was on it is unknown. Or somebody has deleted
+        lines of it, all but the first so many."""
+        for incarnation in sorted(self.roster)[keep:]:
+            del self.roster[incarnation]
 
     def trim(self, keep: int) -> None:
         """XTRIM: only the last `keep` records stay."""
@@ -321,11 +323,9 @@ class Server:
 
     def _joined(self, member: Member, call: Probe, added: bool) -> None:
         self.roster[member.incarnation] = member
-        if not added:
-            return
-        self.roster_count += 1
+        self.roster_count += added
         if self.roster_count == len(self.roster):
-            self.roster_version += 1
+            self.roster_version += added
             return
         assert self.lineage is not None
         self._start_epoch(call.new_epoch, self.lineage.seq)

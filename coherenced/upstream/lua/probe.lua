@@ -13,11 +13,15 @@ if ARGV[3] then
   -- K2: joining and proving are one atomic step.
   local nodes, line = string.sub(META, 1, -5) .. 'nodes', ARGV[4] .. cmsgpack.pack(ms)
   local added = redis.pcall('HSET', nodes, ARGV[3], line)
-  if added == 1 and redis.call('HINCRBY', META, 'n', 1) == redis.call('HLEN', nodes) then
-    roster = redis.call('HINCRBY', META, 'rv', 1)
-  elseif added ~= 0 then
-    -- The roster was lost or replaced: who is on it is unknown until everyone has come
-    -- back, which is what a new epoch says (K7).
+  local joined = added == 1 and redis.call('HINCRBY', META, 'n', 1)
+    or added == 0 and tonumber(redis.call('HGET', META, 'n') or '')
+  if joined and joined == redis.call('HLEN', nodes) then
+    if added == 1 then
+      roster = redis.call('HINCRBY', META, 'rv', 1)
+    end
+  else
+    -- The roster was lost, in part or altogether, or replaced: who is on it is unknown until
+    -- everyone has come back, which is what a new epoch says (K7).
     redis.pcall('HDEL', nodes, ARGV[3])
     epoch, seq, tag, roster = start_epoch(ARGV[1], seq)
     redis.call('HSET', nodes, ARGV[3], line)
