@@ -285,7 +285,8 @@ def answerable(write: Write) -> bool:
     if write.atomic or write.watch_id:
         return False
     return all(
-        not m.argv or m.op == Op.DELETE or (m.reply_is_known and not m.unchanged)
+        m.if_version is None
+        and (not m.argv or m.op == Op.DELETE or (m.reply_is_known and not m.unchanged))
         for m in write.mutations
     )
 

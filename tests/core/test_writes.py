@@ -434,6 +434,15 @@ def test_none_waits_for_a_reply_that_only_redis_knows() -> None:
     assert d.result(write).replies == (7,)
 
 
+def test_none_waits_for_what_becomes_of_a_compare_and_set() -> None:
+    d = Driver()
+    write = d.write(set_to(b"k", b"v", if_version=version(1)), ack=Level.NONE)
+    assert write not in d.outcomes
+    conflict = ReplyError("CONFLICT the key has changed")
+    d.mutated(d.take(calls.Mutate), first=0, replies=[conflict])
+    assert d.result(write).replies == (conflict,)
+
+
 @pytest.mark.parametrize(
     "wide",
     [
