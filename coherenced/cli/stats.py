@@ -117,9 +117,14 @@ def facts(told: dict[str, Any]) -> list[list[str]]:
 
 
 def _of_clients(derived: dict[str, Any], fronts: dict[str, Any]) -> str:
-    turned_away = sum(front.get("rejected", 0) for front in fronts.values())
-    told = number(derived.get("connections"))
-    return f"{told}, {number(turned_away)} turned away" if turned_away else told
+    told = [number(derived.get("connections"))]
+    for figure, words in (
+        ("rejected", "turned away"),
+        ("overflows", "cut off since they did not read"),
+    ):
+        if count := sum(front.get(figure, 0) for front in fronts.values()):
+            told.append(f"{number(count)} {words}")
+    return ", ".join(told)
 
 
 def _of_two_phases(writes: _Figures) -> dict[str, str]:

@@ -383,3 +383,9 @@ def _fronts(stats: NodeStats) -> Iterator[Metric]:
         "front",
         [(n, f.rejected) for n, f in fronts],
     )
+    yield counters(
+        "connections_cut_off_total",
+        "Connections ended because their client did not read its replies.",
+        "front",
+        [(n, f.overflows) for n, f in fronts],
+    )

@@ -268,6 +268,8 @@ class FrontSection(msgspec.Struct):
     accepted: int = 0
     rejected: int = 0
     """Connections turned away because the bound was reached."""
+    overflows: int = 0
+    """Connections cut off because their client did not read what it had asked for."""
 
 
 class ProcessSection(msgspec.Struct):

@@ -78,6 +78,8 @@ class HttpFront:
         self._long_way = 0
         self._errors = 0
         self._accepted = 0
+        self.overflows = 0
+        """Connections cut off because their client did not read."""
 
     # -- listening -----------------------------------------------------------------------
 
@@ -118,13 +120,15 @@ class HttpFront:
         self.short.max_key_bytes = limits.max_key_bytes
 
     def stats(self) -> dict[str, int]:
-        """requests, errors, connections, accepted, rejected, listeners: for `NodePort.stats()`."""
+        """requests, errors, connections, accepted, rejected, overflows, listeners: for
+        `NodePort.stats()`."""
         return {
             "requests": self.short.hits + self._long_way,
             "errors": self._errors,
             "connections": len(self._connections),
             "accepted": self._accepted,
             "rejected": self.door.turned_away,
+            "overflows": self.overflows,
             "listeners": len(self._context.listeners),
         }
 

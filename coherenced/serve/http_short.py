@@ -286,6 +286,7 @@ class HttpConnection(web.RequestHandler):
         if self._wire is None or self.writable:
             return
         if self._wire.get_write_buffer_size() >= left:
+            self._front.overflows += 1
             self.abort()
         else:
             self._watch()

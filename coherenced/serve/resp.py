@@ -19,6 +19,7 @@ from coherenced.serve.quiet import Poller, Tally
 from coherenced.serve.resp_connection import RespConnection
 from coherenced.serve.resp_leases import Borrowers
 from coherenced.serve.resp_settings import RespSettings
+from coherenced.serve.unread import Unread
 
 if TYPE_CHECKING:
     from coherenced.serve.port import NodePort
@@ -51,6 +52,7 @@ class RespFront:
         self.errors = self.accepted = 0
         self.overflows = 0
         """Connections cut off because their client did not read."""
+        self.unread = Unread()
         self.poller: Poller | None = None
         """Once it listens."""
         self._observe_ms = observe_ms

@@ -29,6 +29,8 @@ FEWEST_PENDING: Final = 16
 MOST_AHEAD: Final = 8
 """So many times the output buffer's bound is kept for a client that reads more slowly than what it
 has asked for at once comes, or behind a reply that does not come; beyond, it is cut off."""
+MOST_TOGETHER: Final = 8
+"""So many times that bound is kept for all who do not read; beyond, who has the most is cut off."""
 SHORT_BYTES: Final = 4096
 """A reply of less waits for others that come in the same turn: one call of the kernel for all."""
 _MINUS: Final = ord("-")
@@ -172,15 +174,18 @@ class ReplyFlow(Quiet):
         self._out.clear()
         self._rest = b""
         self._forget_unread()
+        self.front.unread.forget(self)
 
     def pause_writing(self) -> None:
         self.busy()
         self._paused = True
         self._balance()
+        self.front.unread.note(self, MOST_TOGETHER * self.front.settings.output_buffer_bytes)
 
     def resume_writing(self) -> None:
         self._paused = False
         self._forget_unread()
+        self.front.unread.forget(self)
         if self._out and not self.lost:
             self._write_on()
         if not (self._running or self._paused):
@@ -274,7 +279,7 @@ class ReplyFlow(Quiet):
         if slot is slots[0]:
             self._release()
         elif self._held_bytes > MOST_AHEAD * self.front.settings.output_buffer_bytes:
-            self._cut_off()
+            self.cut_off()
             return
         if self._running:
             return
@@ -357,9 +362,10 @@ class ReplyFlow(Quiet):
         settings, number = self.front.settings, len(self._out)
         if number >= 2 * self._weighed:  # rarely: all of them are looked at
             self._weighed = number
-            if self._unwritten_bytes() > MOST_AHEAD * settings.output_buffer_bytes:
-                self._cut_off()
+            if self.unread_bytes() > MOST_AHEAD * settings.output_buffer_bytes:
+                self.cut_off()
                 return
+            self.front.unread.note(self, MOST_TOGETHER * settings.output_buffer_bytes)
         if self._unread is None:
             self._unread_bytes = self._transport.get_write_buffer_size()
             self._unread = self.front.later(settings.stalled_ms, self._look_at_reader)
@@ -369,13 +375,15 @@ class ReplyFlow(Quiet):
         self._unread = None
         if self._transport.get_write_buffer_size() < self._unread_bytes:
             self._wait_for_reader()
-        elif self._unwritten_bytes() > self.front.settings.output_buffer_bytes:
-            self._cut_off()
+        elif self.unread_bytes() > self.front.settings.output_buffer_bytes:
+            self.cut_off()
 
-    def _unwritten_bytes(self) -> int:
+    def unread_bytes(self) -> int:
+        """Replies that its client has not taken yet."""
         return self._transport.get_write_buffer_size() + sum(map(len, self._out))
 
-    def _cut_off(self) -> None:
+    def cut_off(self) -> None:
+        """Hang up on a client that does not read."""
         if not self._transport.is_closing():
             self.front.overflows += 1
             self.abort()

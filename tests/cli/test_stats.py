@@ -69,6 +69,10 @@ def test_clients_that_were_turned_away_are_shown() -> None:
     assert dict(stats.facts(told))["connections"] == "0"
     told["fronts"] = {"resp": {"rejected": 1000}, "http": {"rejected": 1}}
     assert dict(stats.facts(told))["connections"] == "0, 1,001 turned away"
+    told["fronts"]["resp"]["overflows"] = 2
+    assert dict(stats.facts(told))["connections"].endswith(
+        "turned away, 2 cut off since they did not read"
+    )
 
 
 def test_the_origin_is_shown_once_it_was_asked() -> None:

@@ -434,6 +434,7 @@ async def test_counters(http: Rig) -> None:
         "connections": 1,
         "accepted": 1,
         "rejected": 0,
+        "overflows": 0,
         "listeners": 0,
     }
 

@@ -586,7 +586,7 @@ def test_nobody_is_kept_many_times_the_bound_for() -> None:
         client.port.release(1)
         client.take_turns()
         if not client.wire.aborted:
-            most = max(most, client.connection._unwritten_bytes())
+            most = max(most, client.connection.unread_bytes())
     assert client.wire.aborted and 200_000 < most < 900_000
     assert client.front.stats()["overflows"] == 1
 
@@ -604,7 +604,7 @@ def test_large_replies_are_put_together_in_pieces(command: str) -> None:
     assert not client.wire.reading
     most = 0
     while client.wire.buffer:
-        most = max(most, client.connection._unwritten_bytes())
+        most = max(most, client.connection.unread_bytes())
         client.wire.sent += client.wire.buffer
         client.wire.buffer.clear()
         client.connection.resume_writing()
