@@ -67,19 +67,22 @@ def test_every_row_of_the_table_of_faults_is_among_the_faults() -> None:
     assert set(ACTIONS) == {*KINDS, STOPPED_CLOCKS, LATE_REQUESTS}
 
 
-def test_machines_that_stop_with_all_their_clocks_cannot_break_B_0() -> None:
-    """But for expiry: a life that ends by a clock is longer by as long as the clock stood still."""
+def stopped_clocks() -> list[Part]:
     kinds = (STOPPED_CLOCKS, "lose bus messages", "fail over", "slow")
     mix = Mix(ttl_sets=0.0)
-    totals = run_many(range(100), partial(shortened, kinds=kinds, fault_gap_ms=80.0, mix=mix))
+    return parts_of(range(100), partial(shortened, kinds=kinds, fault_gap_ms=80.0, mix=mix))
+
+
+@pytest.mark.ahead(parts=stopped_clocks)
+def test_machines_that_stop_with_all_their_clocks_cannot_break_B_0() -> None:
+    """But for expiry: a life that ends by a clock is longer by as long as the clock stood still."""
+    totals = sum_of(results(stopped_clocks))
     none_breaks(totals)
     assert totals.checked["linearizable"] > 500
     assert "bounded" not in totals.checked
 
 
-def test_prefixes_are_looked_for_while_everything_goes_on() -> None:
-    """Marks of one prefix within another, set while entries are looked at, filled, evicted and
-    dropped, and while the bus is lost."""
+def many_prefixes() -> list[Part]:
     mix = Mix(
         prefix_invalidations=12.0,
         prefixes=(b"", b"k", b"k0", b"k1", b"k2", b"n:", b"l:"),
@@ -87,7 +90,15 @@ def test_prefixes_are_looked_for_while_everything_goes_on() -> None:
         tag_invalidations=2.0,
         levels=(Level.REDIS, Level.ALL, Level.NONE),
     )
-    totals = run_many(range(SEEDS, SEEDS + 60), partial(shortened, mix=mix, tidy_entries=1))
+    seeds = range(SEEDS, SEEDS + 60)
+    return parts_of(seeds, partial(shortened, mix=mix, tidy_entries=1))
+
+
+@pytest.mark.ahead(parts=many_prefixes)
+def test_prefixes_are_looked_for_while_everything_goes_on() -> None:
+    """Marks of one prefix within another, set while entries are looked at, filled, evicted and
+    dropped, and while the bus is lost."""
+    totals = sum_of(results(many_prefixes))
     none_breaks(totals)
     assert totals.checked["ack=all"] > 500
 
