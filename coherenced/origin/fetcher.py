@@ -296,5 +296,7 @@ async def _body(response: aiohttp.ClientResponse, most: int) -> bytes:
 def _why(error: Any) -> str:
     """One line, without the URL: it may hold a password."""
     cause = getattr(error, "os_error", None) or error.__cause__
-    text = getattr(cause, "strerror", None) or str(cause or "") or type(error).__name__
+    # aiohttp writes what its parser says as "400, message: …": no status of the origin's.
+    told = getattr(cause, "strerror", None) or getattr(cause, "message", None)
+    text = told or str(cause or "") or type(error).__name__
     return " ".join(str(text).split())[:200]

@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.http_exceptions import ContentLengthError
 
 from coherenced.origin.breaker import CLOSED, OPEN
-from coherenced.origin.fetcher import Origin, OriginFault, authorities
+from coherenced.origin.fetcher import Origin, OriginFault, _why, authorities
 from coherenced.origin.rules import Rules
 from tests.origin.server import OriginServer
 from tests.upstream.tls import authority
@@ -225,3 +227,9 @@ async def test_over_tls_this_hosts_authorities_are_believed_and_no_others(
     finally:
         authorities.cache_clear()
         await runner.cleanup()
+
+
+def test_a_broken_answer_is_not_told_like_a_status_of_the_origin() -> None:
+    broken = aiohttp.ClientPayloadError()
+    broken.__cause__ = ContentLengthError("Not enough data to satisfy content length header.")
+    assert _why(broken) == "Not enough data to satisfy content length header."
