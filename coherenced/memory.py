@@ -8,11 +8,14 @@ another thing: the kernel kills who crosses it.)
 from __future__ import annotations
 
 import errno
+import mmap
 import resource
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+SPARE_BYTES: Final = 4 << 20
+"""Of the address space, not of memory: Python asks for a megabyte at once."""
 TIGHT: Final = 0.85
 """By this part of its limit, what else goes wrong in odd ways is for want of memory, too."""
 
@@ -31,13 +34,24 @@ def is_short(error: BaseException) -> bool:
 _HIREDIS: Final = ("Failed to serialize the command.", "Out of memory")
 
 
+def reserve() -> Callable[[], None]:
+    """Put a little aside, for what is to be said when there is no more; call it to have it back."""
+    try:
+        return mmap.mmap(-1, SPARE_BYTES).close
+    except OSError:
+        return lambda: None
+
+
 def is_tight() -> bool:
     """Whether nearly all that this process may have is taken."""
     limit = _limit()
-    with suppress(OSError, ValueError):
+    try:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
-        return 0 < limit < pages * resource.getpagesize() / TIGHT
-    return False
+    except MemoryError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return 0 < limit < pages * resource.getpagesize() / TIGHT
 
 
 def advice() -> str:

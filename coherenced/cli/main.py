@@ -109,6 +109,7 @@ def run(arguments: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a key may be any bytes
+    release = memory.reserve()
     try:
         result = cli.main(args=arguments, prog_name="coherenced", standalone_mode=False)
         sys.stdout.flush()
@@ -128,6 +129,7 @@ def run(arguments: list[str]) -> int:
         _discard_output()  # whoever read it has had enough
         return 1
     except Exception as error:
+        release()
         if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
             _discard_output()
             return _failed(f"the output cannot be written: {error.strerror}", 1)
