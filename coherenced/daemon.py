@@ -109,6 +109,7 @@ class Daemon:
         self._log.info("starting", version=coherenced.__version__, configuration=self._read_from)
         paths = config.paths(os.environ, os.getuid())
         prepare_runtime_dir(paths.runtime_dir, os.getuid())
+        check_memory(config)
         async with contextlib.AsyncExitStack() as opened:
             sockets = open_sockets(config.listen, paths, os.environ)
             opened.callback(sockets.close)
@@ -353,6 +354,19 @@ class Daemon:
     def _bound_fronts(self, host: Host, settings: Redis, resp: RespFront, http: HttpFront) -> None:
         resp.reconfigure(self._resp_settings(host, settings))
         http.reconfigure(http_limits(self.config))
+
+
+def check_memory(config: Config) -> None:
+    """A full L1 must not be what ends this process."""
+    most, name = memory.bound()
+    if most and config.l1.max_bytes > most - memory.BESIDE_L1_BYTES:
+        logs.get("daemon").warning(
+            "a full L1 does not fit into what this process may take: lower l1.max_bytes, or raise "
+            "the limit",
+            l1_max_bytes=config.l1.max_bytes,
+            limit_bytes=most,
+            limit=name,
+        )
 
 
 def http_limits(config: Config) -> HttpLimits:

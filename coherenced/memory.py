@@ -1,21 +1,25 @@
 """A process that is given no more memory: how that is recognised, and what to tell people.
 
 That comes with a limit of the address space (`ulimit -v`) or a host that promises no more than it
-has. What needs much at once fails, and is refused; what is small goes on. (A container's limit is
-another thing: the kernel kills who crosses it.)
+has. What needs much at once fails, and is refused; what is small goes on. A container's limit is
+another thing: the kernel kills who crosses it. So it is looked at before.
 """
 
 from __future__ import annotations
 
 import errno
 import mmap
+import re
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 SPARE_BYTES: Final = 4 << 20
 """Of the address space, not of memory: Python asks for a megabyte at once."""
+BESIDE_L1_BYTES: Final = 100 << 20
+"""What a daemon takes beside its L1, about: itself, and what is on its way to clients."""
 TIGHT: Final = 0.85
 """By this part of its limit, what else goes wrong in odd ways is for want of memory, too."""
 
@@ -31,6 +35,36 @@ def is_short(error: BaseException) -> bool:
     return str(error) in _HIREDIS
 
 
+def bound(pid: int | str = "self", root: Path = Path("/")) -> tuple[int, str]:
+    """How many bytes a process may take before it is killed or refused more, and what says so;
+    (0, "") where nothing does."""
+    found: list[tuple[int, str]] = []
+    with suppress(OSError):
+        for line in (root / f"proc/{pid}/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers == "":
+                found += _cgroup(root / "sys/fs/cgroup", path, "memory.max")
+            elif "memory" in controllers.split(","):
+                found += _cgroup(root / "sys/fs/cgroup/memory", path, "memory.limit_in_bytes")
+    with suppress(OSError):
+        limits = (root / f"proc/{pid}/limits").read_text()
+        if address_space := re.search(r"^Max address space +(\d+)", limits, re.MULTILINE):
+            found.append((int(address_space[1]), "ulimit -v"))
+    return min(found, default=(0, ""))
+
+
+def _cgroup(hierarchy: Path, path: str, name: str) -> Iterator[tuple[int, str]]:
+    """What is set for the group and those around it. (In a container its own group is the root.)"""
+    group = hierarchy / path.lstrip("/")
+    for directory in (group, *group.parents):
+        with suppress(OSError, ValueError):  # "max" is no number
+            if (limit := int((directory / name).read_text())) < _UNLIMITED:
+                yield limit, name
+        if directory == hierarchy:
+            break
+
+
+_UNLIMITED: Final = 1 << 60
 _HIREDIS: Final = ("Failed to serialize the command.", "Out of memory")
 
 

@@ -12,8 +12,11 @@ from pathlib import Path
 
 import hiredis
 import pytest
+import structlog
 
 from coherenced import memory
+from coherenced.config import load
+from coherenced.daemon import check_memory
 from tests.cluster.daemons import Daemon
 from tests.servers import Server
 
@@ -61,6 +64,16 @@ def test_too_little_to_start_is_one_line(mebibytes: int) -> None:
         f"coherenced: out of memory: this process may have {mebibytes} MiB (ulimit -v): "
         "raise that limit\n"
     )
+
+
+@pytest.mark.parametrize(("most", "lines"), [(0, 0), (1 << 30, 0), (300 << 20, 1)])
+def test_a_full_l1_that_does_not_fit_is_told_at_the_start(
+    most: int, lines: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "bound", lambda: (most, "memory.max"))
+    with structlog.testing.capture_logs() as told:
+        check_memory(load({}, None, {}).config)
+    assert [line["log_level"] for line in told] == ["warning"] * lines
 
 
 def test_what_does_not_fit_is_refused_and_the_rest_is_served() -> None:

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from msgspec import convert, structs
 
 import coherenced
+from coherenced import memory
+from coherenced.cli.output import size
 from coherenced.errors import CoherencedError, Unreachable
 from coherenced.serve.doors import SPARE_FILES
 
@@ -115,6 +117,25 @@ def file_limit(max_connections: int) -> Finding:
     )
 
 
+def memory_limit(l1_bytes: int, pid: int | str = "self", root: Path = Path("/")) -> Finding:
+    """Whether a full L1 fits into what the daemon (`pid`, where it is known) may take."""
+    most, name = memory.bound(pid, root)
+    if not most:
+        return Finding("memory", "no limit of its own")
+    found = f"up to {size(most)} ({name}); L1 may hold {size(l1_bytes)}"
+    fits = most - memory.BESIDE_L1_BYTES
+    if l1_bytes <= fits:
+        return Finding("memory", found)
+    then = "refused what it asks for" if name.startswith("ulimit") else "killed by the kernel"
+    lower = f"set l1.max_bytes to at most {fits >> 20} MiB, or " if fits > 1 << 20 else ""
+    return Finding(
+        "memory",
+        found,
+        f"a daemon takes about {size(memory.BESIDE_L1_BYTES)} beside L1, and is {then} beyond the "
+        f"limit: {lower}raise the limit to {(l1_bytes + memory.BESIDE_L1_BYTES) >> 20} MiB",
+    )
+
+
 def runtime_directory(path: Path) -> Finding:
     what = "runtime directory"
     try:
@@ -179,6 +200,8 @@ def daemon(address: Address, timeout_s: float = 2.0) -> Iterator[Finding]:
         else f"this command is {coherenced.__version__}: restart the daemon after an upgrade",
     )
     yield from _state(told, node)
+    if l1_bytes := told.get("l1", {}).get("max_bytes"):
+        yield memory_limit(l1_bytes, who_listens(address) or "self")
     names = Counter(one["name"] for one in listed if one.get("live"))
     for name in (name for name, count in names.items() if count > 1):
         yield Finding(
@@ -191,7 +214,7 @@ def daemon(address: Address, timeout_s: float = 2.0) -> Iterator[Finding]:
 def _revival(address: Address) -> str:
     """What brings a daemon back that does not answer."""
     look = "look at its log (journalctl -u coherenced)"
-    pid = _who_listens(address)
+    pid = who_listens(address)
     if not pid:
         return f"start it (coherenced serve), or {look}"
     with suppress(OSError, IndexError):
@@ -201,7 +224,7 @@ def _revival(address: Address) -> str:
     return f"process {pid} listens there and does not answer: {look}, then restart it"
 
 
-def _who_listens(address: Address) -> int:
+def who_listens(address: Address) -> int:
     """The process that opened the socket; 0 where that is not known, or is systemd itself."""
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
         link.setblocking(False)

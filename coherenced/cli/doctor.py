@@ -65,7 +65,7 @@ def examine(path: Path | None) -> Iterator[Finding]:
     yield finding
     yield checks.file_limit(20_000 if config is None else config.listen.max_connections)
     address, http = _where(config)
-    runs = True
+    runs, answers = True, False
     directory = Path(address.path).parent if address.path else None
     if directory is not None:
         yield checks.runtime_directory(directory)
@@ -79,6 +79,8 @@ def examine(path: Path | None) -> Iterator[Finding]:
             yield finding
         if http is not None:
             yield checks.http(http, answers)
+    if config is not None and not answers:
+        yield checks.memory_limit(config.l1.max_bytes)  # of the daemon that would be started here
     if config is not None:
         default = config.paths(os.environ, os.getuid()).runtime_dir
         where = None

@@ -379,7 +379,7 @@ def _fronts(stats: NodeStats) -> Iterator[Metric]:
     )
     yield counters(
         "connections_rejected_total",
-        "Connections turned away at the bound.",
+        "Connections turned away: at the bound, or for want of open files.",
         "front",
         [(n, f.rejected) for n, f in fronts],
     )

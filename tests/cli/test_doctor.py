@@ -52,6 +52,7 @@ def test_all_is_well(coherenced: Call, a: Daemon, cluster: Cluster) -> None:
         "clock",
         "RESP socket",
         "daemon",
+        "memory ",
         "HTTP",
         "redis memory",
     ):
@@ -165,6 +166,46 @@ def test_the_server_is_looked_at_as_the_daemon_sees_it(
     config = load({}, None, {}).config
     (one,) = checks.redis(config, tmp_path, Address(path=str(tmp_path / "http.sock")))
     assert found in one.found
+
+
+@pytest.mark.parametrize(
+    ("group", "files", "limits", "found", "advice"),
+    [
+        ("0::/", {}, "", "no limit of its own", ""),
+        ("0::/", {"memory.max": "max"}, "unlimited", "no limit of its own", ""),
+        ("0::/", {"memory.max": "805306368"}, "", "up to 768.0 MiB (memory.max)", ""),
+        ("0::/a/b", {"a/memory.max": "402653184", "a/b/memory.max": "max"}, "", "384", ""),
+        (
+            *("0::/pod", {"pod/memory.max": "335544320"}, "", "up to 320.0 MiB (memory.max)"),
+            "killed by the kernel beyond the limit: set l1.max_bytes to at most 220 MiB, or "
+            "raise the limit to 356",
+        ),
+        (
+            *("4:memory:/x", {"memory/x/memory.limit_in_bytes": "67108864"}, "", "up to 64.0 MiB"),
+            "killed by the kernel beyond the limit: raise the limit to 356 MiB",
+        ),
+        ("4:memory:/", {"memory/memory.limit_in_bytes": "9223372036854771712"}, "", "no limit", ""),
+        (
+            "0::/",
+            {},
+            "314572800",
+            "up to 300.0 MiB (ulimit -v)",
+            "refused what it asks for beyond the limit: set",
+        ),
+    ],
+)
+def test_whether_a_full_l1_fits_is_known_before(
+    group: str, files: dict[str, str], limits: str, found: str, advice: str, tmp_path: Path
+) -> None:
+    places = {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
+    places |= {"proc/7/cgroup": group, "proc/7/limits": f"Max address space  {limits}  bytes"}
+    for name, text in places.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    told = checks.memory_limit(256 << 20, 7, tmp_path)
+    assert found in told.found
+    assert advice in told.advice and bool(told.advice) is bool(advice)
+    assert checks.memory_limit(256 << 20, 8, tmp_path).found == "no limit of its own"
 
 
 def test_the_doctor_does_not_send_to_the_doctor(tmp_path: Path) -> None:
