@@ -247,6 +247,12 @@ def _state(told: dict[str, Any], node: dict[str, Any]) -> Iterator[Finding]:
             f"{silent} silent",
             "'coherenced nodes' names them; they are taken off the roster after a while",
         )
+    if waiting := (told.get("spool") or {}).get("waiting"):
+        yield Finding(
+            "journal",
+            f"invalidations wait for Redis: {waiting}",
+            "they are sent when Redis is back: see what is said of it",
+        )
     files = told.get("process", {})
     if files.get("open_files", 0) > 0.8 * files.get("max_files", float("inf")):
         yield Finding(

@@ -49,6 +49,18 @@ def _row(member: dict[str, Any]) -> list[str]:
     ]
 
 
+def sentence(event: dict[str, Any]) -> str:
+    """One event in words, with its details; what is an empty list is none."""
+    details = []
+    for name, value in event.items():
+        if name in ("at", "event", "text") or value == []:
+            continue
+        told = ", ".join(map(legible, value)) if isinstance(value, list) else legible(value)
+        details.append(f"{name.replace('_', ' ')} {told}")
+    text = str(event.get("text", event.get("event", "")))
+    return f"{text} ({'; '.join(details)})" if details else text
+
+
 def _print_events(events: list[dict[str, Any]]) -> None:
     print()
     if not events:
@@ -56,8 +68,5 @@ def _print_events(events: list[dict[str, Any]]) -> None:
         return
     rows = []
     for event in events:
-        known = ("at", "event", "text")
-        details = ", ".join(f"{k} {legible(v)}" for k, v in event.items() if k not in known)
-        text = str(event.get("text", ""))
-        rows.append([str(event.get("at", "")), f"{text} ({details})" if details else text])
+        rows.append([str(event.get("at", "")), sentence(event)])
     print_table(["at", "event"], rows)

@@ -111,9 +111,19 @@ def facts(told: dict[str, Any]) -> list[list[str]]:
         "invalidations": f"{all_lanes:records}; back over the bus {_p(latencies, 'invalidation')}",
         "gaps": f"{all_lanes:gaps_found}, {all_lanes:gaps_repaired}, {all_lanes:drops}",
         "proved current": f"{in_units(derived.get('verified_age_ms'))} ago",
+        **_of_journal(told.get("spool") or {}),
         "connections": _of_clients(derived, told.get("fronts") or {}),
     }
     return [[what, figure] for what, figure in figures.items()]
+
+
+def _of_journal(spool: dict[str, Any]) -> dict[str, str]:
+    """What waits for Redis on disk; nothing where nothing ever has."""
+    if not any(spool.get(one) for one in ("waiting", "sent", "refused")):
+        return {}
+    figures, most = _Figures(spool), size(spool.get("max_bytes"))
+    used = f"{size(spool.get('bytes'))} of {most}"
+    return {"journal": f"{figures:waiting} ({used}), {figures:sent}, {figures:refused}"}
 
 
 def _of_clients(derived: dict[str, Any], fronts: dict[str, Any]) -> str:
@@ -179,6 +189,7 @@ def headline(told: dict[str, Any]) -> str:
     return (
         f"{node.get('name', '?')}: {state}, up {in_units(node.get('uptime_ms'))}, "
         f"{counted(node.get('nodes_live'), 'node')} live, {number(node.get('nodes_silent'))} silent"
+        + ("" if told.get("bus", {}).get("upstream_up", True) else "; REDIS OUT OF REACH")
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import click
 
+from coherenced.cli.nodes import sentence
 from coherenced.cli.options import as_json, connection, http_socket, written_version
 from coherenced.cli.output import folded, note, printable, width
 from coherenced.client.address import Address
@@ -17,7 +18,6 @@ from coherenced.wire.names import legible
 
 TARGET: Final = "/v1/invalidations"
 RETRY_S: Final = 1.0
-_EVENT_WORDS: Final = ("at", "event", "text")
 SHOWN: Final = 10
 """Names printed of one record; `--json` prints all."""
 
@@ -87,9 +87,7 @@ def _show(record: dict[str, Any], as_json: bool) -> None:
         print(json.dumps(record, ensure_ascii=False), flush=True)
         return
     if "event" in record:
-        details = ", ".join(f"{k} {legible(v)}" for k, v in record.items() if k not in _EVENT_WORDS)
-        text = str(record.get("text", record["event"])) + (f" ({details})" if details else "")
-        line = printable(f"{time.strftime('%H:%M:%S')}  node  {text}")
+        line = printable(f"{time.strftime('%H:%M:%S')}  node  {sentence(record)}")
         print(folded(line, width()), flush=True)
         return
     words = ["everything"] if record.get("all") else []

@@ -240,7 +240,8 @@ def test_a_process_that_does_not_answer_is_named(stops: bool, advice: str, tmp_p
 def test_a_daemon_of_another_version_that_is_not_ready(tmp_path: Path) -> None:
     told = bulk(
         '{"node": {"name": "n", "version": "9", "ready": false, "reason": "no Redis",'
-        ' "nodes_silent": 2}, "process": {"open_files": 90, "max_files": 100}}'
+        ' "nodes_silent": 2}, "process": {"open_files": 90, "max_files": 100},'
+        ' "spool": {"waiting": 7}}'
     )
     with FakeDaemon(tmp_path / "s", lambda command: told) as daemon:
         found = {one.what: one for one in checks.daemon(Address(path=str(daemon.path)))}
@@ -248,6 +249,7 @@ def test_a_daemon_of_another_version_that_is_not_ready(tmp_path: Path) -> None:
     assert found["coherence"].unreachable
     assert "no Redis" in found["coherence"].found
     assert found["other nodes"].found == "2 silent"
+    assert "7" in found["journal"].found and found["journal"].advice
     assert "LimitNOFILE" in found["daemon's files"].advice
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from coherenced.cli.cluster import Daemon
+from coherenced.cli.nodes import sentence
 from tests.cli.conftest import Done
 from tests.client.fake_daemon import FakeDaemon, bulk
 
@@ -42,3 +43,16 @@ def test_another_form(coherenced: Call, tmp_path: Path) -> None:
         done = coherenced("nodes", "--socket", daemon.path)
     assert done.code == 1
     assert "another form" in done.err
+
+
+def test_an_event_is_a_sentence() -> None:
+    event = {
+        "at": "2026-11-26T12:00:00",
+        "event": "reloaded",
+        "text": "configuration reloaded",
+        "changed": ["log.level", {"base64": "/w=="}],
+        "needs_restart": [],
+        "node": "a",
+    }
+    assert sentence(event) == r"configuration reloaded (changed log.level, \xff; node a)"
+    assert sentence({"event": "x", "needs_restart": []}) == "x"

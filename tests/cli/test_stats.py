@@ -64,6 +64,17 @@ def test_linearizable_writes_are_shown_where_there_are_any() -> None:
     assert shown == "2,000 linearizable, 0 contended; 1 batch refused in one phase"
 
 
+def test_what_waits_for_redis_is_shown_and_that_it_is_away() -> None:
+    told = report(NodeStats())
+    told["bus"]["upstream_up"] = True
+    assert "journal" not in dict(stats.facts(told))
+    assert stats.headline(told).endswith("0 silent")
+    told["bus"]["upstream_up"] = False
+    told["spool"] = {"waiting": 2, "bytes": 40, "max_bytes": 16 << 20, "sent": 1, "refused": 0}
+    assert dict(stats.facts(told))["journal"] == ("2 waiting (40 B of 16.0 MiB), 1 sent, 0 refused")
+    assert stats.headline(told).endswith("; REDIS OUT OF REACH")
+
+
 def test_clients_that_were_turned_away_are_shown() -> None:
     told = report(NodeStats())
     assert dict(stats.facts(told))["connections"] == "0"
