@@ -293,7 +293,9 @@ def _written(address: Address) -> str:
 # -- Redis ------------------------------------------------------------------------------
 
 
-def redis(config: Config, directory: Path, http_socket: Address | None) -> Iterator[Finding]:
+def redis(
+    config: Config, directory: Path, http_socket: Address | None, is_ready: bool = True
+) -> Iterator[Finding]:
     """The server that holds the values and the log: the daemon's, or what it would take."""
     from coherenced.embedded import SOCKET_NAME
 
@@ -311,7 +313,12 @@ def redis(config: Config, directory: Path, http_socket: Address | None) -> Itera
     if settings.url:
         yield from _server(settings)
     elif untold:
-        yield Finding("redis", f"not looked at: {untold}; name it by --config or in redis.url")
+        look = "name it by --config or in redis.url"
+        if is_ready:
+            yield Finding("redis", f"not looked at: {untold}; {look}")
+        else:
+            advice = f"{look}; the daemon's log says what it meets with (journalctl -u coherenced)"
+            yield Finding("redis", f"not looked at: {untold}", advice)
     else:
         yield _embedded()
 

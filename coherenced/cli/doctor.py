@@ -86,7 +86,7 @@ def examine(path: Path | None) -> Iterator[Finding]:
         where = None
         if runs and http is not None:
             where = Address(path=str(http), password=address.password)
-        yield from checks.redis(config, directory or default, where)
+        yield from checks.redis(config, directory or default, where, answers)
 
 
 def _where(config: Config | None) -> tuple[Address, Path | None]:

@@ -333,6 +333,10 @@ async def _identify(pipe: Pipe, name: str) -> None:
         pipe.run_id = found[1]
 
 
+_ENDED: Final = r"while writing to socket\. Connection lost|Connection closed by server"
+"""What the client library makes of a server that hangs up on who has just connected."""
+
+
 def explain(error: BaseException, endpoint: RedisEndpoint, settings: ServerSettings) -> str:
     """One line: what went wrong with this server and what to do. Never shows the password."""
     place = endpoint.unix_path or f"{endpoint.host}:{endpoint.port}"
@@ -358,6 +362,11 @@ def explain(error: BaseException, endpoint: RedisEndpoint, settings: ServerSetti
         return f"Redis at {place} has no database {endpoint.db}: check the number in redis.url"
     if endpoint.tls and ("reset" in text.lower() or "closed" in text.lower()):
         return f"Redis at {place} ended the TLS handshake: is that a TLS port? ({text})"
+    if "max number of clients" in text or re.search(_ENDED, text):
+        return (
+            f"Redis at {place} ends new connections at once: it may have reached its maxclients "
+            f"(INFO clients tells)"
+        )
     if connecting := re.match(r"Error (-?\d+) connecting to .*\. ", text):
         # The client library names the address once more, or twice: it has been said already.
         number = int(connecting[1])

@@ -166,6 +166,9 @@ def test_the_server_is_looked_at_as_the_daemon_sees_it(
     config = load({}, None, {}).config
     (one,) = checks.redis(config, tmp_path, Address(path=str(tmp_path / "http.sock")))
     assert found in one.found
+    if "not looked at" in found:
+        (one,) = checks.redis(config, tmp_path, Address(path=str(tmp_path / "h")), is_ready=False)
+        assert "log says" in one.advice, "nobody is sent to where nothing is told"
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,14 @@ async def test_no_such_host() -> None:
     assert "cannot be reached" in await failure(settings("redis://no-such-host.invalid"))
 
 
+async def test_a_server_that_has_enough_clients() -> None:
+    """How the client library meets with it is a matter of who is faster; the cause is told."""
+    with Server(args=("--maxclients", "1")) as server, server.session():
+        for _ in range(5):
+            with pytest.raises(RedisUnreachable, match="maxclients"):
+                await dial(settings(server.url), "test")
+
+
 async def test_a_wrong_password() -> None:
     with Server(password="right") as server:
         text = await failure(settings(server.url, password="secret"))
