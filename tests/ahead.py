@@ -17,7 +17,7 @@ beside them waits longer than it would. When the first test asks, they are ended
 not done is done here, on all cores. What broke there, an exception or a process, breaks the test:
 nothing is tried twice. Where a core is not idle but counted (a quota), nothing is done ahead.
 
-    python -m tests.ahead DIRECTORY MODULE:FUNCTION…       one such process
+    python -m tests.ahead DIRECTORY POLICY MODULE:FUNCTION…       one such process
 """
 
 from __future__ import annotations
@@ -106,10 +106,11 @@ def _done(parts: Parts) -> dict[int, Any]:
 class Ahead:
     """Processes that do parts, and what they came to."""
 
-    def __init__(self, jobs: Sequence[Parts], processes: int) -> None:
+    def __init__(self, jobs: Sequence[Parts], processes: int, policy: int = os.SCHED_IDLE) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="coh-ahead-"))
         self._logs = [self.directory / f"{number}.log" for number in range(processes)]
-        command = [sys.executable, "-X", "faulthandler", "-m", "tests.ahead", str(self.directory)]
+        command = [sys.executable, "-X", "faulthandler", "-m", "tests.ahead"]
+        command += [str(self.directory), str(policy)]
         self._running = []
         for log in self._logs:
             with log.open("wb") as told:
@@ -205,13 +206,13 @@ def _is_counted() -> bool:
 # -- one of them -----------------------------------------------------------------------------------
 
 
-def main(directory: Path, names: Sequence[str]) -> None:
+def main(directory: Path, policy: int, names: Sequence[str]) -> None:
     """Do one part after the other that nobody else has begun."""
     parent = os.getppid()
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it ends with the session
     with contextlib.suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    if os.getppid() != parent or os.sched_getscheduler(0) != os.SCHED_IDLE:
+        os.sched_setscheduler(0, policy, os.sched_param(0))
+    if os.getppid() != parent or os.sched_getscheduler(0) != policy:
         return  # it would be in the others' way
     for name in names:
         module, _, function = name.partition(":")
@@ -234,4 +235,4 @@ def _do(part: Part, place: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])

@@ -44,11 +44,11 @@ def deadly() -> list[Part]:
 
 @pytest.fixture
 def begin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Ahead]]:
-    """Instead of what this session has begun."""
+    """Instead of what this session has begun; and not only while a core is idle."""
     begun: list[Ahead] = []
 
-    def one(*jobs: ahead.Parts) -> Ahead:
-        begun.append(Ahead(jobs, 2))
+    def one(*jobs: ahead.Parts, policy: int = os.SCHED_OTHER) -> Ahead:
+        begun.append(Ahead(jobs, 2, policy))
         monkeypatch.setattr(ahead, "_ahead", begun[-1])
         return begun[-1]
 
@@ -96,6 +96,11 @@ def test_a_process_that_died_is_told(begin: Callable[..., Ahead]) -> None:
 
 
 def test_it_is_in_nobodys_way(begin: Callable[..., Ahead]) -> None:
-    here = begin(slow)
-    wait_until(lambda: len(list(here.directory.glob("*.begun"))) == 3, 30, "both in a slow one")
-    assert {os.sched_getscheduler(one.pid) for one in here._running} == {os.SCHED_IDLE}
+    policies = [os.sched_getscheduler(one.pid) for one in begin(slow)._running]
+    assert policies == [os.SCHED_OTHER] * 2
+    here = begin(slow, policy=os.SCHED_IDLE)
+
+    def idle() -> bool:
+        return {os.sched_getscheduler(one.pid) for one in here._running} == {os.SCHED_IDLE}
+
+    wait_until(idle, 30, "both give way")
