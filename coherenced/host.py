@@ -183,14 +183,14 @@ class Host:
                             try:
                                 done(effect.outcome)
                             except MemoryError as error:
-                                self._tell(error)
+                                self._unanswered(done, error)
                     elif isinstance(effect, SettledAll):
                         askers = map(self._waiting.pop, effect.request_ids)
                         for done, outcome in zip(askers, effect.outcomes, strict=True):
                             try:
                                 done(outcome)
                             except MemoryError as error:
-                                self._tell(error)
+                                self._unanswered(done, error)
                     else:
                         self._carry_out(effect)
         except MemoryError:
@@ -205,10 +205,13 @@ class Host:
             self._check_drained()
         self._arm()
 
-    def _tell(self, error: MemoryError) -> None:
-        """An answer could not be given for want of memory; those of others must be."""
+    def _unanswered(self, done: Any, error: MemoryError) -> None:
+        """An answer could not be given for want of memory; those of others must be. A connection
+        that was to have it hangs up: its client may have half, and would wait for the rest."""
         told = {"message": "an answer does not fit into memory", "exception": error}
         self._loop.call_exception_handler(told)
+        if (hang_up := getattr(done, "abort", None)) is not None:
+            hang_up()
 
     def _flush(self) -> None:
         """Once a turn of the loop: what its requests asked for leaves together."""

@@ -135,6 +135,23 @@ async def test_an_answer_for_which_there_is_no_memory_keeps_nobody_else_from_the
     assert [type(context["exception"]) for context in told] == [MemoryError] * 4
 
 
+async def test_a_connection_whose_answer_does_not_fit_hangs_up() -> None:
+    """Half of it may have left: the client would wait for the rest."""
+    host, _ = await started()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: None)
+    hung_up = asyncio.Event()
+
+    class Connection:
+        def __call__(self, outcome: Any) -> None:
+            raise MemoryError
+
+        def abort(self) -> None:
+            hung_up.set()
+
+    host.get(b"k", Connection())
+    await asyncio.wait_for(hung_up.wait(), 10)
+
+
 async def test_a_step_that_is_not_taken_to_its_end_ends_the_process() -> None:
     """What the node holds is not to be trusted any more."""
     host, _ = await started()
