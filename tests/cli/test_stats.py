@@ -105,8 +105,8 @@ def test_in_forty_columns_nothing_is_cut_off(
     assert "…" not in text
     if command == ["stats"]:
         words = " ".join(text.split())
-        assert re.search(r"l2 hits \d+, misses \d+, hit rate", words)
-        assert re.search(r"evictions?, \d+ expirations?", words)
+        assert re.search(r"l2 hits [\d,]+, misses [\d,]+, hit rate", words)
+        assert re.search(r"evictions?, [\d,]+ expirations?", words)
 
 
 def test_watching_on_a_pipe_is_a_line_each_time(a: Daemon) -> None:
