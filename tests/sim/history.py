@@ -246,12 +246,15 @@ class History:
         assert op.values is not None
         since_ms = op.start_ms - op.bound_ms * DRIFT - ROUNDING_MS
         timelines = [self.truth.timeline(key) for key in op.keys]
-        moments = {since_ms, op.end_ms}
+        moments = self.truth.moments(since_ms, op.end_ms)
         for timeline in timelines:
-            moments.update(t for t in timeline.times if since_ms < t <= op.end_ms)
-            moments.update(s.dies_ms for s in timeline.states if since_ms < s.dies_ms <= op.end_ms)
+            moments += [
+                (state.dies_ms, self.truth.index_at(state.dies_ms))
+                for state in timeline.states
+                if since_ms < state.dies_ms <= op.end_ms
+            ]
         if not any(
-            all(t.at(m) == v for t, v in zip(timelines, op.values, strict=True)) for m in moments
+            all(t.at(*m) == v for t, v in zip(timelines, op.values, strict=True)) for m in moments
         ):
             held = "; ".join(f"{key!r} {describe(self.truth, key)}" for key in op.keys)
             raise Violation(f"snapshot: {op}: never held together: {held}")

@@ -47,7 +47,8 @@ class Timeline:
     def when_was(self, value: bytes | None, from_ms: float, to_ms: float) -> float | None:
         """The earliest time in [from_ms, to_ms] at which the key held `value`; None if never.
 
-        A state holds from its commit on and up to, not including, the next commit.
+        A state holds from its commit on and up to, not including, the next commit; one of two
+        commits of the same time, which the server executed one after the other, at that time.
         """
         if from_ms > to_ms:
             return None
@@ -59,7 +60,8 @@ class Timeline:
             ends_ms = self.times[at + 1] if at + 1 < len(self.states) else float("inf")
             if state.value == value:
                 earliest = max(state.at_ms, from_ms)
-                if earliest < min(ends_ms, state.dies_ms) and earliest <= to_ms:
+                is_moment = earliest == state.at_ms == ends_ms
+                if (is_moment or earliest < min(ends_ms, state.dies_ms)) and earliest <= to_ms:
                     return earliest
             if value is None and state.dies_ms < ends_ms:
                 earliest = max(state.dies_ms, from_ms)
@@ -67,9 +69,9 @@ class Timeline:
                     return earliest
         return None
 
-    def at(self, when_ms: float) -> bytes | None:
-        """What the key held just after `when_ms`."""
-        state = self.states[bisect_right(self.times, when_ms) - 1]
+    def at(self, when_ms: float, index: int) -> bytes | None:
+        """What the key held at `when_ms`, just after commit number `index`."""
+        state = self.at_index(index)
         return None if when_ms >= state.dies_ms else state.value
 
     def now(self, now_ms: float) -> bytes | None:
@@ -97,6 +99,16 @@ class Truth:
         """Recorded mutations and when they were committed, in order."""
         self.committed: dict[bytes, list[float]] = {}
         """Each written value -> when it was committed. More than one time is a double apply."""
+
+    def index_at(self, when_ms: float) -> int:
+        """The last commit up to then."""
+        return bisect_right(self.commit_times, when_ms) - 1
+
+    def moments(self, from_ms: float, to_ms: float) -> list[tuple[float, int]]:
+        """(When, after which commit): the beginning, each commit, and the end."""
+        first, last = self.index_at(from_ms), self.index_at(to_ms)
+        commits = [(self.commit_times[n], n) for n in range(first + 1, last + 1)]
+        return [(from_ms, first), *commits, (to_ms, last)]
 
     def timeline(self, key: bytes) -> Timeline:
         found = self.keys.get(key)
