@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from coherenced import explain
+from coherenced import explain, memory
 from coherenced.census import take_stats
 from coherenced.core.calls import (
     AckReceived,
@@ -208,8 +208,7 @@ class Host:
     def _unanswered(self, done: Any, error: MemoryError) -> None:
         """An answer could not be given for want of memory; those of others must be. A connection
         that was to have it hangs up: its client may have half, and would wait for the rest."""
-        told = {"message": "an answer does not fit into memory", "exception": error}
-        self._loop.call_exception_handler(told)
+        memory.tell(self._loop, "an answer", error)
         if (hang_up := getattr(done, "abort", None)) is not None:
             hang_up()
 

@@ -14,7 +14,10 @@ import resource
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
 
 SPARE_BYTES: Final = 4 << 20
 """Of the address space, not of memory: Python asks for a megabyte at once."""
@@ -74,6 +77,12 @@ def reserve() -> Callable[[], None]:
         return mmap.mmap(-1, SPARE_BYTES).close
     except OSError:
         return lambda: None
+
+
+def tell(loop: AbstractEventLoop, what: str, error: MemoryError) -> None:
+    """Have whoever sees to the errors of `loop` told that there is no room for `what`."""
+    told = {"message": f"{what} does not fit into memory", "exception": error}
+    loop.call_exception_handler(told)
 
 
 def is_tight() -> bool:

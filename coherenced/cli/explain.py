@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from coherenced.cli.options import as_json, connect, connection, name
-from coherenced.cli.output import duration, print_facts, print_json, printable
+from coherenced.cli.output import duration, fact_lines, print_json, printable
 from coherenced.wire.names import legible
 
 
@@ -26,7 +26,7 @@ def explain(key: bytes, as_json: bool) -> int:
         (fact.replace("_", " ").removesuffix(" ms"), printable(_shown(fact, value)))
         for fact, value in told.items()
     ]
-    print_facts(facts, max(map(len, told), default=0) + 2)
+    print("\n".join(fact_lines(facts, max(map(len, told), default=0) + 2)))
     return 0
 
 

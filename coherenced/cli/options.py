@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from coherenced.client.address import Address, find_daemon, parse_address
-from coherenced.client.arguments import LONGEST_ACK_S, MOST_REPLICAS
+from coherenced.client.arguments import LONGEST_ACK_S, MOST_REPLICAS, level, version
 from coherenced.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,22 +52,22 @@ def patience(written: str) -> float:
 
 def ack_level(written: str) -> str:
     """Checked here so that a slip is bad usage (exit 2) before anything is sent."""
-    level = written.strip().lower()
-    is_number = level.isascii() and level.isdigit() and 1 <= int(level) <= 9999
-    if level not in ("none", "redis", "quorum", "all") and not is_number:
+    try:
+        return level(written).decode()
+    except UsageError:
         raise click.BadParameter(
             f"{written!r} is no level: none, redis, quorum, all or a number of nodes"
-        )
-    return level
+        ) from None
 
 
 def written_version(written: str) -> str:
     """`epoch:seq`, as a write has printed it."""
-    if re.fullmatch(r"[0-9a-f]{16}:[0-9]{1,18}", written, re.ASCII) is None:
+    try:
+        return version(written).decode()
+    except UsageError:
         raise click.BadParameter(
             f"{written!r} is no version: it is written epoch:seq, for example 0f1e2d3c4b5a6978:42"
-        )
-    return written
+        ) from None
 
 
 def name(written: str) -> bytes:

@@ -69,11 +69,10 @@ def folded(text: str, most: int, indent: int = 2) -> str:
     return "\n".join(wrap(text, most, subsequent_indent=rest, break_on_hyphens=False))
 
 
-def print_facts(facts: Iterable[Sequence[str]], label: int = 18) -> None:
+def fact_lines(facts: Iterable[Sequence[str]], label: int = 18) -> list[str]:
     """What, and beside it how much; `label` columns for the former."""
     most = width()
-    for what, figure in facts:
-        print(folded(f"{what:<{label}}{figure}", most, label))
+    return [folded(f"{what:<{label}}{figure}", most, label) for what, figure in facts]
 
 
 def show_page(text: str) -> None:

@@ -11,11 +11,11 @@ import click
 from coherenced.cli.options import as_json, connect, connection, duration
 from coherenced.cli.output import (
     counted,
+    fact_lines,
     folded,
     number,
     percent,
     plain_table,
-    print_facts,
     print_json,
     print_table,
     show_page,
@@ -59,7 +59,7 @@ def _print(told: dict[str, Any]) -> None:
     print(folded(headline(told), width()))
     print_table(TIERS, tiers(told))
     print()
-    print_facts(facts(told))
+    print("\n".join(fact_lines(facts(told))))
 
 
 TIERS = ["tier", "hits", "misses", "hit rate", "average", "p50", "p99"]
@@ -199,13 +199,8 @@ def _refresh(told: dict[str, Any], before: dict[str, Any] | None, every_s: float
     if not sys.stdout.isatty():
         print(f"{time.strftime('%H:%M:%S')}  {rates}", flush=True)
         return
-    most = width()
-    show_page(
-        "\n".join(
-            [headline(told), rates, "", plain_table(TIERS, tiers(told), most), ""]
-            + [folded(f"{what:<18}{figure}", most, 18) for what, figure in facts(told)]
-        )
-    )
+    head = [headline(told), rates, "", plain_table(TIERS, tiers(told), width()), ""]
+    show_page("\n".join([*head, *fact_lines(facts(told))]))
 
 
 def _rates(told: dict[str, Any], before: dict[str, Any] | None, every_s: float) -> str:

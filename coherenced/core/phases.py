@@ -196,20 +196,12 @@ class TwoPhase:
         prepared = frozenset(run.keys)
         mutations = run.write.mutations
         if self._laws.two_phases:
-            mutations = tuple([self._in_second(run, m) for m in mutations])
+            mutations = tuple([_in_second(m, run.token, run.keys[0], prepared) for m in mutations])
 
         # All nodes have let go of the linearizable keys; of others that it writes too, not yet.
         ack = Level.REDIS if prepared.issuperset(run.line) else run.write.ack
         inner = msgspec.structs.replace(run.write, mutations=mutations, atomic=True, ack=ack)
         self._ask(run, inner, self._on_committed)
-
-    def _in_second(self, run: _Run, mutation: Mutation) -> Mutation:
-        """One of its mutations, as its second phase has it."""
-        if not mutation.is_write:
-            return mutation
-        if any(key in run.keys for key in mutation.keys):
-            return msgspec.structs.replace(mutation, op=Op.COMMIT, token=run.token)
-        return msgspec.structs.replace(mutation, token=run.token, guard=run.keys[0])
 
     def _on_committed(self, run: _Run, outcome: Outcome) -> None:
         if isinstance(outcome, WriteResult) and _is_refused(outcome):
@@ -232,6 +224,17 @@ class TwoPhase:
         self.refused += 1
         text = f"{why}; the write was not applied: try again"
         self._end(run, Fault(FaultKind.CONTENDED, text))
+
+
+def _in_second(
+    mutation: Mutation, token: bytes, guard: bytes, prepared: frozenset[bytes]
+) -> Mutation:
+    """One of a write's mutations, as its second phase has it. `guard`: one of the marked keys."""
+    if not mutation.is_write:
+        return mutation
+    if prepared.isdisjoint(mutation.keys):
+        return msgspec.structs.replace(mutation, token=token, guard=guard)
+    return msgspec.structs.replace(mutation, op=Op.COMMIT, token=token)
 
 
 def _is_refused(outcome: WriteResult) -> bool:

@@ -27,6 +27,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
 
 import coherenced
+from coherenced import memory
 from coherenced.serve.doors import Door
 from coherenced.serve.http_context import SERVER, Context
 from coherenced.serve.http_headers import check_host, check_password, check_same_site
@@ -180,8 +181,7 @@ class HttpFront:
 
     def starved(self, error: MemoryError) -> None:
         """There is no memory for a request, which is refused."""
-        told = {"message": "a request does not fit into memory", "exception": error}
-        asyncio.get_running_loop().call_exception_handler(told)
+        memory.tell(asyncio.get_running_loop(), "a request", error)
 
     def cut_short(self, connection: HttpConnection) -> None:
         """What it was sending could not even be read: it is told so, and nothing more is read."""

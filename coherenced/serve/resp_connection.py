@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
 
+from coherenced import memory
 from coherenced.core.model import FOREVER
 from coherenced.core.requests import (
     Outcome,
@@ -412,7 +413,7 @@ class RespConnection(ShortWay):
         try:
             data = answer(plan, outcomes, resp3)
         except MemoryError as error:
-            self.tell(error)
+            memory.tell(asyncio.get_running_loop(), "a request", error)
             data = resp.error(f"ERR {TOO_MUCH}")
         self.fill(slot, data)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
 
+from coherenced import memory
 from coherenced.serve.quiet import BUSY, PIECE_BYTES, Quiet, piece_of
 from coherenced.wire import resp
 from coherenced.wire.commands import Access
@@ -437,15 +438,9 @@ class ReplyFlow(Quiet):
     def starved(self, error: MemoryError) -> None:
         """There is no memory for what the client has sent: it is told so, and nothing more is
         read of what it sends."""
-        self.tell(error)
+        memory.tell(asyncio.get_running_loop(), "a request", error)
         if not self._stopped:
             self.fail(TOO_MUCH)
-
-    @staticmethod
-    def tell(error: MemoryError) -> None:
-        """Have it told that something does not fit into memory."""
-        told = {"message": "a request does not fit into memory", "exception": error}
-        asyncio.get_running_loop().call_exception_handler(told)
 
     def failed(self, error: BaseException) -> None:
         loop = asyncio.get_running_loop()
