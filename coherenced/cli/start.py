@@ -6,10 +6,12 @@ Ctrl-C in the first tenth of a second would else print where in which import it 
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import sys
-from typing import NoReturn
+import time
+from typing import Any, NoReturn
 
 INTERRUPTED = 130
 """What a shell reports for a program that Ctrl-C ended."""
@@ -21,6 +23,7 @@ def main() -> NoReturn:
     watches = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if watches:
         signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+        sys.unraisablehook = _on_unraisable
     _open_what_is_closed()
     from coherenced.cli.main import run
 
@@ -33,6 +36,20 @@ def main() -> NoReturn:
     if watches:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is over: what is left is to end
     sys.exit(code)
+
+
+def _on_unraisable(unraisable: Any) -> None:
+    """A Ctrl-C that came within a callback that cannot raise it (one of an import's locks, a
+    finaliser) is neither printed nor lost: it comes once more when that is over."""
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        _thread.start_new_thread(_interrupt_again, ())
+    else:
+        sys.__unraisablehook__(unraisable)
+
+
+def _interrupt_again() -> None:
+    time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def _open_what_is_closed() -> None:

@@ -31,6 +31,30 @@ def interrupted(words: list[str], after_ms: float, code: str = SCRIPT) -> tuple[
         return process.wait(20), error
 
 
+IN_A_FINALISER = """
+import signal, time
+from coherenced.cli import main, start
+
+class Late:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+def run(arguments):
+    Late()
+    time.sleep(30)
+    return 0
+
+main.run = run
+start.main()
+"""
+
+
+def test_sigint_where_nothing_can_be_raised_comes_once_more() -> None:
+    """As within one of an import's locks: it was printed as ignored, and the command went on."""
+    done = subprocess.run([sys.executable, "-c", IN_A_FINALISER], capture_output=True, timeout=20)
+    assert (done.returncode, done.stderr) == (130, b"")
+
+
 @pytest.mark.parametrize("words", [["get", "k"], ["bench", "--list"]])
 def test_sigint_while_a_command_starts(words: list[str], tmp_path: Path) -> None:
     os.environ["COHERENCED_SOCKET"] = str(tmp_path / "nobody.sock")
